@@ -1,0 +1,1 @@
+"""Reading data: tables of labels, images, the phantom, batches."""

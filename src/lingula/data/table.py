@@ -1,0 +1,94 @@
+"""The table: one row an image, with ids, split and a label cell for every class.
+
+A label cell is a probability in [0, 1] (1 present, 0 absent) or one of three kinds of not knowing:
+`UNCERTAIN`, `BLANK` (not stated) and `UNMENTIONED` (the row's source does not know the class).
+What these mean for a loss or a metric is chosen when the table is used (`targets`), never here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingula.labels import LabelSpace
+
+UNCERTAIN = -1.0
+BLANK = -2.0
+UNMENTIONED = -3.0
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Table:
+    """N images with their labels. Text columns are tuples of N strings, or None where absent.
+
+    Attributes:
+        images: paths as they stand in the file, relative to `root`.
+        root: the folder that `images` are relative to.
+        space: the K classes.
+        labels: (N, K) float32 cells, as described in the module's docstring.
+        ids: e.g. dicom_id. An empty string is a missing value, here and in the columns below.
+        patients: patient ids, always text.
+        studies: study ids, always text.
+        views: e.g. `PA`, `AP`, `LATERAL`.
+        splits: `train`, `dev` or `test`, or empty for rows in no split.
+        ages: years as text, as they stand in the file.
+        sexes: as they stand in the file.
+        sources: the data set that a row came from.
+        blank: what an empty cell means unless the user says otherwise.
+        phantom: the images were drawn by `lingula data phantom`.
+        path: the file that the table was read from.
+        sha256: hash of that file's bytes.
+    """
+
+    images: tuple[str, ...]
+    root: Path
+    space: LabelSpace
+    labels: NDArray[np.float32]
+    ids: tuple[str, ...] | None = None
+    patients: tuple[str, ...] | None = None
+    studies: tuple[str, ...] | None = None
+    views: tuple[str, ...] | None = None
+    splits: tuple[str, ...] | None = None
+    ages: tuple[str, ...] | None = None
+    sexes: tuple[str, ...] | None = None
+    sources: tuple[str, ...] | None = None
+    blank: Literal["ignore", "zero"] = "ignore"
+    phantom: bool = False
+    path: Path | None = None
+    sha256: str = field(default="")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def targets(
+    table: Table,
+    *,
+    uncertain: Literal["ignore", "zero", "one"] = "ignore",
+    blank: Literal["ignore", "zero"] | None = None,
+    unmentioned: Literal["ignore", "zero"] = "ignore",
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Targets (N, K) in [0, 1] and a mask (N, K), True where the target counts.
+
+    `blank=None` takes the table's own meaning. A masked target is 0, so it is always finite.
+    """
+    cells = table.labels
+    values = cells.copy()
+    mask = cells >= 0
+    meaning = {
+        UNCERTAIN: uncertain,
+        BLANK: blank or table.blank,
+        UNMENTIONED: unmentioned,
+    }
+    for code, choice in meaning.items():
+        here = cells == code
+        values[here] = 1.0 if choice == "one" else 0.0
+        if choice != "ignore":
+            mask |= here
+    return values, mask

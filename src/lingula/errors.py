@@ -1,0 +1,39 @@
+"""The two kinds of expected failure: wrong input (exit status 2) and an image that can't be read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """What the user gave is wrong. The message says what, where, and how to mend it.
+
+    The command line prints the message alone, without a traceback, and exits with status 2.
+    """
+
+
+class ImageError(InputError):
+    """One image can't be used. `kind` is a short fixed name; the message names the file.
+
+    Kinds: `missing`, `empty`, `not an image`, `truncated`, `damaged`, `too large`, `outside the
+    data root`, `unsupported`.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the closest of `known`, or an empty string if none is close."""
+    by_fold = {candidate.casefold(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.casefold(), list(by_fold), n=1, cutoff=0.6)
+    return f" Did you mean '{by_fold[found[0]]}'?" if found else ""
+
+
+def examples(items: Iterable[object], limit: int = 5) -> str:
+    """The first `limit` items, comma separated, with `... (n in all)` when there are more."""
+    every = [str(item) for item in items]
+    shown = ", ".join(every[:limit])
+    return shown if len(every) <= limit else f"{shown}, ... ({len(every)} in all)"

@@ -1,0 +1,1 @@
+"""The network and what trains it: encoders, text, decoder, losses, augmentation, checkpoints."""

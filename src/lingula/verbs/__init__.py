@@ -1,0 +1,1 @@
+"""One function a command; each composes the layers below."""

@@ -1,3 +1,67 @@
-"""lingula: long-tailed multi-label classification of chest radiographs."""
+"""lingula: long-tailed multi-label classification of chest radiographs.
+
+Every command of the command line is a function here, with the same name and arguments
+(`lingula data check` is `lingula.data_check`). Functions are imported when they are first used, so
+that `import lingula` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+NOTICE = "Research use only; not a medical device."
+
+if TYPE_CHECKING:
+    from lingula.verbs.data_check import data_check
+    from lingula.verbs.data_phantom import data_phantom
+    from lingula.verbs.demo import demo
+    from lingula.verbs.doctor import doctor
+    from lingula.verbs.ensemble import ensemble, ensemble_apply
+    from lingula.verbs.evaluate import evaluate
+    from lingula.verbs.predict import predict
+    from lingula.verbs.recipes import recipes
+    from lingula.verbs.report import report
+    from lingula.verbs.train import train
+
+_HOMES = {
+    "data_check": "data_check",
+    "data_phantom": "data_phantom",
+    "demo": "demo",
+    "doctor": "doctor",
+    "ensemble": "ensemble",
+    "ensemble_apply": "ensemble",
+    "evaluate": "evaluate",
+    "predict": "predict",
+    "recipes": "recipes",
+    "report": "report",
+    "train": "train",
+}
+
+__all__ = [
+    "NOTICE",
+    "__version__",
+    "data_check",
+    "data_phantom",
+    "demo",
+    "doctor",
+    "ensemble",
+    "ensemble_apply",
+    "evaluate",
+    "predict",
+    "recipes",
+    "report",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'lingula' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"lingula.verbs.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""The two kinds of expected failure: wrong input (exit status 2) and an image that can't be read."""
+"""The two expected failures: wrong input (exit status 2), and an image that can't be read."""
 
 from __future__ import annotations
 

@@ -57,3 +57,13 @@ def sha256(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def set_aside(folder: str | Path) -> Path:
+    """Rename `NAME` to the first free `NAME.old-1`, `NAME.old-2`, ...; nothing is deleted."""
+    here = Path(folder)
+    number = 1
+    while (there := here.with_name(f"{here.name}.old-{number}")).exists():
+        number += 1
+    here.rename(there)
+    return there

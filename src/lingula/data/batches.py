@@ -1,0 +1,206 @@
+"""From image files to uint8 batches: the one `Dataset`, the order of a run, and loading ahead.
+
+The order is a pure function of (seed, epoch), so a run can be taken up at any step, and every
+process of a distributed run works out its own share.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lingula.data.images import read_image
+from lingula.errors import ImageError
+
+# Up to this many bytes of decoded images are kept in memory when no worker processes are used.
+MEMORY_LIMIT = 2**30
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The readable images (B, 1, S, S) uint8 of a batch, their indices (B,), and the failures."""
+
+    indices: NDArray[np.intp]
+    images: Tensor
+    failures: tuple[tuple[int, str], ...] = ()
+
+
+class Radiographs(Dataset[NDArray[np.uint8]]):
+    """N image files read to (S, S) grey uint8. Holds NumPy arrays only, so workers share them."""
+
+    def __init__(self, paths: Sequence[Path], size: int, bits: int | None = None) -> None:
+        self.paths = np.array([os.fspath(path) for path in paths], dtype=np.str_)
+        self.size = size
+        self.bits = bits
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> NDArray[np.uint8]:
+        """One image; raises `ImageError` if it can't be read."""
+        return read_image(Path(str(self.paths[index])), self.size, bits=self.bits)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Decoded images (N, S, S) uint8, and the reason for each that could not be read."""
+
+    images: NDArray[np.uint8]
+    failures: dict[int, str]
+
+
+def fits_in_memory(dataset: Radiographs) -> bool:
+    """Whether the decoded images are few enough to keep."""
+    return len(dataset) * dataset.size**2 <= MEMORY_LIMIT
+
+
+def decode_all(
+    dataset: Radiographs, progress: Callable[[int, int], None] | None = None
+) -> Memory:
+    """Decode every image once, in threads (the decoders release Python's lock)."""
+    images = np.zeros((len(dataset), dataset.size, dataset.size), dtype=np.uint8)
+    failures: dict[int, str] = {}
+
+    def decode(index: int) -> None:
+        try:
+            images[index] = dataset[index]
+        except ImageError as error:
+            failures[index] = str(error)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, _ in enumerate(pool.map(decode, range(len(dataset))), 1):
+            if progress is not None:
+                progress(done, len(dataset))
+    return Memory(images, dict(sorted(failures.items())))
+
+
+def epoch_batches(
+    rows: int, batch_size: int, *, seed: int, epoch: int, world: int = 1
+) -> list[NDArray[np.intp]]:
+    """The global batches of an epoch: a permutation, each row once.
+
+    A last batch with fewer than two rows a process is joined to the one before it: batch norm has
+    no statistics of a single row, and no process may be left without work.
+    """
+    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
+    batches = [order[i : i + batch_size] for i in range(0, rows, batch_size)]
+    if len(batches) > 1 and len(batches[-1]) < 2 * world:
+        tail = batches.pop()
+        batches[-1] = np.concatenate([batches[-1], tail])
+    return batches
+
+
+def training_batches(
+    rows: int, batch_size: int, *, seed: int, epochs: int, start: int, rank: int = 0, world: int = 1
+) -> Iterator[NDArray[np.intp]]:
+    """This process's share of every batch from step `start` to the end of the last epoch."""
+    step = 0
+    for epoch in range(epochs):
+        for batch in epoch_batches(rows, batch_size, seed=seed, epoch=epoch, world=world):
+            if step >= start:
+                yield batch[rank::world]
+            step += 1
+
+
+def consecutive_batches(
+    rows: int, batch_size: int, rank: int = 0, world: int = 1
+) -> list[NDArray[np.intp]]:
+    """Rows in order, in batches; process `rank` has every `world`-th batch."""
+    starts = range(0, rows, batch_size)
+    return [np.arange(i, min(i + batch_size, rows)) for i in starts][rank::world]
+
+
+def load(
+    dataset: Radiographs,
+    batches: Iterator[NDArray[np.intp]] | Sequence[NDArray[np.intp]],
+    *,
+    memory: Memory | None = None,
+    workers: int = 0,
+) -> Iterator[Loaded]:
+    """The batches' images, read ahead of their use by threads or by `workers` processes."""
+    if memory is not None:
+        return (_from_memory(memory, batch) for batch in batches)
+    if workers > 0:
+        return _from_workers(dataset, batches, workers)
+    return _from_threads(dataset, batches)
+
+
+def _from_memory(memory: Memory, batch: NDArray[np.intp]) -> Loaded:
+    bad = tuple((int(i), memory.failures[int(i)]) for i in batch if int(i) in memory.failures)
+    if bad:
+        batch = np.array([i for i in batch if int(i) not in memory.failures], dtype=np.intp)
+    return Loaded(batch, torch.from_numpy(memory.images[batch]).unsqueeze(1), bad)
+
+
+def _read(dataset: Radiographs, index: int) -> tuple[int, NDArray[np.uint8] | str]:
+    try:
+        return index, dataset[index]
+    except ImageError as error:
+        return index, str(error)
+
+
+def _collate(size: int, read: Sequence[tuple[int, NDArray[np.uint8] | str]]) -> Loaded:
+    good = [(index, image) for index, image in read if not isinstance(image, str)]
+    failures = tuple((index, reason) for index, reason in read if isinstance(reason, str))
+    indices = np.array([index for index, _ in good], dtype=np.intp)
+    images = np.stack([image for _, image in good]) if good else np.zeros((0, size, size), np.uint8)
+    return Loaded(indices, torch.from_numpy(images).unsqueeze(1), failures)
+
+
+def _from_threads(
+    dataset: Radiographs, batches: Iterator[NDArray[np.intp]] | Sequence[NDArray[np.intp]]
+) -> Iterator[Loaded]:
+    ahead: deque[list[Any]] = deque()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for batch in batches:
+            ahead.append([pool.submit(_read, dataset, int(i)) for i in batch])
+            if len(ahead) > 2:
+                yield _collate(dataset.size, [future.result() for future in ahead.popleft()])
+        while ahead:
+            yield _collate(dataset.size, [future.result() for future in ahead.popleft()])
+
+
+class _Reader(Dataset[tuple[int, NDArray[np.uint8] | str]]):
+    """What a worker process runs: like the data set, but a failure is a value."""
+
+    def __init__(self, dataset: Radiographs) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, index: int) -> tuple[int, NDArray[np.uint8] | str]:
+        return _read(self.dataset, int(index))
+
+
+def _from_workers(
+    dataset: Radiographs,
+    batches: Iterator[NDArray[np.intp]] | Sequence[NDArray[np.intp]],
+    workers: int,
+) -> Iterator[Loaded]:
+    loader: DataLoader[Any] = DataLoader(
+        _Reader(dataset),
+        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of index lists will do
+        num_workers=workers,
+        multiprocessing_context="forkserver",
+        collate_fn=functools.partial(_collate, dataset.size),
+        pin_memory=False,
+    )
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RuntimeError(
+            f"{error}\nA decoding process died. Use fewer of them (data.workers=0 decodes in "
+            "threads), or give the container more shared memory (docker: --shm-size=2g)."
+        ) from error

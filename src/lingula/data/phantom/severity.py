@@ -1,0 +1,48 @@
+"""How hard the phantom is: the one place where the visibility of signs and the noise are set.
+
+Raise `EASE` and every sign becomes plainer; raise `NOISE` and every film becomes grainier. A single
+finding is tuned by its line in `VISIBILITY`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+EASE = 1.0
+NOISE = 1.0
+
+# (least, most) severity of each finding, before `EASE`. 1 is what a textbook would print. The low
+# ends are what a reader may miss: a finding in a report is often mild, and the label says 1 still.
+VISIBILITY: dict[str, tuple[float, float]] = {
+    "Atelectasis": (0.25, 1.0),
+    "Calcification of the Aorta": (0.35, 1.1),
+    "Cardiomegaly": (0.25, 1.0),
+    "Consolidation": (0.30, 1.0),
+    "Edema": (0.25, 1.0),
+    "Emphysema": (0.30, 1.0),
+    "Enlarged Cardiomediastinum": (0.25, 1.0),
+    "Fibrosis": (0.35, 1.1),
+    "Fracture": (0.40, 1.2),
+    "Hernia": (0.35, 1.1),
+    "Infiltration": (0.25, 1.0),
+    "Lung Lesion": (0.35, 1.1),
+    "Lung Opacity": (0.20, 0.9),
+    "Mass": (0.35, 1.1),
+    "Nodule": (0.35, 1.2),
+    "Pleural Effusion": (0.20, 1.0),
+    "Pleural Other": (0.35, 1.1),
+    "Pleural Thickening": (0.35, 1.1),
+    "Pneumomediastinum": (0.40, 1.2),
+    "Pneumonia": (0.25, 1.0),
+    "Pneumoperitoneum": (0.35, 1.1),
+    "Pneumothorax": (0.25, 1.0),
+    "Subcutaneous Emphysema": (0.30, 1.1),
+    "Support Devices": (0.40, 1.0),
+    "Tortuous Aorta": (0.35, 1.1),
+}
+
+
+def draw(finding: str, rng: np.random.Generator) -> float:
+    """Severity of one finding in one study: skewed to the mild end, as reports are."""
+    least, most = VISIBILITY[finding]
+    return EASE * (least + (most - least) * float(rng.beta(1.4, 1.8)))

@@ -1,0 +1,63 @@
+"""Devices and number formats, through Lightning Fabric; the choice is written into the config."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+import torch
+from lightning_fabric import Fabric
+
+from lingula.config import Config
+from lingula.errors import InputError
+from lingula.model.encoders import is_dense
+
+log = logging.getLogger("lingula")
+
+
+def resolve_device(config: Config) -> Config:
+    """The config with `device`, `precision` and `channels_last` decided instead of `auto`.
+
+    Decided by device and encoder family, never by a timing, so that the same machine always decides
+    the same. bfloat16 is chosen on CUDA, and on CPUs that have bfloat16 instructions for encoders
+    with dense convolutions; it slows depthwise networks down. Channels-last is chosen everywhere but
+    on Apple GPUs: convolutions of both kinds are faster with it.
+    """
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("device=cuda, but torch sees no CUDA device; use device=cpu.")
+    if device == "mps" and not torch.backends.mps.is_available():
+        raise InputError("device=mps, but torch sees no Apple GPU; use device=cpu.")
+    dense = is_dense(config.model.encoder)
+    precision = config.precision
+    if precision == "auto":
+        fast = device == "cuda" or (device == "cpu" and dense and cpu_has_bfloat16())
+        precision = "bf16" if fast else "fp32"
+    layout = config.channels_last
+    if layout == "auto":
+        layout = "no" if device == "mps" else "yes"
+    return config.model_copy(
+        update={"device": device, "precision": precision, "channels_last": layout}
+    )
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
+
+
+def make_fabric(device: str, precision: str) -> Fabric:
+    """A launched Fabric: one device, or every process that torchrun or SLURM started."""
+    accelerator = {"cpu": "cpu", "cuda": "cuda", "mps": "mps"}[device]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # advice about clusters that are not in use
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices="auto" if device == "cuda" else 1,
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+        )
+        fabric.launch()
+    return fabric

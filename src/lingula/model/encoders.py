@@ -1,0 +1,112 @@
+"""Image encoders: any timm model that gives a feature map (paper section 2.1, Image Encoder)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from lingula.errors import InputError, nearest
+
+# Families whose convolutions are dense enough that bfloat16 makes them faster on CPUs with bfloat16
+# instructions; depthwise networks (EfficientNet, MobileNet) get slower in training.
+_DENSE = ("resnet", "resnext", "wide_resnet", "densenet", "test_resnet", "vgg", "vit_", "deit")
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What an encoder expects of grey levels in [0, 1]: (v - mean) / std for each of 3 channels."""
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+def is_dense(encoder: str) -> bool:
+    """Whether bfloat16 speeds this encoder family up in training."""
+    return encoder.startswith(_DENSE)
+
+
+def build_encoder(name: str, image_size: int) -> tuple[nn.Module, int, Normalisation]:
+    """The encoder with random weights, its channels C, and its normalisation.
+
+    The module maps (B, 3, H, W) to (B, C, h, w). Classification heads that come after the map are
+    left out; layers that belong to the map (EfficientNet's last 1x1 convolution) are kept.
+    Raises `InputError` for names that timm does not know and for models without a map.
+    """
+    plain = name.partition(".")[0]
+    if not timm.is_model(plain):
+        raise InputError(f"timm has no model '{name}'.{nearest(plain, timm.list_models())}")
+    for build in (_headless, _features):
+        encoder = build(plain, image_size)
+        channels = _map_channels(encoder, image_size) if encoder is not None else None
+        if encoder is not None and channels is not None:
+            return encoder, channels, _normalisation(name)
+    raise InputError(f"The timm model '{name}' gives no feature map at {image_size} pixels.")
+
+
+class _LastMap(nn.Module):
+    """The last of the maps of a timm `features_only` model, channels first."""
+
+    def __init__(self, body: Any) -> None:
+        super().__init__()
+        self.body = body
+        self.num_features: int = body.feature_info.channels()[-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.body(images)[-1]
+        # Some families (Swin) keep channels last.
+        last = features.shape[-1] == self.num_features != features.shape[1]
+        return features.permute(0, 3, 1, 2) if last else features
+
+
+def _sized(image_size: int) -> list[dict[str, int]]:
+    # Only models with position embeddings take `img_size`; the others raise TypeError for it.
+    return [{"img_size": image_size}, {}]
+
+
+def _headless(name: str, image_size: int) -> nn.Module | None:
+    for size in _sized(image_size):
+        try:
+            model: nn.Module = timm.create_model(
+                name, pretrained=False, num_classes=0, global_pool="", **size
+            )
+            return model
+        except (TypeError, RuntimeError, AssertionError):
+            continue
+    return None
+
+
+def _features(name: str, image_size: int) -> nn.Module | None:
+    for size in _sized(image_size):
+        try:
+            return _LastMap(
+                timm.create_model(
+                    name, pretrained=False, features_only=True, out_indices=(-1,), **size
+                )
+            )
+        except (TypeError, RuntimeError, AssertionError):
+            continue
+    return None
+
+
+def _map_channels(encoder: nn.Module, image_size: int) -> int | None:
+    """C if the encoder gives an NCHW map, else None (tokens, or channels last as Swin has them)."""
+    encoder.eval()
+    with torch.no_grad():
+        features = encoder(torch.zeros(1, 3, image_size, image_size))
+    encoder.train()
+    if not isinstance(features, Tensor) or features.ndim != 4:
+        return None
+    stated = getattr(encoder, "num_features", None)
+    channels = int(features.shape[1])
+    return channels if stated in (None, channels) else None
+
+
+def _normalisation(name: str) -> Normalisation:
+    settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if settings is None:
+        return Normalisation()
+    return Normalisation(tuple(settings.mean), tuple(settings.std))

@@ -1,0 +1,152 @@
+"""Starting weights from other people's files: safe reading, name matching, a full report."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from lingula.errors import InputError, examples
+from lingula.model.encoders import Normalisation
+
+log = logging.getLogger("lingula")
+
+_PREFIXES = ("module.", "_orig_mod.", "model.", "encoder.", "backbone.", "image_encoder.")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a state dict: names matched, missing in the file, unexpected in it."""
+
+    matched: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """One line with the three counts and the names of what did not match."""
+        parts = [f"{len(self.matched)} matched"]
+        for word, names in (("missing", self.missing), ("unexpected", self.unexpected)):
+            parts.append(f"{len(names)} {word}" + (f" ({examples(names)})" if names else ""))
+        return ", ".join(parts)
+
+
+def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name, and the file's metadata, from safetensors or a torch file.
+
+    Torch files are read with `weights_only=True`, to the CPU; anything that would run code is
+    refused. `InputError` for missing, damaged and unsafe files.
+    """
+    if not path.is_file():
+        raise InputError(f"There is no weights file {path} (model.weights).")
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as stream:
+                return {k: stream.get_tensor(k) for k in stream.keys()}, stream.metadata() or {}
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path} holds Python objects, not only tensors, and is not opened: such a file can "
+            "run anything. Save its state dict alone, best as .safetensors."
+        ) from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} can't be read as weights; it may be damaged: {error}") from None
+    return _unwrap(loaded, path), {}
+
+
+def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
+    for key in _WRAPPERS:
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if isinstance(loaded, dict):
+        tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
+        if tensors:
+            return tensors
+    raise InputError(f"{path} holds no tensors by name.")
+
+
+def strip_prefixes(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """Take off wrappers' prefixes (`module.`, `model.`, ...) as long as that matches more names."""
+    best = state
+    for _ in range(3):
+        candidates = [
+            {name.removeprefix(prefix): tensor for name, tensor in best.items()}
+            for prefix in _PREFIXES
+        ]
+        better = max(candidates, key=lambda c: len(wanted & c.keys()))
+        if len(wanted & better.keys()) <= len(wanted & best.keys()):
+            return best
+        best = better
+    return best
+
+
+def load_encoder(encoder: nn.Module, path: Path) -> tuple[Report, Normalisation | None]:
+    """Fill an image encoder from a file; an error if no tensor matches or a shape differs.
+
+    Returns the report, and the normalisation if the file's metadata names one (`mean`, `std`:
+    three comma-separated numbers).
+    """
+    state, metadata = read_state_dict(path)
+    own = encoder.state_dict()
+    state = strip_prefixes(state, set(own))
+    if own.keys() & state.keys():
+        _check_shapes(own, state, path)
+    report = Report(
+        matched=tuple(name for name in own if name in state),
+        missing=tuple(name for name in own if name not in state),
+        unexpected=tuple(name for name in state if name not in own),
+    )
+    if not report.matched:
+        raise InputError(
+            f"Nothing in {path} fits the encoder: it has {examples(state, 3)}; the encoder wants "
+            f"{examples(own, 3)}. Is it another architecture, or are its keys named otherwise?"
+        )
+    encoder.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    log.info("Weights %s: %s.", path.name, report)
+    if any(not name.endswith("num_batches_tracked") for name in report.missing):
+        log.warning("%d encoder tensors keep their random start.", len(report.missing))
+    return report, _metadata_normalisation(metadata)
+
+
+def _check_shapes(own: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
+    for name in own.keys() & state.keys():
+        if own[name].shape != state[name].shape:
+            raise InputError(
+                f"{path}: '{name}' has shape {tuple(state[name].shape)}, the encoder's has "
+                f"{tuple(own[name].shape)}. The file is for another size or architecture."
+            )
+
+
+def _metadata_normalisation(metadata: dict[str, str]) -> Normalisation | None:
+    if "mean" not in metadata or "std" not in metadata:
+        return None
+    mean, std = ([float(part) for part in metadata[key].split(",")] for key in ("mean", "std"))
+    return Normalisation((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+
+
+def load_imagenet(encoder: nn.Module, name: str) -> Report:
+    """Fill an encoder with timm's ImageNet weights from the local hub cache; never downloads."""
+    from huggingface_hub import try_to_load_from_cache
+    from timm.models import get_pretrained_cfg
+
+    settings = get_pretrained_cfg(name)
+    repository = getattr(settings, "hf_hub_id", None) if settings else None
+    if repository and repository.endswith("/"):
+        repository = f"{repository}{settings.architecture}.{settings.tag}"
+    found = (
+        try_to_load_from_cache(repository, "model.safetensors") if repository is not None else None
+    )
+    if not isinstance(found, str):
+        raise InputError(
+            f"The ImageNet weights of '{name}' are not on this machine. Where there is internet: "
+            f"`hf download {repository or 'timm/' + name} model.safetensors`; or give a file, "
+            "model.weights=FILE; or start at random on purpose, model.weights=none."
+        )
+    return load_encoder(encoder, Path(found))[0]

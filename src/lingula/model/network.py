@@ -1,0 +1,117 @@
+"""The whole network: encoder, per-token MLP, decoder over class queries, classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lingula.model.decoder import Decoder, sine_positions
+from lingula.model.encoders import Normalisation, build_encoder
+from lingula.model.heads import CLASSIFIERS
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What it takes to build a `Network`, apart from its class embeddings."""
+
+    encoder: str
+    image_size: int
+    classifier: str
+    width: int
+    layers: int
+    heads: int
+    feedforward: int
+    dropout: float
+    positions: str
+    start: str
+    pooled_path: bool
+
+
+@dataclass(frozen=True)
+class Output:
+    """Logits (B, K); and the attention (B, K, h, w) where asked for, each map summing to 1."""
+
+    logits: Tensor
+    attention: Tensor | None = None
+
+
+class Network(nn.Module):
+    """Grey levels in, a logit a class out (paper figure 1).
+
+    Args:
+        architecture: sizes and kinds.
+        embeddings: (K, E) class embeddings from the frozen text encoder; a constant of the
+            network, never trained. For `classifier="linear"` only K is used.
+    """
+
+    embeddings: Tensor
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, architecture: Architecture, embeddings: Tensor) -> None:
+        super().__init__()
+        a = architecture
+        classes, embedded = embeddings.shape
+        self.encoder, channels, normalisation = build_encoder(a.encoder, a.image_size)
+        self.set_normalisation(normalisation)
+        self.register_buffer("embeddings", embeddings.detach().clone().float())
+        self.pooled = nn.Linear(channels, classes) if _pools(a) else None
+        if self.pooled is not None:
+            nn.init.normal_(self.pooled.weight, std=0.02)
+            nn.init.zeros_(self.pooled.bias)
+        self.positions = a.positions
+        if a.classifier == "linear":
+            return
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, a.width)
+        )
+        self.projection = nn.Linear(embedded, a.width) if embedded != a.width else nn.Identity()
+        self.decoder = Decoder(
+            width=a.width,
+            layers=a.layers,
+            heads=a.heads,
+            feedforward=a.feedforward,
+            dropout=a.dropout,
+            start=a.start,
+        )
+        self.classifier = CLASSIFIERS[a.classifier](a.width, classes)
+
+    def set_normalisation(self, normalisation: Normalisation) -> None:
+        """Set the constants that `prepare` uses; they travel in the model's description."""
+        self.normalisation = normalisation
+        for name in ("mean", "std"):
+            values = torch.tensor(getattr(normalisation, name)).view(1, 3, 1, 1)
+            self.register_buffer(name, values, persistent=False)
+
+    @property
+    def bias(self) -> nn.Parameter:
+        """The bias of the last linear: (K,), or (1,) with a shared classifier."""
+        last = self.classifier if hasattr(self, "classifier") else self.pooled
+        assert isinstance(last, nn.Module) and isinstance(last.bias, nn.Parameter)
+        return last.bias
+
+    def prepare(self, grey: Tensor) -> Tensor:
+        """Grey levels (B, 1, H, W), uint8 or float in [0, 255], to normalised (B, 3, H, W)."""
+        return (grey.to(self.mean.dtype) / 255.0 - self.mean) / self.std
+
+    def forward(self, images: Tensor, attention: bool = False) -> Output:
+        """Normalised images (B, 3, H, W) to logits (B, K)."""
+        features = self.encoder(images)
+        logits = self.pooled(features.mean((2, 3))) if self.pooled is not None else None
+        if not hasattr(self, "decoder"):
+            assert logits is not None
+            return Output(logits)
+        height, width = features.shape[-2:]
+        tokens = self.mlp(features.flatten(2).transpose(1, 2))
+        if self.positions == "sine2d":
+            tokens = tokens + sine_positions(height, width, tokens.shape[-1]).to(tokens)
+        states, weights = self.decoder(self.projection(self.embeddings), tokens, attention)
+        found = self.classifier(states)
+        maps = None if weights is None else weights.unflatten(-1, (height, width))
+        return Output(found if logits is None else found + logits, maps)
+
+
+def _pools(architecture: Architecture) -> bool:
+    return architecture.classifier == "linear" or architecture.pooled_path

@@ -1,0 +1,187 @@
+"""Scores from a trained network: test-time views, their merging, one row an image.
+
+Test-time augmentation (paper section 2.2): several views of an image, whose probabilities are
+merged by the geometric mean (section 3.2) or the arithmetic one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from lingula.data.batches import Memory, Radiographs, consecutive_batches, load
+from lingula.errors import InputError
+from lingula.model.augment import warp_images
+from lingula.model.network import Network
+
+FLOOR = 1e-7  # a probability below this counts as this in the geometric mean
+
+
+@dataclass(frozen=True)
+class View:
+    """A fixed way to look at an image: part of its side shown (above 1: zoomed out), flipped."""
+
+    name: str
+    side: float = 1.0
+    flip: bool = False
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Grey (B, 1, H, W) to the view of it; the identity returns its input untouched."""
+        seen = images.flip(-1) if self.flip else images
+        if self.side == 1.0:
+            return seen
+        matrix = torch.tensor([[self.side, 0, 0], [0, self.side, 0]], device=images.device)
+        return warp_images(seen, matrix.float().expand(len(images), -1, -1))
+
+
+VIEWS: dict[str, tuple[View, ...]] = {
+    "none": (View("identity"),),
+    "flip": (View("identity"), View("flip", flip=True)),
+    "paper": (
+        View("identity"),
+        View("flip", flip=True),
+        View("crop 0.9", side=0.9),
+        View("crop 0.9, flip", side=0.9, flip=True),
+        View("scale 1.1", side=1.1),
+        View("scale 1.1, flip", side=1.1, flip=True),
+    ),
+}
+
+
+def geometric(logits: Tensor) -> Tensor:
+    """(V, B, K) logits of V views to the geometric mean (B, K) of their probabilities, float64.
+
+    Done on logarithms, so that many small factors do not underflow; the floor is `FLOOR`.
+    """
+    return F.logsigmoid(logits.double()).clamp(min=float(np.log(FLOOR))).mean(0).exp()
+
+
+def arithmetic(logits: Tensor) -> Tensor:
+    """(V, B, K) logits of V views to the mean (B, K) of their probabilities, float64."""
+    return logits.double().sigmoid().mean(0)
+
+
+MERGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "geometric": geometric,
+    "arithmetic": arithmetic,
+}
+
+
+def merge_views(logits: Tensor, merge: str) -> Tensor:
+    """Merge (V, B, K) to (B, K); a single view is its plain sigmoid, with no floor."""
+    return logits[0].double().sigmoid() if len(logits) == 1 else MERGES[merge](logits)
+
+
+def check_images(images: Tensor) -> None:
+    """Refuse what is not grey uint8 (B, 1, H, W): levels already scaled give wrong scores."""
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 1:
+        raise InputError(
+            "Images must be uint8 grey levels 0 to 255, shape (B, 1, H, W); got "
+            f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}. The model scales "
+            "and normalises them itself."
+        )
+
+
+@torch.no_grad()
+def score_batch(
+    network: Network,
+    images: Tensor,
+    views: Sequence[View],
+    merge: str,
+    forward: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Probabilities (B, K) float64 of a uint8 batch (B, 1, H, W) on the network's device."""
+    check_images(images)
+    seen = [forward(network.prepare(view(images))) for view in views]
+    return merge_views(torch.stack(seen).float(), merge)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Probabilities (N, K) float64, NaN rows for the images that failed, and why they did."""
+
+    probabilities: NDArray[np.float64]
+    failures: dict[int, str]
+
+
+def score(
+    network: Network,
+    dataset: Radiographs,
+    *,
+    fabric: Fabric,
+    tta: str = "none",
+    merge: str = "geometric",
+    batch_size: int = 32,
+    memory: Memory | None = None,
+    workers: int = 0,
+    channels_last: bool = False,
+    tick: Callable[[int, int], None] | None = None,
+) -> Scored:
+    """Scores of every image, the same whatever the batch size (to 1e-5 in fp32).
+
+    With several processes each takes every n-th batch and all of them return all rows.
+    """
+    was_training = network.training
+    network.eval()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def forward(images: Tensor) -> Tensor:
+        with fabric.autocast():
+            logits: Tensor = network(images.contiguous(memory_format=layout)).logits
+        return logits
+
+    rows = np.full((len(dataset), len(network.embeddings)), np.nan)
+    failures: dict[int, str] = {}
+    batches = consecutive_batches(
+        len(dataset), batch_size, rank=fabric.global_rank, world=fabric.world_size
+    )
+    done = 0
+    for loaded in load(dataset, batches, memory=memory, workers=workers):
+        failures.update(loaded.failures)
+        if len(loaded.indices):
+            images = loaded.images.to(fabric.device, non_blocking=True)
+            found = score_batch(network, images, VIEWS[tta], merge, forward)
+            rows[loaded.indices] = found.cpu().numpy()
+        done += len(loaded.indices) + len(loaded.failures)
+        if tick is not None:
+            tick(done, len(dataset))
+    network.train(was_training)
+    return _gathered(Scored(rows, failures), fabric)
+
+
+def _gathered(own: Scored, fabric: Fabric) -> Scored:
+    """All processes' rows together. Each row was scored by one process and is NaN elsewhere."""
+    if fabric.world_size == 1:
+        return own
+    everyone: list[Scored] = [own] * fabric.world_size
+    torch.distributed.all_gather_object(everyone, own)
+    rows = own.probabilities
+    failures: dict[int, str] = {}
+    for other in everyone:
+        rows = np.where(np.isnan(rows), other.probabilities, rows)
+        failures.update(other.failures)
+    return Scored(rows, dict(sorted(failures.items())))
+
+
+@torch.no_grad()
+def attend(
+    network: Network, images: Tensor
+) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+    """Probabilities (B, K) and cross-attention maps (B, K, h, w) of uint8 images (B, 1, H, W).
+
+    The maps are those of the last decoder layer, averaged over heads; each sums to 1 over the image
+    whether or not its finding is there. None for a network without a decoder.
+    """
+    check_images(images)
+    network.eval()
+    output = network(network.prepare(images), attention=True)
+    maps = None if output.attention is None else output.attention.float().cpu().numpy()
+    return output.logits.double().sigmoid().cpu().numpy(), maps

@@ -1,0 +1,73 @@
+"""Progress of long work: a bar on a terminal, a plain line now and then elsewhere; on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+Tick = Callable[[int, int, str], None]
+
+PLAIN_SECONDS = 15.0
+
+
+@contextlib.contextmanager
+def progress(title: str, quiet: bool = False) -> Iterator[Tick]:
+    """Yield `tick(done, total, text)`. Off a terminal it prints a line at most every 15 seconds."""
+    if quiet:
+        yield lambda done, total, text="": None
+    elif sys.stderr.isatty():
+        with _bar(title) as tick:
+            yield tick
+    else:
+        yield _plain(title)
+
+
+def counting(tick: Tick) -> Callable[[int, int], None]:
+    """The tick without its text, for work that only counts."""
+    return lambda done, total: tick(done, total, "")
+
+
+@contextlib.contextmanager
+def _bar(title: str) -> Iterator[Tick]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        task = shown.add_task(title, total=None, text="")
+
+        def tick(done: int, total: int, text: str = "") -> None:
+            shown.update(task, completed=done, total=total, text=text)
+
+        yield tick
+
+
+def _plain(title: str) -> Tick:
+    began = last = time.monotonic()
+
+    def tick(done: int, total: int, text: str = "") -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < PLAIN_SECONDS:
+            return
+        last = now
+        left = (now - began) / max(1, done) * (total - done)
+        detail = f", {text}" if text else ""
+        sys.stderr.write(f"{title}: {done}/{total}{detail}, {left:.0f} s left\n")
+        sys.stderr.flush()
+
+    return tick

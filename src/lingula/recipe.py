@@ -1,0 +1,95 @@
+"""Recipes: named settings, each a function that returns a `Config`, with what it is for.
+
+A recipe that stands on another is that recipe with a few settings changed (`vary`), so that
+`diff(parent, child)` says exactly what it adds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lingula.config import Augment, Config, Data, Decoder, Evaluation, Model, Optim, vary
+from lingula.errors import InputError, nearest
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named configuration: one sentence of purpose, and how long it takes where."""
+
+    make: Callable[[], Config]
+    purpose: str
+    cost: str
+
+
+def demo() -> Config:
+    """The first of the two models of `lingula demo`: a ResNet-18 with a small decoder."""
+    return Config(
+        data=Data(table="phantom"),
+        model=Model(
+            encoder="resnet18",
+            image_size=96,
+            classifier="separate",
+            bias="prior",
+            decoder=Decoder(layers=2, width=256, feedforward=512),
+        ),
+        augment=Augment(scale=(0.8, 1.0), rotation=7.0),
+        optim=Optim(epochs=10, lr=1e-3, batch_size=32, weight_decay=0.05, min_lr=1e-5),
+        evaluation=Evaluation(tta="flip"),
+    )
+
+
+def small() -> Config:
+    """Fine-tuning on about a thousand images of one's own, on a laptop.
+
+    Needs `model.weights`. How its settings were chosen: docs/experiments.md.
+    """
+    return Config(
+        model=Model(
+            encoder="efficientnet_lite0",
+            weights="imagenet",
+            image_size=128,
+            classifier="separate",
+            decoder=Decoder(
+                layers=1, width=512, feedforward=1024, start="average", pooled_path=True
+            ),
+        ),
+        augment=Augment(scale=(0.7, 1.0), rotation=10.0),
+        optim=Optim(epochs=12, lr=3e-4, batch_size=32),
+        evaluation=Evaluation(tta="flip"),
+    )
+
+
+def smoke() -> Config:
+    """Seconds, for tests: a tiny encoder, two epochs on the phantom."""
+    return vary(
+        demo(),
+        model__encoder="test_resnet.r160_in1k",
+        model__image_size=32,
+        model__decoder__layers=1,
+        model__decoder__width=32,
+        model__decoder__feedforward=32,
+        optim__epochs=2,
+        evaluation__tta="none",
+    )
+
+
+RECIPES = {
+    "demo": Recipe(demo, "the embedded phantom, from scratch", "about 2 minutes on 2 cores"),
+    "small": Recipe(
+        small,
+        "fine-tuning on about a thousand images of one's own; needs data.table and model.weights",
+        "about 4 minutes on 2 cores for 1,000 images",
+    ),
+    "smoke": Recipe(smoke, "a check that everything runs; the phantom", "seconds"),
+}
+
+
+def recipe(name: str) -> Config:
+    """The config of a recipe; `InputError` with the nearest name if there is none."""
+    if name not in RECIPES:
+        raise InputError(
+            f"There is no recipe '{name}'.{nearest(name, RECIPES)} "
+            f"There are {', '.join(RECIPES)}; or give the path of a .yaml file."
+        )
+    return RECIPES[name].make()

@@ -1,0 +1,110 @@
+"""The run folder: its files, whether a command may continue it, and the facts written at its start.
+
+    config.yaml  environment.json  metrics.jsonl  train.log  tensorboard/  checkpoints/
+    best/  scores/{dev,test}.csv  report.html  finished.json (written last)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import lingula
+from lingula import files
+from lingula.config import Config, diff, read_config, write_config
+from lingula.errors import InputError
+
+log = logging.getLogger("lingula")
+
+_PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "polars", "pillow")
+
+
+def open_run(run: Path, config: Config) -> Literal["new", "unfinished", "finished"]:
+    """Claim a run folder for `config`.
+
+    A folder of the same settings is continued. `InputError` shows the difference where they differ,
+    and refuses a folder that holds something else.
+    """
+    settings = run / "config.yaml"
+    if not settings.is_file():
+        left = [path.name for path in run.iterdir()] if run.is_dir() else []
+        if run.is_file() or any(name not in _MADE_BEFORE_CONFIG for name in left):
+            raise InputError(f"{run} is there already and is no run; choose another --out.")
+        run.mkdir(parents=True, exist_ok=True)
+        write_config(config, settings)
+        return "new"
+    changed = diff(read_config(settings), config)
+    if changed:
+        lines = [f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in changed.items()]
+        raise InputError(
+            f"{run} is a run with other settings:\n" + "\n".join(lines) + "\n"
+            "Choose another --out, or --overwrite to set the old one aside."
+        )
+    return "finished" if is_finished(run) else "unfinished"
+
+
+_MADE_BEFORE_CONFIG = ("phantom", "table.csv", "table.json")
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the run's training, scores and report are all done."""
+    return (run / "finished.json").is_file()
+
+
+def finish(run: Path, facts: Mapping[str, Any]) -> None:
+    """Mark the run as finished, with the facts that say how it went."""
+    files.write_json(run / "finished.json", dict(facts))
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """What `environment.json` says, or an empty dict."""
+    path = run / "environment.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def environment(config: Config, data_sha256: str, threads: int) -> dict[str, Any]:
+    """Versions, machine, seed and data hash: what the same weights can be expected on."""
+    return {
+        "lingula": lingula.__version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": threads,
+        "device": config.device,
+        "precision": config.precision,
+        "seed": config.seed,
+        "data_sha256": data_sha256,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+@contextlib.contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Also write what `lingula` logs to `path`, appending, with times."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(min(level or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+        handler.close()
+

@@ -1,0 +1,264 @@
+"""The half of `lingula train` that needs torch: build the network, fit it, score and report."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+
+import lingula
+from lingula import files, runs
+from lingula.config import Config
+from lingula.data.batches import Radiographs, decode_all, fits_in_memory
+from lingula.data.table import Table, image_path, rows_of, subset, targets
+from lingula.devices import make_fabric, resolve_device
+from lingula.errors import InputError, examples
+from lingula.evaluation import evaluate_predictions
+from lingula.evaluation import to_json as evaluation_to_json
+from lingula.model.checkpoint import load_model, start_from_run
+from lingula.model.loader import load_encoder, load_imagenet
+from lingula.model.network import Architecture, Network
+from lingula.model.text import embed
+from lingula.prediction import score
+from lingula.predictions import Predictions, read_scores, write_scores
+from lingula.progress import counting, progress
+from lingula.training import Examples, fit
+
+if TYPE_CHECKING:
+    from lingula.verbs.train import Plan
+
+log = logging.getLogger("lingula")
+
+
+def fit_and_score(plan: Plan, *, resuming: bool) -> None:
+    """Do what is left to do of a run: train, score dev and test, evaluate, report."""
+    run, table = plan.run, plan.table
+    config = plan.config if resuming else resolve_device(plan.config)
+    standing = runs.open_run(run, config)
+    environment = runs.environment(config, table.sha256, torch.get_num_threads())
+    _same_data(run, environment)
+    if standing == "finished":
+        log.info("%s is finished; nothing to do.", run)
+        return
+    with runs.logged(run / "train.log"):
+        if standing == "new":
+            files.write_json(run / "environment.json", environment)
+            from lingula.verbs.train import save_split
+
+            save_split(table, run)
+        fabric = make_fabric(config.device, config.precision)
+        facts = facts_of(config, table)
+        network, architecture, facts = build(config, table, facts)
+        train, dev = (examples_of(config, table, split) for split in ("train", "dev"))
+        if config.model.bias == "prior":
+            start_at_prior(network, train.targets, train.mask)
+        with progress("training", quiet=fabric.global_rank != 0) as tick:
+            state = fit(
+                network,
+                architecture,
+                table.space,
+                config,
+                train,
+                dev,
+                run=run,
+                fabric=fabric,
+                facts=facts,
+                tick=tick,
+            )
+        summary = _score_splits(config, table, run, fabric)
+        if fabric.global_rank == 0:
+            from lingula.verbs.report import report
+
+            report([run], out=run / "report.html")
+            runs.finish(
+                run,
+                {
+                    "seconds": round(state.seconds, 1),
+                    "steps": state.step,
+                    "best_epoch": state.best_epoch,
+                    **summary,
+                },
+            )
+
+
+def _same_data(run: Path, environment: Mapping[str, Any]) -> None:
+    before = runs.read_environment(run).get("data_sha256")
+    if before is not None and before != environment["data_sha256"]:
+        raise InputError(
+            f"The table has changed since {run} was begun (its hash differs). Put the old one "
+            "back, or choose another --out."
+        )
+
+
+def facts_of(config: Config, table: Table) -> dict[str, Any]:
+    """What `model.json` says besides the network: data, reading, evaluation, settings."""
+    rows = rows_of(table, "train")
+    values, mask = _targets(config, subset(table, rows))
+    positives = ((values >= 0.5) & mask).sum(0)
+    counts = {name: int(n) for name, n in zip(table.space.classes, positives, strict=True)}
+    return {
+        "lingula": lingula.__version__,
+        "notice": lingula.NOTICE,
+        "reading": {"image_size": config.model.image_size, "bits": config.data.bits},
+        "evaluation": config.evaluation.model_dump(mode="json"),
+        "trained_on": {
+            "table": table.path.name if table.path else "",
+            "sha256": table.sha256,
+            "images": len(rows),
+            "patients": len({table.patients[i] for i in rows}) if table.patients else None,
+            "sources": sorted(set(table.sources)) if table.sources else [],
+            "phantom": table.phantom,
+            "positives": counts,
+            "never_positive": [name for name, n in counts.items() if n == 0],
+        },
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def _targets(config: Config, table: Table) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    return targets(
+        table,
+        uncertain=config.data.uncertain,
+        blank=config.data.blank,
+        unmentioned=config.data.unmentioned,
+    )
+
+
+def build(
+    config: Config, table: Table, facts: Mapping[str, Any]
+) -> tuple[Network, Architecture, dict[str, Any]]:
+    """The network at its start, and the facts with the origins of its text and weights added."""
+    m, classes = config.model, table.space.classes
+    torch.manual_seed(config.seed)
+    architecture = Architecture(
+        encoder=m.encoder,
+        image_size=m.image_size,
+        classifier=m.classifier,
+        pooled_path=m.decoder.pooled_path,
+        **m.decoder.model_dump(exclude={"pooled_path"}),
+    )
+    text = embed(
+        classes,
+        "orthogonal" if m.classifier == "linear" else m.text,
+        pooling=m.text_pooling,
+        width=m.decoder.width,
+        cache=_cache_folder() / "text",
+    )
+    network = Network(architecture, text.values)
+    return network, architecture, {
+        **facts,
+        "text": "none (linear)" if m.classifier == "linear" else text.origin,
+        "weights": _start(network, config, classes),
+    }
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lingula"
+
+
+def _start(network: Network, config: Config, classes: tuple[str, ...]) -> str:
+    """Fill the network's start as `model.weights` says; a description of where it came from."""
+    weights = config.model.weights
+    if weights == "none":
+        return "none (random)"
+    if weights == "imagenet":
+        report = load_imagenet(network.encoder, config.model.encoder)
+        return f"ImageNet, {config.model.encoder} ({report})"
+    place = Path(weights).expanduser()
+    if place.is_dir():
+        new = start_from_run(network, classes, place)
+        return f"run {place.name}" + (f"; new classes: {examples(new)}" if new else "")
+    report, normalisation = load_encoder(network.encoder, place)
+    if normalisation is not None:
+        network.set_normalisation(normalisation)
+    return f"file {place.name}, sha256 {files.sha256(place)[:16]} ({report})"
+
+
+def start_at_prior(
+    network: Network, values: NDArray[np.float32], mask: NDArray[np.bool_]
+) -> None:
+    """Set the classifier's bias to the training log odds of each class (their mean if shared)."""
+    positives = (values * mask).sum(0) + 0.5
+    share = positives / (mask.sum(0) + 1.0)
+    odds = torch.from_numpy(np.log(share / (1 - share))).float()
+    with torch.no_grad():
+        network.bias.copy_(odds if len(network.bias) == len(odds) else odds.mean().view(1))
+
+
+def examples_of(config: Config, table: Table, split: str) -> Examples:
+    """A split's images and targets; decoded at once where they fit into memory."""
+    part = subset(table, rows_of(table, split))
+    dataset = dataset_of(part, config.model.image_size, config.data.bits)
+    missing = [path for path in dataset.paths if not os.path.isfile(path)]  # noqa: PTH113
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(dataset)} {split} images are missing, first: {missing[0]}. "
+            "Say data.root=FOLDER if the paths are relative to another folder."
+        )
+    memory = None
+    if config.data.workers == 0 and fits_in_memory(dataset):
+        with progress(f"reading {split} images") as tick:
+            memory = decode_all(dataset, counting(tick))
+        if memory.failures and split == "train":
+            raise InputError(
+                f"{len(memory.failures)} {split} images can't be read: "
+                f"{examples(memory.failures.values(), 3)} `lingula data check "
+                f"{table.path}` lists them all."
+            )
+    values, mask = _targets(config, part)
+    return Examples(dataset, values, mask, memory)
+
+
+def dataset_of(table: Table, size: int, bits: int | None) -> Radiographs:
+    """The images of a table, to be read at `size`."""
+    return Radiographs([image_path(table.root, name) for name in table.images], size, bits)
+
+
+def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> dict[str, Any]:
+    """Write `scores/{dev,test}.csv` of the best epoch; their mAP and AUROC."""
+    trained = load_model(run)
+    network = fabric.to_device(trained.network)
+    summary: dict[str, Any] = {}
+    for split in ("dev", "test"):
+        rows = rows_of(table, split)
+        if not len(rows):
+            continue
+        part = subset(table, rows)
+        with progress(f"scoring {split}", quiet=fabric.global_rank != 0) as tick:
+            found = score(
+                network,
+                dataset_of(part, config.model.image_size, config.data.bits),
+                fabric=fabric,
+                tta=config.evaluation.tta,
+                merge=config.evaluation.merge,
+                batch_size=config.optim.batch_size,
+                workers=config.data.workers,
+                tick=counting(tick),
+            )
+        predictions = predictions_of(part, found.probabilities)
+        if fabric.global_rank == 0:
+            path = run / "scores" / f"{split}.csv"
+            write_scores(predictions, path)
+            result = evaluate_predictions(read_scores(path), part)
+            summary[split] = {k: evaluation_to_json(result)[k] for k in ("mAP", "AUROC", "n")}
+            log.info("%s: %s", split, summary[split])
+    return summary
+
+
+def predictions_of(table: Table, probabilities: NDArray[np.float64]) -> Predictions:
+    """Scores with the table's names and ids."""
+    return Predictions(
+        classes=table.space.classes,
+        images=table.images,
+        probabilities=probabilities,
+        ids=table.ids,
+        studies=table.studies,
+        patients=table.patients,
+    )

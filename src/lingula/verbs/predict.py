@@ -1,0 +1,258 @@
+"""`lingula predict`: scores of a trained model for a table, a folder or one image."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingula import files
+from lingula.data.folder import images_in
+from lingula.data.phantom import is_phantom
+from lingula.data.table import Table, image_path, rows_of, subset
+from lingula.errors import ImageError, InputError, examples
+from lingula.predictions import Predictions, write_scores
+from lingula.progress import counting, progress
+
+log = logging.getLogger("lingula")
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Where the scores are, and the images that could not be scored, with the reason."""
+
+    path: Path
+    images: int
+    failures: dict[str, str]
+
+
+def predict(
+    run: str | Path,
+    *,
+    data: str | Path,
+    out: str | Path,
+    split: str | None = None,
+    tta: Literal["none", "flip", "paper"] | None = None,
+    by: Literal["image", "study"] = "image",
+    batch_size: int = 32,
+    workers: int = 0,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    allow_phantom_model: bool = False,
+    overwrite: bool = False,
+) -> Predicted:
+    """Score images with a trained model; one row an image, in the table's order.
+
+    Args:
+        run: a run folder or a model folder.
+        data: a table, a folder (scanned by content) or one image.
+        out: the scores file, `.csv` or `.parquet`.
+        split: only the table's rows of this split.
+        tta: test-time views; None is what the model's recipe says.
+        by: `study` gives every image the mean of its study's scores.
+        batch_size: changes speed and memory, never a score.
+        workers: decoding processes; 0 decodes in threads.
+        device: where to run.
+        allow_phantom_model: let a model trained on the phantom score real films.
+        overwrite: replace a scores file made with other settings (the old one is set aside).
+
+    Images that can't be read keep their row with blank scores and are named with the reason in
+    `OUT.failed.csv`.
+    """
+    from lingula.model.checkpoint import read_facts  # imports torch
+
+    target = _scores_path(out)
+    facts = read_facts(Path(run))
+    root, images, table = _chosen(Path(data), split)
+    paths, bad = _paths(root, images)
+    if facts["trained_on"]["phantom"] and not allow_phantom_model:
+        refuse_films(paths.values())
+    settings = {
+        "model": facts["weights_sha256"],
+        "data": str(Path(data).resolve()),
+        "data_sha256": table.sha256 if table is not None else None,
+        "images": len(images),
+        "split": split,
+        "tta": tta or facts["evaluation"]["tta"],
+        "merge": facts["evaluation"]["merge"],
+        "by": by,
+    }
+    done = _already(target, settings, overwrite)
+    if done is not None:
+        return done
+    found, reasons = _scores(Path(run), facts, paths, settings, batch_size, workers, device)
+    probabilities = np.full((len(images), len(facts["classes"])), np.nan)
+    probabilities[list(paths)] = found
+    failures = {images[i]: reason for i, reason in sorted({**bad, **reasons}.items())}
+    if by == "study":
+        probabilities = _study_means(probabilities, table)
+    predictions = Predictions(
+        classes=tuple(facts["classes"]),
+        images=images,
+        probabilities=probabilities,
+        ids=table.ids if table else None,
+        studies=table.studies if table else None,
+        patients=table.patients if table else None,
+    )
+    _warn_of_odd_scores(probabilities)
+    write_scores(predictions, target)
+    _write_failures(target, failures)
+    files.write_json(_made_path(target), settings)
+    return Predicted(target, len(images), failures)
+
+
+def _scores_path(out: str | Path) -> Path:
+    target = Path(out)
+    if target.suffix not in (".csv", ".parquet"):
+        raise InputError(f"--out {target}: scores are written as .csv or .parquet.")
+    return target
+
+
+def _chosen(data: Path, split: str | None) -> tuple[Path, tuple[str, ...], Table | None]:
+    root, images, table = images_in(data)
+    if split is None:
+        return root, images, table
+    if table is None or table.splits is None:
+        raise InputError(f"--split {split}: {data} has no split column.")
+    rows = rows_of(table, split)
+    if not len(rows):
+        raise InputError(f"{data} has no rows with split '{split}'.")
+    part = subset(table, rows)
+    return root, part.images, part
+
+
+def _paths(root: Path, images: tuple[str, ...]) -> tuple[dict[int, Path], dict[int, str]]:
+    """Paths by row, and the reason for each row whose path is refused."""
+    paths: dict[int, Path] = {}
+    bad: dict[int, str] = {}
+    for row, name in enumerate(images):
+        try:
+            paths[row] = image_path(root, name)
+        except ImageError as error:
+            bad[row] = str(error)
+    return paths, bad
+
+
+def refuse_films(paths: Any) -> None:
+    """Raise `InputError` unless every image there is was drawn by the phantom."""
+    films = [path.name for path in paths if path.is_file() and not is_phantom(path)]
+    if films:
+        raise InputError(
+            f"This model was trained on the phantom and is for phantoms; {examples(films, 3)} "
+            "are not. Its scores for real films mean nothing. To see them all the same: "
+            "--allow-phantom-model."
+        )
+
+
+def _scores(
+    run: Path,
+    facts: dict[str, Any],
+    paths: dict[int, Path],
+    settings: dict[str, Any],
+    batch_size: int,
+    workers: int,
+    device: str,
+) -> tuple[NDArray[np.float64], dict[int, str]]:
+    from lingula.config import from_plain, vary
+    from lingula.data.batches import Radiographs
+    from lingula.devices import make_fabric, resolve_device
+    from lingula.model.checkpoint import load_model
+    from lingula.prediction import score
+
+    # Scoring is in fp32 whatever the training was in: exact is the default.
+    wanted = resolve_device(vary(from_plain(facts["config"]), device=device, precision="fp32"))
+    fabric = make_fabric(wanted.device, "fp32")
+    network = fabric.to_device(load_model(run).network)
+    reading = facts["reading"]
+    dataset = Radiographs(list(paths.values()), reading["image_size"], reading["bits"])
+    with progress("scoring") as tick:
+        found = score(
+            network,
+            dataset,
+            fabric=fabric,
+            tta=settings["tta"],
+            merge=settings["merge"],
+            batch_size=batch_size,
+            workers=workers,
+            tick=counting(tick),
+        )
+    rows = list(paths)
+    return found.probabilities, {rows[i]: reason for i, reason in found.failures.items()}
+
+
+def _study_means(probabilities: NDArray[np.float64], table: Table | None) -> NDArray[np.float64]:
+    if table is None or table.studies is None:
+        raise InputError("--by study needs a table with a study column.")
+    means = probabilities.copy()
+    for study in set(table.studies) - {""}:
+        rows = [i for i, name in enumerate(table.studies) if name == study]
+        good = [i for i in rows if np.isfinite(probabilities[i]).all()]
+        if good:
+            means[good] = probabilities[good].mean(0)
+    return means
+
+
+def _warn_of_odd_scores(probabilities: NDArray[np.float64]) -> None:
+    known = probabilities[np.isfinite(probabilities)]
+    if len(known) > 100 and known.min() >= 0.45 and known.max() <= 0.55:
+        log.warning("All scores lie between 0.45 and 0.55: the model may not have been trained.")
+
+
+def _made_path(target: Path) -> Path:
+    return target.with_suffix(".made.json")
+
+
+def _failed_path(target: Path) -> Path:
+    return target.with_suffix(".failed.csv")
+
+
+def _already(target: Path, settings: dict[str, Any], overwrite: bool) -> Predicted | None:
+    """The finished result of the same settings, or None; `InputError` for other settings."""
+    import json
+
+    if not target.exists():
+        return None
+    made = _made_path(target)
+    before = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else None
+    if before == settings and not overwrite:
+        log.info("%s is there already, made with the same settings.", target)
+        return Predicted(target, settings["images"], _read_failures(target))
+    if not overwrite:
+        changed = (
+            "it was not made by this command"
+            if before is None
+            else "; ".join(
+                f"{key}: {before.get(key)!r} there, {value!r} now"
+                for key, value in settings.items()
+                if before.get(key) != value
+            )
+        )
+        raise InputError(f"{target} is there already ({changed}). Choose another --out, or "
+                         "--overwrite to set it aside.")
+    for path in (target, made, _failed_path(target)):
+        if path.exists():
+            files.set_aside(path)
+    return None
+
+
+def _write_failures(target: Path, failures: dict[str, str]) -> None:
+    if not failures:
+        return
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["image", "reason"])
+    writer.writerows(failures.items())
+    files.write_text(_failed_path(target), stream.getvalue())
+
+
+def _read_failures(target: Path) -> dict[str, str]:
+    path = _failed_path(target)
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as stream:
+        return {row["image"]: row["reason"] for row in csv.DictReader(stream)}

@@ -1,0 +1,196 @@
+"""`lingula train`: settle the settings and the table (without torch), then fit, score and report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lingula import files
+from lingula.config import Config, diff, overridden, read_config
+from lingula.data.phantom import write_phantom
+from lingula.data.splits import patients_in_two_splits, split_by_patient
+from lingula.data.table import Table, read_table, rows_of, targets, with_splits, write_table
+from lingula.errors import InputError, examples
+from lingula.labels import label_space
+from lingula.progress import counting, progress
+from lingula.recipe import recipe
+
+log = logging.getLogger("lingula")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training that is ready to start: settings, table, and where it goes."""
+
+    config: Config
+    table: Table
+    run: Path
+
+
+def train(
+    name: str | Path | Config | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Train a model and write its run folder; the same call again continues or finds it finished.
+
+    Args:
+        name: a recipe's name, a YAML file, or a `Config`.
+        overrides: `key=value` settings on top of it.
+        out: the run folder.
+        resume: a run folder to continue with its own settings, instead of `name` and `out`.
+        dry_run: only check settings and table and log what would be done.
+        overwrite: set an existing folder aside (`NAME.old-1`) and start anew.
+
+    Returns:
+        The run folder.
+    """
+    config, run = _settings(name, overrides, out, resume)
+    if dry_run:
+        _describe(config, run)
+        return run
+    if overwrite and run.exists():
+        log.info("Moved the old %s to %s.", run, files.set_aside(run))
+    if config.data.table == "phantom":
+        config = _with_phantom(config, run)
+    table = prepared_table(config)
+    from lingula.verbs.fitting import fit_and_score  # imports torch
+
+    fit_and_score(Plan(config, table, run), resuming=resume is not None)
+    return run
+
+
+def _settings(
+    name: str | Path | Config | None,
+    overrides: Sequence[str],
+    out: str | Path | None,
+    resume: str | Path | None,
+) -> tuple[Config, Path]:
+    if resume is not None:
+        if name is not None or out is not None:
+            raise InputError("--resume RUN takes the run's own settings: give no recipe, no --out.")
+        run = Path(resume)
+        if not (run / "config.yaml").is_file():
+            raise InputError(f"{run} is no run folder: it has no config.yaml.")
+        stored = read_config(run / "config.yaml")
+        changed = diff(stored, overridden(stored, overrides))
+        if changed:
+            lines = [f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in changed.items()]
+            raise InputError("A resumed run keeps its settings; these differ:\n" + "\n".join(lines))
+        return stored, run
+    if name is None or out is None:
+        raise InputError("Say what to train and where: lingula train RECIPE|config.yaml --out RUN.")
+    config = overridden(settings_of(name), overrides)
+    return _absolute(config), Path(out)
+
+
+def settings_of(name: str | Path | Config) -> Config:
+    """The config behind a recipe's name or a YAML file; a config is returned as it is."""
+    if isinstance(name, Config):
+        return name
+    if str(name).endswith((".yaml", ".yml")):
+        return read_config(name)
+    return recipe(str(name))
+
+
+def _absolute(config: Config) -> Config:
+    """Paths made absolute, so that the run can be continued from any working folder."""
+    data, model = config.data, config.model
+    if data.table != "phantom":
+        data = data.model_copy(update={"table": str(Path(data.table).expanduser().resolve())})
+    if data.root is not None:
+        data = data.model_copy(update={"root": str(Path(data.root).expanduser().resolve())})
+    for field in ("weights", "text"):
+        place = Path(getattr(model, field)).expanduser()
+        if place.exists():
+            model = model.model_copy(update={field: str(place.resolve())})
+    return config.model_copy(update={"data": data, "model": model})
+
+
+def _with_phantom(config: Config, run: Path) -> Config:
+    """The embedded data set, drawn into the run's folder at its first use."""
+    size = max(128, config.model.image_size)
+    with progress("drawing the phantom") as tick:
+        table = write_phantom(run / "phantom", size=size, seed=0, progress=counting(tick))
+    data = config.data.model_copy(update={"table": str(table.resolve())})
+    return config.model_copy(update={"data": data})
+
+
+def prepared_table(config: Config) -> Table:
+    """The table as the config reads it, with splits that are there, disjoint and not empty."""
+    data = config.data
+    table = read_table(
+        data.table,
+        classes=None if data.classes is None else label_space(data.classes),
+        root=None if data.root is None else Path(data.root),
+        ignore_columns=data.ignore_columns,
+        soft=data.soft,
+    )
+    if table.splits is None:
+        made = split_by_patient(
+            table, seed=config.seed, images_are_patients=data.images_are_patients
+        )
+        table = with_splits(table, made)
+        log.info("The table has no split; made one by patient (70 %% train, 10 %% dev, 20 %% test).")
+    shared = patients_in_two_splits(table)
+    if shared:
+        raise InputError(
+            f"{table.path}: patients in more than one split: {examples(shared)}. Give each patient "
+            "one split, or remove the split column and let a patient-wise one be made."
+        )
+    for split in ("train", "dev"):
+        if not len(rows_of(table, split)):
+            raise InputError(f"{table.path} has no rows with split '{split}'; training needs them.")
+    _name_empty_classes(table, config)
+    for name in config.loss.class_weights:
+        table.space.index(name)
+    return table
+
+
+def _name_empty_classes(table: Table, config: Config) -> None:
+    rows = rows_of(table, "train")
+    values, mask = targets(
+        table,
+        uncertain=config.data.uncertain,
+        blank=config.data.blank,
+        unmentioned=config.data.unmentioned,
+    )
+    positives = ((values[rows] >= 0.5) & mask[rows]).sum(0)
+    empty = [table.space.classes[i] for i in np.flatnonzero(positives == 0)]
+    if len(empty) == len(table.space):
+        raise InputError(f"{table.path}: no class has a positive in the train split.")
+    if empty:
+        log.warning("No positives in train, so nothing is learned of: %s.", examples(empty, 26))
+
+
+def save_split(table: Table, run: Path) -> None:
+    """Keep a split that was made here: the table with it is written into the run folder."""
+    if table.path is not None and read_table_columns(table.path).isdisjoint(("split",)):
+        write_table(table, run / "table.csv")
+
+
+def _describe(config: Config, run: Path) -> None:
+    log.info("Would train %s into %s.", config.model.encoder, run)
+    if config.data.table == "phantom":
+        log.info("The phantom would be drawn into %s.", run / "phantom")
+        return
+    table = prepared_table(config)
+    counts = {split: len(rows_of(table, split)) for split in ("train", "dev", "test")}
+    steps = -(-counts["train"] // config.optim.batch_size) * config.optim.epochs
+    log.info(
+        "%d classes; %d train, %d dev, %d test images; %d steps of %d.",
+        len(table.space),
+        counts["train"],
+        counts["dev"],
+        counts["test"],
+        steps,
+        config.optim.batch_size,
+    )

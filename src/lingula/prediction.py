@@ -135,7 +135,7 @@ def score(
 
     def forward(images: Tensor) -> Tensor:
         with fabric.autocast():
-            logits: Tensor = network(images.contiguous(memory_format=layout)).logits
+            logits: Tensor = network(images.contiguous(memory_format=layout))
         return logits
 
     rows = np.full((len(dataset), len(network.embeddings)), np.nan)
@@ -182,6 +182,6 @@ def attend(
     """
     check_images(images)
     network.eval()
-    output = network(network.prepare(images), attention=True)
-    maps = None if output.attention is None else output.attention.float().cpu().numpy()
-    return output.logits.double().sigmoid().cpu().numpy(), maps
+    logits, attention = network.look(network.prepare(images))
+    maps = None if attention is None else attention.float().cpu().numpy()
+    return logits.double().sigmoid().cpu().numpy(), maps

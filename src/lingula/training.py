@@ -131,7 +131,7 @@ def fit(
         set_learning_rates(optimizer, schedule, state.step)
         batch = make_batch(loaded, targets, mask, config, state.step, schedule.steps_per_epoch)
         inputs = network.prepare(batch.images).contiguous(memory_format=layout)
-        logits = model(inputs).logits
+        logits = model(inputs)
         loss = _mean_loss(loss_of(logits, batch.targets), batch.mask, class_weights, fabric)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)

@@ -29,14 +29,6 @@ class Architecture:
     pooled_path: bool
 
 
-@dataclass(frozen=True)
-class Output:
-    """Logits (B, K); and the attention (B, K, h, w) where asked for, each map summing to 1."""
-
-    logits: Tensor
-    attention: Tensor | None = None
-
-
 class Network(nn.Module):
     """Grey levels in, a logit a class out (paper figure 1).
 
@@ -96,21 +88,31 @@ class Network(nn.Module):
         """Grey levels (B, 1, H, W), uint8 or float in [0, 255], to normalised (B, 3, H, W)."""
         return (grey.to(self.mean.dtype) / 255.0 - self.mean) / self.std
 
-    def forward(self, images: Tensor, attention: bool = False) -> Output:
+    def forward(self, images: Tensor) -> Tensor:
         """Normalised images (B, 3, H, W) to logits (B, K)."""
+        return self._logits(images, attention=False)[0]
+
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, K), and where each class looked, (B, K, h, w), each map summing to 1.
+
+        The maps are the last layer's cross-attention; None for a network without a decoder.
+        """
+        return self._logits(images, attention=True)
+
+    def _logits(self, images: Tensor, attention: bool) -> tuple[Tensor, Tensor | None]:
         features = self.encoder(images)
-        logits = self.pooled(features.mean((2, 3))) if self.pooled is not None else None
+        pooled = self.pooled(features.mean((2, 3))) if self.pooled is not None else None
         if not hasattr(self, "decoder"):
-            assert logits is not None
-            return Output(logits)
+            assert pooled is not None
+            return pooled, None
         height, width = features.shape[-2:]
         tokens = self.mlp(features.flatten(2).transpose(1, 2))
         if self.positions == "sine2d":
             tokens = tokens + sine_positions(height, width, tokens.shape[-1]).to(tokens)
         states, weights = self.decoder(self.projection(self.embeddings), tokens, attention)
-        found = self.classifier(states)
+        logits = self.classifier(states)
         maps = None if weights is None else weights.unflatten(-1, (height, width))
-        return Output(found if logits is None else found + logits, maps)
+        return logits if pooled is None else logits + pooled, maps
 
 
 def _pools(architecture: Architecture) -> bool:

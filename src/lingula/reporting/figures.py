@@ -1,0 +1,129 @@
+"""Figures for the report: matplotlib drawings as inline SVG, films and attention as inline PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+COLOURS = ("#1f6f8b", "#d1495b", "#66a182", "#edae49", "#5c5470", "#00798c")
+_STYLE: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lingula",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#8a94a6",
+    "axes.labelcolor": "#3b4252",
+    "xtick.color": "#5b6577",
+    "ytick.color": "#5b6577",
+    "axes.grid": True,
+    "grid.color": "#e6e9ef",
+    "axes.axisbelow": True,
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line (x, y) of one class or run, named."""
+
+    name: str
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an <svg> element without XML header, the same for the same data."""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
+    text = stream.getvalue()
+    return text[text.index("<svg") :]
+
+
+def history(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    """Loss, dev mAP and dev AUROC by epoch, one line a run; rows are those of metrics.jsonl."""
+    panels = (("loss", "training loss"), ("dev_mAP", "dev mAP"), ("dev_AUROC", "dev AUROC"))
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(10.4, 2.7), layout="constrained")
+        for axes, (key, title) in zip(figure.subplots(1, 3), panels, strict=True):
+            for i, (name, rows) in enumerate(runs.items()):
+                points = [(row["epoch"], row[key]) for row in rows if row[key] is not None]
+                if points:
+                    axes.plot(*zip(*points, strict=True), "o-", ms=3, color=_colour(i), label=name)
+            axes.set_title(title, fontsize=10, loc="left", color="#3b4252")
+            axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        if len(runs) > 1:
+            figure.axes[0].legend(frameon=False, fontsize=8)
+        return svg(figure)
+
+
+def curves(roc: Sequence[Curve], precision_recall: Sequence[Curve]) -> str:
+    """ROC and precision-recall curves, a class a line, named beside the panels."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(10.4, 3.9), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        left.plot([0, 1], [0, 1], "--", lw=1, color="#b4bccb")
+        for i, curve in enumerate(roc):
+            left.plot(curve.x, curve.y, lw=1.6, color=_colour(i), label=curve.name)
+        for i, curve in enumerate(precision_recall):
+            right.plot(curve.x, curve.y, lw=1.6, color=_colour(i), drawstyle="steps-post")
+        left.set(xlabel="1 - specificity", ylabel="sensitivity", title="ROC")
+        right.set(xlabel="recall (sensitivity)", ylabel="precision", title="precision - recall")
+        for axes in (left, right):
+            axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+            axes.title.set(fontsize=10, color="#3b4252")
+        figure.legend(
+            *left.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8
+        )
+        return svg(figure)
+
+
+def _colour(i: int) -> str:
+    return COLOURS[i % len(COLOURS)]
+
+
+def film(image: NDArray[np.uint8], side: int = 224) -> Image.Image:
+    """A grey film (H, W) as a picture of `side` pixels."""
+    return Image.fromarray(image).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+
+
+def overlay(
+    image: NDArray[np.uint8],
+    attention: NDArray[np.float32],
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+    side: int = 224,
+) -> Image.Image:
+    """The film with the attention map (h, w) over it; boxes are x, y, w, h in parts of the image.
+
+    The map is scaled by its own maximum: it says where the decoder looked most, not how much.
+    """
+    grey = np.asarray(film(image, side), dtype=np.float32)
+    heat = attention / max(float(attention.max()), 1e-12)
+    smooth = Image.fromarray(heat.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+    strength = np.clip(np.asarray(smooth), 0, 1)
+    colour = colormaps["inferno"](strength)[..., :3].astype(np.float32) * 255
+    alpha = (0.65 * strength)[..., None]
+    mixed = Image.fromarray((grey * (1 - alpha) + colour * alpha).clip(0, 255).astype(np.uint8))
+    pen = ImageDraw.Draw(mixed)
+    for x, y, w, h in boxes:
+        pen.rectangle(
+            (x * side, y * side, (x + w) * side, (y + h) * side), outline=(120, 220, 160), width=2
+        )
+    return mixed
+
+
+def png(picture: Image.Image) -> str:
+    """A picture as a data URI."""
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -7,13 +7,15 @@ What these mean for a loss or a metric is chosen when the table is used (`target
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lingula.errors import ImageError, InputError, nearest
 from lingula.labels import LabelSpace
 
 UNCERTAIN = -1.0
@@ -92,3 +94,50 @@ def targets(
         if choice != "ignore":
             mask |= here
     return values, mask
+
+
+def rows_of(table: Table, split: str) -> NDArray[np.intp]:
+    """Indices of the rows of a split; an unknown split's name is an error."""
+    if split not in SPLITS:
+        raise InputError(f"There is no split '{split}'.{nearest(split, SPLITS)} There are train, "
+                         "dev and test.")
+    if table.splits is None:
+        return np.zeros(0, dtype=np.intp)
+    return np.flatnonzero(np.array(table.splits) == split)
+
+
+_TEXT_COLUMNS = ("images", "ids", "patients", "studies", "views", "splits", "ages", "sexes",
+                 "sources")
+
+
+def subset(table: Table, rows: NDArray[np.intp]) -> Table:
+    """The table of these rows, in this order."""
+    picked = {
+        name: None if column is None else tuple(column[i] for i in rows)
+        for name in _TEXT_COLUMNS
+        for column in (getattr(table, name),)
+    }
+    return replace(table, labels=table.labels[rows], **picked)
+
+
+def with_splits(table: Table, splits: tuple[str, ...]) -> Table:
+    """The table with another split column."""
+    return replace(table, splits=splits)
+
+
+def image_path(root: Path, cell: str) -> Path:
+    """Where an image cell points. Anything outside the data root is an `ImageError`."""
+    outside = (
+        not cell
+        or "\0" in cell
+        or cell.startswith(("/", "\\"))
+        or re.match(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*://", cell) is not None
+        or ".." in re.split(r"[/\\]", cell)
+    )
+    if outside:
+        raise ImageError(
+            "outside the data root",
+            f"Image {cell!r} is not a path inside the data root {root}. Give paths relative to it, "
+            "and the root as data.root=FOLDER.",
+        )
+    return root / cell

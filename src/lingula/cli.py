@@ -91,7 +91,9 @@ def demo(
 
 
 @app.command()
-def recipes(name: Annotated[str | None, typer.Argument(help="Print this one as YAML.")] = None) -> None:
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this one as YAML.")] = None,
+) -> None:
     """List the recipes, or print one as YAML."""
     typer.echo(lingula.recipes(name).rstrip("\n"))
 
@@ -139,7 +141,9 @@ def predict(
     tta: Annotated[
         Tta | None, typer.Option("--tta", help="Test-time views; default: the model's own.")
     ] = None,
-    by: Annotated[By, typer.Option("--by", help="study: the mean over a study's images.")] = By.image,
+    by: Annotated[
+        By, typer.Option("--by", help="study: the mean over a study's images.")
+    ] = By.image,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Decoding processes.")] = 0,
     device: Annotated[Device, typer.Option("--device")] = Device.auto,
@@ -193,7 +197,6 @@ def evaluate(
         scores, labels=labels, split=split, by=by.value, ci=ci, against=against, seed=seed
     )
     typer.echo(_dumped(to_json(result)) if as_json else to_text(result))
-
 
 
 Runs = Annotated[list[Path] | None, typer.Argument(metavar="[RUN ...]", help="Run folders.")]

@@ -20,8 +20,8 @@ def resolve_device(config: Config) -> Config:
 
     Decided by device and encoder family, never by a timing, so that the same machine always decides
     the same. bfloat16 is chosen on CUDA, and on CPUs that have bfloat16 instructions for encoders
-    with dense convolutions; it slows depthwise networks down. Channels-last is chosen everywhere but
-    on Apple GPUs: convolutions of both kinds are faster with it.
+    with dense convolutions; it slows depthwise networks down. Channels-last is faster for
+    convolutions of both kinds and is chosen everywhere but on Apple GPUs.
     """
     device = config.device
     if device == "auto":

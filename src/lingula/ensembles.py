@@ -87,13 +87,15 @@ def same_rows(members: Mapping[str, Predictions]) -> dict[str, Predictions]:
         extra = set(range(len(member))) - set(rows.tolist())
         if extra:
             left = [member.images[i] for i in sorted(extra)]
-            raise InputError(f"{member.origin} has images that {first.origin} lacks: "
-                             f"{examples(left)}.")
+            raise InputError(
+                f"{member.origin} has images that {first.origin} lacks: {examples(left)}."
+            )
         columns = class_columns(member, first.classes)
         if len(member.classes) > len(columns):
             left = [c for k, c in enumerate(member.classes) if k not in set(columns.tolist())]
-            raise InputError(f"{member.origin} has classes that {first.origin} lacks: "
-                             f"{examples(left)}.")
+            raise InputError(
+                f"{member.origin} has classes that {first.origin} lacks: {examples(left)}."
+            )
         part = picked(member, rows)
         result[name] = Predictions(
             first.classes,

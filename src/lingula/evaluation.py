@@ -115,11 +115,7 @@ def evaluate_predictions(
         groups=tiers,
         groups_from=tiers_from,
         failed=lost,
-        left_out=tuple(
-            sorted(
-                set(predictions.classes).symmetric_difference(table.space.classes)
-            )
-        ),
+        left_out=tuple(sorted(set(predictions.classes).symmetric_difference(table.space.classes))),
         ignored_rows=len(predictions) - len(table),
         masked=_masked(table),
         draws=draws,

@@ -142,7 +142,7 @@ class LabelSpace:
         return len(self.classes)
 
     def index(self, name: str) -> int:
-        """Position of a class, whatever its spelling; `InputError` with the nearest name if none."""
+        """Position of a class, whatever its spelling; `InputError` names the nearest if none."""
         wanted = fold(canonical(name))
         for position, known in enumerate(self.classes):
             if fold(known) == wanted:

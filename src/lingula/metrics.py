@@ -44,7 +44,7 @@ class Classwise:
         return np.where(self.known > 0, self.positives / np.maximum(self.known, 1), np.nan)
 
     @property
-    def mAP(self) -> float:  # noqa: N802
+    def mAP(self) -> float:
         """Mean AP over the classes that have one; NaN if none has."""
         return mean_defined(self.ap)
 
@@ -117,7 +117,7 @@ def classwise(
     """
     if np.isnan(probabilities).any():
         raise ValueError("NaN scores can't be ranked; leave failed rows out first.")
-    positive = np.asarray(targets) >= 0.5
+    positive = np.asarray(targets, dtype=float) >= 0.5
     known = np.ones(positive.shape, dtype=bool) if mask is None else mask
     pairs = []
     for k in range(positive.shape[1]):
@@ -137,9 +137,7 @@ def roc_curve(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Floa
     )
 
 
-def precision_recall_curve(
-    scores: Floats, positive: NDArray[np.bool_]
-) -> tuple[Floats, Floats]:
+def precision_recall_curve(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """Recall and precision at each distinct score, recall rising."""
     true, false = counts(rank(scores, positive))
     return true / max(true[-1], 1), true / (true + false)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -43,7 +44,7 @@ _ID_FIELDS = {"images": "image", "ids": "id", "studies": "study", "patients": "p
 
 def failed(predictions: Predictions) -> NDArray[np.bool_]:
     """(N,) True for the images without scores."""
-    return np.isnan(predictions.probabilities).all(1)
+    return np.asarray(np.isnan(predictions.probabilities).all(axis=1))
 
 
 def read_scores(path: str | Path) -> Predictions:
@@ -90,9 +91,10 @@ def _probabilities(
     values = np.column_stack(
         [text[name].cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy() for name in columns]
     )
-    partly = blank.any(1) & ~blank.all(1)
+    empty = np.asarray(blank.all(axis=1))
+    partly = np.asarray(blank.any(axis=1)) & ~empty
     with np.errstate(invalid="ignore"):
-        wrong = ~((values >= 0) & (values <= 1)) & ~blank.all(1)[:, None]
+        wrong = ~((values >= 0) & (values <= 1)) & ~empty[:, None]
     if wrong.any():
         row, k = (int(i[0]) for i in np.nonzero(wrong))
         why = "a row must have all its scores or none" if partly[row] else "scores are in [0, 1]"
@@ -144,7 +146,7 @@ def aligned(
 
 def picked(predictions: Predictions, rows: NDArray[np.intp]) -> Predictions:
     """The predictions of these rows, in this order."""
-    texts = {
+    texts: dict[str, Any] = {
         field: None if column is None else tuple(column[i] for i in rows)
         for field in _ID_FIELDS
         for column in (getattr(predictions, field),)

@@ -25,7 +25,7 @@ PLAIN_SECONDS = 15.0
 def progress(title: str, quiet: bool = False) -> Iterator[Tick]:
     """Yield `tick(done, total, text)`. Off a terminal it prints a line at most every 15 seconds."""
     if quiet:
-        yield lambda done, total, text="": None
+        yield _silent
     elif sys.stderr.isatty():
         with _bar(title) as tick:
             yield tick
@@ -36,6 +36,10 @@ def progress(title: str, quiet: bool = False) -> Iterator[Tick]:
 def counting(tick: Tick) -> Callable[[int, int], None]:
     """The tick without its text, for work that only counts."""
     return lambda done, total: tick(done, total, "")
+
+
+def _silent(done: int, total: int, text: str = "") -> None:
+    """Show nothing."""
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """The run folder: its files, whether a command may continue it, and the facts written at its start.
 
-    config.yaml  environment.json  metrics.jsonl  train.log  tensorboard/  checkpoints/
-    best/  scores/{dev,test}.csv  report.html  finished.json (written last)
+config.yaml  environment.json  metrics.jsonl  train.log  tensorboard/  checkpoints/
+best/  scores/{dev,test}.csv  report.html  finished.json (written last)
 """
 
 from __future__ import annotations
@@ -107,4 +107,3 @@ def logged(path: Path) -> Iterator[None]:
         log.setLevel(level)
         log.removeHandler(handler)
         handler.close()
-

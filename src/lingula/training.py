@@ -97,7 +97,7 @@ def fit(
     rows, world, seed = len(train.dataset), fabric.world_size, config.seed
     schedule = plan(config, rows, world)
     layout = torch.channels_last if config.channels_last == "yes" else torch.contiguous_format
-    network.to(memory_format=layout)  # type: ignore[call-overload]
+    network.to(memory_format=layout)
     groups = parameter_groups(
         network,
         lr=config.optim.lr,
@@ -154,7 +154,17 @@ def fit(
             state = replace(state, loss_sum=_finite(losses, state.step))
         if epoch_done:
             state = finish_epoch(
-                network, architecture, classes, config, dev, state, epoch, run, fabric, facts, writer
+                network,
+                architecture,
+                classes,
+                config,
+                dev,
+                state,
+                epoch,
+                run=run,
+                fabric=fabric,
+                facts=facts,
+                writer=writer,
             )
             losses = torch.zeros_like(losses)
         if (epoch_done or due) and _first(fabric):
@@ -174,9 +184,7 @@ def plan(config: Config, rows: int, world: int = 1) -> Schedule:
     return Schedule(per_epoch, steps, warmup, o.warmup_lr, o.min_lr)
 
 
-def set_learning_rates(
-    optimizer: torch.optim.Optimizer, schedule: Schedule, step: int
-) -> None:
+def set_learning_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
     """Give each parameter group its rate at `step`; the floors never exceed a group's peak."""
     for group in optimizer.param_groups:
         peak = group["initial_lr"]
@@ -252,6 +260,7 @@ def finish_epoch(
     dev: Examples,
     state: RunState,
     epoch: int,
+    *,
     run: Path,
     fabric: Fabric,
     facts: Mapping[str, Any],
@@ -316,9 +325,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _saved(
-    state: RunState, network: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
+def _saved(state: RunState, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     return {
         "format": 1,
         "state": asdict(state),

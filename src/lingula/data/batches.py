@@ -66,9 +66,7 @@ def fits_in_memory(dataset: Radiographs) -> bool:
     return len(dataset) * dataset.size**2 <= MEMORY_LIMIT
 
 
-def decode_all(
-    dataset: Radiographs, progress: Callable[[int, int], None] | None = None
-) -> Memory:
+def decode_all(dataset: Radiographs, progress: Callable[[int, int], None] | None = None) -> Memory:
     """Decode every image once, in threads (the decoders release Python's lock)."""
     images = np.zeros((len(dataset), dataset.size, dataset.size), dtype=np.uint8)
     failures: dict[int, str] = {}

@@ -158,7 +158,8 @@ def _fast_jpeg(data: bytes, file: Path, at_least: int | None) -> NDArray[np.uint
 
 def _decode(data: bytes, kind: str, file: Path) -> NDArray[np.uint8] | NDArray[np.uint16]:
     if kind == "png":
-        _check_size(*struct.unpack(">II", data[16:24].ljust(8, b"\0")), file)
+        width, height = struct.unpack(">II", data[16:24].ljust(8, b"\0"))
+        _check_size(width, height, file)
     try:
         with warnings.catch_warnings():
             # Damaged metadata beside sound pixels is no reason to refuse a film.
@@ -175,7 +176,14 @@ def _decode(data: bytes, kind: str, file: Path) -> NDArray[np.uint8] | NDArray[n
         cut = "truncated" in text.lower() or isinstance(error, EOFError)
         name = "truncated" if cut else "damaged"
         raise ImageError(name, f"{file} is a {name} {kind.upper()}: {text}.") from None
-    except (KeyError, TypeError, IndexError, OverflowError, MemoryError, ZeroDivisionError) as error:
+    except (
+        KeyError,
+        TypeError,
+        IndexError,
+        OverflowError,
+        MemoryError,
+        ZeroDivisionError,
+    ) as error:
         # Pillow's parsers raise these on wild header values.
         raise ImageError(
             "damaged", f"{file} is a damaged {kind.upper()} ({type(error).__name__})."
@@ -208,7 +216,8 @@ def _top(pixels: NDArray[np.uint8] | NDArray[np.uint16], bits: int | None) -> fl
 
 def to_uint8(levels: NDArray[np.float32], top: float) -> NDArray[np.uint8]:
     """Levels 0 to `top` as 0 to 255, rounded."""
-    return np.clip(np.rint(levels * (255.0 / top)), 0, 255).astype(np.uint8)
+    scaled: NDArray[np.uint8] = np.clip(np.rint(levels * (255.0 / top)), 0, 255).astype(np.uint8)
+    return scaled
 
 
 def resize(

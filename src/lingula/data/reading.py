@@ -96,7 +96,9 @@ def _read_csv(file: Path) -> pl.DataFrame:
     if not head.strip():
         raise InputError(f"{file} is empty.")
     if ";" in head and "," not in head:
-        raise InputError(f"{file} looks like ; separated. Save it with commas (and decimal points).")
+        raise InputError(
+            f"{file} looks like ; separated. Save it with commas (and decimal points)."
+        )
     names = [name.strip() for name in next(csv.reader([head]))]
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -193,7 +195,9 @@ def _text_columns(
         elif target not in texts:
             texts[target] = tuple(frame[name].str.strip_chars().to_list())
         else:
-            raise InputError(f"{file} has two columns for `{_NAMES[target]}`: '{name}' and another.")
+            raise InputError(
+                f"{file} has two columns for `{_NAMES[target]}`: '{name}' and another."
+            )
     absent = [name for name in ignored if name not in frame.columns]
     if absent:
         raise InputError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,20 +99,30 @@ def targets(
 def rows_of(table: Table, split: str) -> NDArray[np.intp]:
     """Indices of the rows of a split; an unknown split's name is an error."""
     if split not in SPLITS:
-        raise InputError(f"There is no split '{split}'.{nearest(split, SPLITS)} There are train, "
-                         "dev and test.")
+        raise InputError(
+            f"There is no split '{split}'.{nearest(split, SPLITS)} There are train, dev and test."
+        )
     if table.splits is None:
         return np.zeros(0, dtype=np.intp)
     return np.flatnonzero(np.array(table.splits) == split)
 
 
-_TEXT_COLUMNS = ("images", "ids", "patients", "studies", "views", "splits", "ages", "sexes",
-                 "sources")
+_TEXT_COLUMNS = (
+    "images",
+    "ids",
+    "patients",
+    "studies",
+    "views",
+    "splits",
+    "ages",
+    "sexes",
+    "sources",
+)
 
 
 def subset(table: Table, rows: NDArray[np.intp]) -> Table:
     """The table of these rows, in this order."""
-    picked = {
+    picked: dict[str, Any] = {
         name: None if column is None else tuple(column[i] for i in rows)
         for name in _TEXT_COLUMNS
         for column in (getattr(table, name),)

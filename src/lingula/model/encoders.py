@@ -62,7 +62,7 @@ class _LastMap(nn.Module):
         return features.permute(0, 3, 1, 2) if last else features
 
 
-def _sized(image_size: int) -> list[dict[str, int]]:
+def _sized(image_size: int) -> list[dict[str, Any]]:
     # Only models with position embeddings take `img_size`; the others raise TypeError for it.
     return [{"img_size": image_size}, {}]
 
@@ -109,4 +109,5 @@ def _normalisation(name: str) -> Normalisation:
     settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if settings is None:
         return Normalisation()
-    return Normalisation(tuple(settings.mean), tuple(settings.std))
+    (a, b, c), (x, y, z) = settings.mean, settings.std
+    return Normalisation((a, b, c), (x, y, z))

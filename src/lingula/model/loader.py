@@ -49,7 +49,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as stream:
-                return {k: stream.get_tensor(k) for k in stream.keys()}, stream.metadata() or {}
+                return _tensors(stream), stream.metadata() or {}
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
@@ -59,6 +59,11 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} can't be read as weights; it may be damaged: {error}") from None
     return _unwrap(loaded, path), {}
+
+
+def _tensors(stream: Any) -> dict[str, Tensor]:
+    names = list(stream.keys())
+    return {name: stream.get_tensor(name) for name in names}
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
@@ -136,8 +141,8 @@ def load_imagenet(encoder: nn.Module, name: str) -> Report:
     from huggingface_hub import try_to_load_from_cache
     from timm.models import get_pretrained_cfg
 
-    settings = get_pretrained_cfg(name)
-    repository = getattr(settings, "hf_hub_id", None) if settings else None
+    settings: Any = get_pretrained_cfg(name)
+    repository = getattr(settings, "hf_hub_id", None)
     if repository and repository.endswith("/"):
         repository = f"{repository}{settings.architecture}.{settings.tag}"
     found = (

@@ -160,7 +160,7 @@ def _encode(phrases: list[str], folder: Path, pooling: str) -> tuple[Tensor, str
         raise InputError(
             "A text encoder needs the extra `text`: pip install 'lingula[text]'."
         ) from None
-    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     settings = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     is_t5 = settings.model_type in ("t5", "mt5", "longt5", "umt5")
     kind: Any = transformers.T5EncoderModel if is_t5 else transformers.AutoModel

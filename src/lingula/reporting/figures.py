@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 COLOURS = ("#1f6f8b", "#d1495b", "#66a182", "#edae49", "#5c5470", "#00798c")
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "lingula",
     "font.family": "sans-serif",

@@ -87,7 +87,9 @@ def class_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "name": name,
             "group": next((g for g, v in result["groups"].items() if name in v["classes"]), ""),
-            "lift": value["AP"] / value["prevalence"] if value["AP"] and value["prevalence"] else None,
+            "lift": value["AP"] / value["prevalence"]
+            if value["AP"] and value["prevalence"]
+            else None,
             **value,
         }
         for name, value in result["classes"].items()

@@ -51,8 +51,9 @@ def ensemble(
     Labels of other splits than `split` are never read for a choice.
     """
     if rule not in RULES:
-        raise InputError(f"There is no rule '{rule}'.{nearest(rule, RULES)} There are "
-                         f"{', '.join(RULES)}.")
+        raise InputError(
+            f"There is no rule '{rule}'.{nearest(rule, RULES)} There are {', '.join(RULES)}."
+        )
     named = _named(runs, members)
     folder = Path(out)
     table_path = Path(labels) if labels is not None else _table_of(runs)
@@ -92,8 +93,9 @@ def ensemble_apply(
 def _named(
     runs: Sequence[str | Path], members: Sequence[tuple[str, str | Path, str | Path]]
 ) -> list[tuple[str, Path, Path]]:
-    found = [(Path(r).name, *(Path(r) / "scores" / f"{s}.csv" for s in ("dev", "test")))
-             for r in runs]
+    found: list[tuple[str, Path, Path]] = []
+    for run in map(Path, runs):
+        found.append((run.name, run / "scores" / "dev.csv", run / "scores" / "test.csv"))
     found += [(name, Path(dev), Path(test)) for name, dev, test in members]
     if not found:
         raise InputError("Name at least one run folder, or --member NAME DEV TEST.")
@@ -134,7 +136,8 @@ def _already(folder: Path, settings: dict[str, Any], overwrite: bool) -> bool:
     if changed:
         lines = [f"  {key}: {before.get(key)!r} there, {settings[key]!r} now" for key in changed]
         raise InputError(
-            f"{folder} is an ensemble with other settings:\n" + "\n".join(lines)
+            f"{folder} is an ensemble with other settings:\n"
+            + "\n".join(lines)
             + "\nChoose another --out, or --overwrite to set the old one aside."
         )
     log.info("%s is there already, made with the same settings.", folder)

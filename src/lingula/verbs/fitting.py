@@ -152,11 +152,15 @@ def build(
         cache=_cache_folder() / "text",
     )
     network = Network(architecture, text.values)
-    return network, architecture, {
-        **facts,
-        "text": "none (linear)" if m.classifier == "linear" else text.origin,
-        "weights": _start(network, config, classes),
-    }
+    return (
+        network,
+        architecture,
+        {
+            **facts,
+            "text": "none (linear)" if m.classifier == "linear" else text.origin,
+            "weights": _start(network, config, classes),
+        },
+    )
 
 
 def _cache_folder() -> Path:
@@ -181,9 +185,7 @@ def _start(network: Network, config: Config, classes: tuple[str, ...]) -> str:
     return f"file {place.name}, sha256 {files.sha256(place)[:16]} ({report})"
 
 
-def start_at_prior(
-    network: Network, values: NDArray[np.float32], mask: NDArray[np.bool_]
-) -> None:
+def start_at_prior(network: Network, values: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
     """Set the classifier's bias to the training log odds of each class (their mean if shared)."""
     positives = (values * mask).sum(0) + 0.5
     share = positives / (mask.sum(0) + 1.0)
@@ -224,7 +226,7 @@ def dataset_of(table: Table, size: int, bits: int | None) -> Radiographs:
 def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> dict[str, Any]:
     """Write `scores/{dev,test}.csv` of the best epoch; their mAP and AUROC."""
     trained = load_model(run)
-    network = fabric.to_device(trained.network)
+    network = trained.network.to(fabric.device)
     summary: dict[str, Any] = {}
     for split in ("dev", "test"):
         rows = rows_of(table, split)

@@ -167,7 +167,7 @@ def _scores(
     # Scoring is in fp32 whatever the training was in: exact is the default.
     wanted = resolve_device(vary(from_plain(facts["config"]), device=device, precision="fp32"))
     fabric = make_fabric(wanted.device, "fp32")
-    network = fabric.to_device(load_model(run).network)
+    network = load_model(run).network.to(fabric.device)
     reading = facts["reading"]
     dataset = Radiographs(list(paths.values()), reading["image_size"], reading["bits"])
     with progress("scoring") as tick:
@@ -232,8 +232,10 @@ def _already(target: Path, settings: dict[str, Any], overwrite: bool) -> Predict
                 if before.get(key) != value
             )
         )
-        raise InputError(f"{target} is there already ({changed}). Choose another --out, or "
-                         "--overwrite to set it aside.")
+        raise InputError(
+            f"{target} is there already ({changed}). Choose another --out, or "
+            "--overwrite to set it aside."
+        )
     for path in (target, made, _failed_path(target)):
         if path.exists():
             files.set_aside(path)

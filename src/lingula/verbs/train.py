@@ -1,4 +1,4 @@
-"""`lingula train`: settle the settings and the table (without torch), then fit, score and report."""
+"""`lingula train`: settle settings and table (without torch), then fit, score and report."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy as np
 
 from lingula import files
 from lingula.config import Config, diff, overridden, read_config
-from lingula.data.phantom import write_phantom
+from lingula.data.reading import read_frame, read_table, write_table
 from lingula.data.splits import patients_in_two_splits, split_by_patient
-from lingula.data.table import Table, read_table, rows_of, targets, with_splits, write_table
+from lingula.data.table import Table, rows_of, targets, with_splits
 from lingula.errors import InputError, examples
-from lingula.labels import label_space
+from lingula.labels import fold, label_space
 from lingula.progress import counting, progress
 from lingula.recipe import recipe
 
@@ -117,6 +117,8 @@ def _absolute(config: Config) -> Config:
 
 def _with_phantom(config: Config, run: Path) -> Config:
     """The embedded data set, drawn into the run's folder at its first use."""
+    from lingula.data.phantom import write_phantom
+
     size = max(128, config.model.image_size)
     with progress("drawing the phantom") as tick:
         table = write_phantom(run / "phantom", size=size, seed=0, progress=counting(tick))
@@ -139,7 +141,9 @@ def prepared_table(config: Config) -> Table:
             table, seed=config.seed, images_are_patients=data.images_are_patients
         )
         table = with_splits(table, made)
-        log.info("The table has no split; made one by patient (70 %% train, 10 %% dev, 20 %% test).")
+        log.info(
+            "The table has no split; made one by patient (70 %% train, 10 %% dev, 20 %% test)."
+        )
     shared = patients_in_two_splits(table)
     if shared:
         raise InputError(
@@ -173,7 +177,7 @@ def _name_empty_classes(table: Table, config: Config) -> None:
 
 def save_split(table: Table, run: Path) -> None:
     """Keep a split that was made here: the table with it is written into the run folder."""
-    if table.path is not None and read_table_columns(table.path).isdisjoint(("split",)):
+    if table.path is not None and "split" not in map(fold, read_frame(table.path).columns):
         write_table(table, run / "table.csv")
 
 

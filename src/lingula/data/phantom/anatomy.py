@@ -62,7 +62,9 @@ class Shape:
     breaks: list[Break] = field(default_factory=list)
 
 
-def shape_of(person: Person, body: np.random.Generator, pose: np.random.Generator, view: str) -> Shape:
+def shape_of(
+    person: Person, body: np.random.Generator, pose: np.random.Generator, view: str
+) -> Shape:
     """Measures from the patient's own generator and, for the pose, the image's."""
     lying = view == "AP"
     girth = float(body.normal(0, 1))
@@ -75,7 +77,7 @@ def shape_of(person: Person, body: np.random.Generator, pose: np.random.Generato
         tilt=float(pose.normal(0, 0.018 if not lying else 0.035)),
         shift=(float(pose.normal(0, 0.014)), float(pose.normal(0.0, 0.014))),
         turn=float(pose.normal(0, 0.006 if not lying else 0.012)),
-        bulk=float(np.clip(1.0 + 0.05 * girth, 0.9, 1.15)),
+        bulk=float(np.clip(1.02 + 0.06 * girth, 0.92, 1.2)),
         heart=heart * (1.08 if lying else 1.0),
         heart_right=float(body.normal(1.0, 0.08)),
         upper=0.006 * float(body.normal()) + (0.008 if lying else 0.0),
@@ -136,7 +138,7 @@ class Thorax:
         return soft(self.frame.u * (sign / 0.02) + 0.5)
 
     def place(self, left: bool, outward: float, down: float) -> tuple[float, float]:
-        """A spot in a lung: `outward` 0 at the mediastinum, 1 at the wall; `down` 0 apex, 1 base."""
+        """A spot in a lung: `outward` 0 mediastinum, 1 wall; `down` 0 apex, 1 base."""
         sign = 1.0 if left else -1.0
         v = 0.15 + down * 0.57
         inner = at(self.left_border, v) if left else -at(self.right_border, v)
@@ -151,10 +153,10 @@ def _borders(shape: Shape) -> tuple[Image, Image, Image, Image]:
     h, up, fold = shape.heart, shape.upper, shape.unfold
     left = curve(
         _V_LEFT,
-        [0.06, 0.052, 0.05 + up, 0.055 + up, 0.066 + up + shape.knob + fold]
-        + [0.064 + up + shape.knob + 1.2 * fold, 0.058 + up + 1.4 * fold]
-        + [0.068 + shape.trunk + 1.3 * fold, 0.094 * h + fold, 0.13 * h, 0.168 * h, 0.2 * h]
-        + [0.205 * h, 0.19 * h, 0.15 * h],
+        (0.06, 0.052, 0.05 + up, 0.055 + up, 0.066 + up + shape.knob + fold)
+        + (0.064 + up + shape.knob + 1.2 * fold, 0.058 + up + 1.4 * fold)
+        + (0.068 + shape.trunk + 1.3 * fold, 0.094 * h + fold, 0.13 * h, 0.168 * h, 0.2 * h)
+        + (0.205 * h, 0.19 * h, 0.15 * h),
     )
     r = h * shape.heart_right
     right = curve(
@@ -196,25 +198,31 @@ def _ribs(shape: Shape, view: Frame, chest: Image, wall: Image) -> Image:
     strength = np.interp(cells, [0, 0.9, 1.2, 9.5, 10.5, 12], [0, 0, 1, 0.85, 0, 0])
     posterior = (band * strength).astype(np.float32)
     wide = soft((0.27 - part) / 0.2)
-    anterior = (wide * np.interp(cells, [0, 0.5, 1, 6.5, 7.5], [0, 0, 1, 0.7, 0])).astype(np.float32)
+    anterior = (wide * np.interp(cells, [0, 0.5, 1, 6.5, 7.5], [0, 0, 1, 0.7, 0])).astype(
+        np.float32
+    )
     last = len(cells) - 1
     index = np.clip(phase * _RIB_CELLS, 0, last).astype(np.int32)
     behind = posterior.take(index) * (0.55 + 0.45 * np.minimum(across, 1.0))
     index = np.clip(front * _RIB_CELLS, 0, last).astype(np.int32)
     before = anterior.take(index) * soft((across - 0.35) / 0.4)
     inside = soft(wall / 0.012 + 1.4)
-    return np.asarray(shape.bones * inside * (0.078 * behind + 0.042 * before), dtype=np.float32)
+    return np.asarray(shape.bones * inside * (0.105 * behind + 0.06 * before), dtype=np.float32)
 
 
 def _bones(shape: Shape, view: Frame, along: Image) -> Image:
     """Clavicles, spine, scapulae and humeral heads."""
     rise = [0.205, 0.2, 0.178, 0.158, 0.142, 0.132, 0.13, 0.14]
     knots = (*(-k for k in _U_CLAVICLE[:0:-1]), *_U_CLAVICLE)
-    table = curve(knots, [*(r + shape.clavicle for r in rise[:0:-1]), *(r + shape.clavicle for r in rise)])
+    table = curve(
+        knots, [*(r + shape.clavicle for r in rise[:0:-1]), *(r + shape.clavicle for r in rise)]
+    )
     off = np.abs(view.v - view.on_u(table)) / 0.0125
     a = np.abs(view.u - shape.turn)
     ends = soft((a - 0.022) / 0.015) * soft((0.41 - a) / 0.03)
-    clavicle = ends * (0.10 * soft((1.15 - off) / 0.35) + 0.05 * soft(1.0 - np.abs(off - 0.8) / 0.3))
+    clavicle = ends * (
+        0.10 * soft((1.15 - off) / 0.35) + 0.05 * soft(1.0 - np.abs(off - 0.8) / 0.3)
+    )
     cells = np.arange(1024, dtype=np.float32) / 1024
     disc = 0.55 + 0.45 * soft((np.abs(cells - 0.5) - 0.05) / 0.12)
     plate = 0.5 * soft(1.0 - np.abs(np.abs(cells - 0.5) - 0.12) / 0.05)
@@ -225,7 +233,11 @@ def _bones(shape: Shape, view: Frame, along: Image) -> Image:
     blade = tall * (0.05 * soft(edge / 0.015) + 0.035 * soft(1.0 - np.abs(edge - 0.006) / 0.008))
     du, dv = a - 0.475, view.v - 0.185
     head = 0.13 * soft((0.05 - np.sqrt(du * du + dv * dv)) / 0.012)
-    shaft = 0.09 * soft((0.028 - np.abs(a - 0.49 - 0.06 * (view.v - 0.2))) / 0.01) * soft((view.v - 0.2) / 0.03)
+    shaft = (
+        0.09
+        * soft((0.028 - np.abs(a - 0.49 - 0.06 * (view.v - 0.2))) / 0.01)
+        * soft((view.v - 0.2) / 0.03)
+    )
     return np.asarray(
         shape.bones * (clavicle + 0.055 * spine + blade + head + shaft), dtype=np.float32
     )
@@ -235,8 +247,8 @@ def vessel_tree(rng: np.random.Generator, view: Frame, left: bool) -> Image:
     """(size, size) branching lung markings of one side: three generations out of the hilum."""
     sign = 1.0 if left else -1.0
     start = np.array([[0.085, 0.415 if left else 0.43]]) + rng.normal(0, 0.012, (9, 2))
-    heading = np.linspace(-1.15, 1.35, 9) + rng.normal(0, 0.12, 9)
-    reach = rng.uniform(0.13, 0.24, 9)
+    heading = np.linspace(-1.2, 1.5, 9) + rng.normal(0, 0.12, 9)
+    reach = rng.uniform(0.12, 0.2, 9) + 0.1 * np.maximum(np.sin(heading), 0)
     parts: list[Image] = []
     masses: list[Image] = []
     for width, forks in ((0.0085, 3), (0.0055, 3), (0.0035, 0)):
@@ -263,9 +275,11 @@ def vessel_tree(rng: np.random.Generator, view: Frame, left: bool) -> Image:
     return splat(view.size, np.concatenate(parts), np.concatenate(masses))
 
 
-def _soft_tissue(shape: Shape, view: Frame, female: bool, breast: tuple[float, float]) -> tuple[Image, Image]:
+def _soft_tissue(
+    shape: Shape, view: Frame, female: bool, breast: tuple[float, float]
+) -> tuple[Image, Image]:
     """The body's outline and its flesh, without the lungs."""
-    half = [0.1, 0.102, 0.115, 0.19, 0.36, 0.5, 0.54, 0.53, 0.475, 0.445, 0.45, 0.48]
+    half = [0.1, 0.105, 0.15, 0.33, 0.47, 0.545, 0.565, 0.545, 0.5, 0.47, 0.465, 0.49]
     outline = view.on_v(curve(_V_BODY, [h * shape.bulk for h in half]))
     depth = outline - np.abs(view.u)
     body = soft(depth / 0.012)
@@ -297,7 +311,7 @@ def thorax(person: Person, shape: Shape, body_rng: np.random.Generator, size: in
     breast = (float(body_rng.uniform(0.03, 0.11)), float(body_rng.uniform(0.6, 0.72)))
     body, density = _soft_tissue(shape, view, person.female, breast)
     air = 0.50 * shape.air * deep * edge * (0.12 * soft(above / 0.06 + 1.0) + 0.88 * lung)
-    density = density + body * 0.2 * soft(0.5 - above / 0.05)
+    density = density + body * 0.15 * soft(0.5 - above / 0.05)
     heart = soft(0.5 - medial / 0.03) * soft((view.v - 0.12) / 0.1)
     density = density + 0.09 * heart * (0.6 + 0.4 * soft(0.3 - medial / 0.1)) - air
     pipe = np.abs(view.u + 0.006 - shape.turn)
@@ -306,15 +320,20 @@ def thorax(person: Person, shape: Shape, body_rng: np.random.Generator, size: in
     density = density - 0.10 * bronchi * soft((view.v + 0.02) / 0.05)
     density = density + _ribs(shape, view, reach, wall) + _bones(shape, view, view.v)
     # The lateral wall seen edge-on.
-    density = density + 0.05 * soft(1.0 - np.abs(wall + 0.012) / 0.014) * soft((view.v - 0.14) / 0.1)
+    density = density + 0.05 * soft(1.0 - np.abs(wall + 0.012) / 0.014) * soft(
+        (view.v - 0.14) / 0.1
+    )
     across, width, height = shape.bubble
     du = (view.u - across) / width
     dv = (view.v - view.on_u(dome) - height - 0.012) / height
     bubble = soft((1.1 - np.sqrt(du * du + dv * dv)) / 0.35)
     density = density - 0.16 * bubble
+    for sign, v0 in ((-1.0, 0.435), (1.0, 0.415)):
+        dv, du = (view.v - v0) / 0.06, (sign * view.u - 0.08) / 0.038
+        density = density + 0.09 * soft(1.0 - np.sqrt(du * du + dv * dv)) * edge
     trees = vessel_tree(body_rng, view, False) + vessel_tree(body_rng, view, True)
-    fade = np.float32(0.17 * shape.markings)
-    vessels = fade * np.minimum(trees, 2.0) * lung
+    fade = np.float32(0.075 * shape.markings)
+    vessels = fade * np.minimum(trees, 2.6) * lung
     return Thorax(
         shape, view, density.astype(np.float32), vessels, lung, body,
         wall, medial, above, left, right, chest, dome,
@@ -330,5 +349,3 @@ def rib_path(breakage: Break, body: Thorax, span: float) -> Image:
         v = RIB_TOP + RIB_STEP * (breakage.rib + 0.5) + RIB_BOW * place * place
         path.append((sign * place * at(body.chest, v), v))
     return np.asarray(path, dtype=np.float32)
-
-

@@ -11,11 +11,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Image = NDArray[np.float32]
+Image = NDArray[np.floating[Any]]  # single precision, but for a few short tables
 Region = tuple[float, float, float, float]  # x0, y0, x1, y1 in pixels
 
 # Curves are tables over [FIRST, LAST]: one look-up a pixel costs a tenth of an interpolation.
@@ -53,8 +54,12 @@ def at(table: Image, place: float) -> float:
 
 def soft(x: Image) -> Image:
     """Smoothstep: 0 below 0, 1 above 1, without a kink."""
-    clipped = np.clip(x, 0.0, 1.0)
-    result: Image = clipped * clipped * (3.0 - 2.0 * clipped)
+    clipped = np.maximum(x, np.float32(0.0))
+    np.minimum(clipped, np.float32(1.0), out=clipped)
+    result: Image = clipped * np.float32(-2.0)
+    result += np.float32(3.0)
+    result *= clipped
+    result *= clipped
     return result
 
 

@@ -52,22 +52,14 @@ def distract(body: Thorax, rng: np.random.Generator) -> None:
 
 
 def _mark(grey: Image, rng: np.random.Generator) -> None:
-    """The side marker: an L beside the patient's left shoulder, or an R on the other side."""
+    """The side marker: a lead L beside the patient's left shoulder."""
     size = len(grey)
-    left = rng.random() < 0.7
     tall, thick = round(0.045 * size), max(1, round(0.011 * size))
-    x = round(size * (rng.uniform(0.87, 0.93) if left else rng.uniform(0.03, 0.08)))
-    y = round(size * rng.uniform(0.03, 0.16))
-    tone = float(rng.uniform(0.75, 0.97))
     wide = max(thick + 1, round(0.028 * size))
+    x, y = round(size * rng.uniform(0.86, 0.94)), round(size * rng.uniform(0.03, 0.16))
+    tone = float(rng.uniform(0.75, 0.97))
     grey[y : y + tall, x : x + thick] = tone
-    if left:
-        grey[y + tall - thick : y + tall, x : x + wide] = tone
-    else:
-        grey[y : y + thick, x : x + wide] = tone
-        grey[y + tall // 2 : y + tall // 2 + thick, x : x + wide] = tone
-        grey[y : y + tall // 2, x + wide - thick : x + wide] = tone
-        grey[y + tall // 2 :: 1, x + wide - thick : x + wide][: tall - tall // 2] = tone
+    grey[y + tall - thick : y + tall, x : x + wide] = tone
 
 
 def _collimate(grey: Image, rng: np.random.Generator) -> None:
@@ -108,7 +100,7 @@ def develop(body: Thorax, rng: np.random.Generator, view: str) -> NDArray[np.uin
     gamma = float(np.exp(rng.normal(0.0 if not lying else -0.1, 0.16)))
     dose = float(np.exp(rng.normal(0.0, 0.35))) * (1.25 if lying else 1.0)
     # Quantum noise: fewer photons behind denser parts, and fewer for each smaller pixel.
-    sigma = np.float32(0.011 * NOISE * dose * math.sqrt(size / 128))
+    sigma = np.float32(0.0085 * NOISE * dose * math.sqrt(size / 128))
     noise = rng.standard_normal((size, size), dtype=np.float32)
     total = total + sigma * (0.45 + np.clip(total, 0.0, 1.0)) * noise
     grey = np.clip((total - black) / (white - black), 0.002, None)

@@ -1,0 +1,52 @@
+"""`lingula data phantom`: write the synthetic data set."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from lingula.data.phantom import write_phantom
+from lingula.errors import InputError
+from lingula.progress import counting, progress
+
+
+def data_phantom(
+    out: str | Path,
+    *,
+    n: int = 2000,
+    size: int = 128,
+    seed: int = 0,
+    imbalance: float | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Write `n` synthetic radiographs with labels and boxes into the folder `out`.
+
+    Args:
+        out: the folder; one that was interrupted is continued.
+        n: images, 30 or more.
+        size: pixels a side, 32 to 2048.
+        seed: everything follows from it.
+        imbalance: ratio of the commonest to the rarest class, 1 or more; None for CXR-LT 2023's.
+        overwrite: rename what is in the way instead of refusing.
+
+    Returns:
+        The path of `labels.csv`.
+    """
+    if n < 30:
+        raise InputError(f"n is {n}; a phantom needs 30 images or more.")
+    if not 32 <= size <= 2048:
+        raise InputError(f"size is {size}; it must be from 32 to 2048 pixels.")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; it must be 0 or more.")
+    if imbalance is not None and not (math.isfinite(imbalance) and imbalance >= 1):
+        raise InputError(f"imbalance is {imbalance}; it must be 1 or more.")
+    with progress("phantom") as tick:
+        return write_phantom(
+            Path(out),
+            n=n,
+            size=size,
+            seed=seed,
+            imbalance=imbalance,
+            overwrite=overwrite,
+            progress=counting(tick),
+        )

@@ -1,0 +1,240 @@
+"""`lingula report`: one HTML page about one or more runs or ensembles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from lingula import files, metrics
+from lingula.config import Config, read_config
+from lingula.data.images import read_image
+from lingula.data.reading import read_table
+from lingula.data.table import Table, image_path, rows_of, subset, targets
+from lingula.ensembles import from_json
+from lingula.errors import InputError
+from lingula.evaluation import evaluate_predictions, to_json
+from lingula.labels import label_space
+from lingula.predictions import Predictions, aligned, failed, read_scores
+from lingula.reporting import figures
+from lingula.reporting.page import Entry, Guess, Page, Sample, render
+from lingula.training import read_rows
+
+DRAWS = 1000
+SAMPLES = 6
+
+
+def report(runs: Sequence[str | Path], *, out: str | Path) -> Path:
+    """Write the page; the last folder named is the one shown in detail.
+
+    Args:
+        runs: run folders, and ensemble folders made by `lingula ensemble`.
+        out: the .html file; it needs nothing else to be read.
+    """
+    folders = [Path(run) for run in runs]
+    if not folders:
+        raise InputError("Name at least one run folder.")
+    ordered = [folders[-1], *folders[:-1]]
+    entries = [_entry(folder) for folder in ordered]
+    trained = [folder for folder in folders if (folder / "config.yaml").is_file()]
+    table = _table(ordered[0], trained)
+    split = entries[0].split
+    predictions = read_scores(ordered[0] / "scores" / f"{split}.csv")
+    roc, pr = _curves(predictions, table, split)
+    samples, boxed = _samples(trained[0], table, split) if trained else ((), False)
+    page = Page(
+        title="Chest radiograph classification",
+        entries=entries,
+        history=figures.history(
+            {folder.name: read_rows(folder / "metrics.jsonl") for folder in trained}
+        )
+        if trained
+        else "",
+        curves=figures.curves(roc, pr),
+        samples=samples,
+        boxes_shown=boxed,
+        phantom=table.phantom,
+    )
+    files.write_text(out, render(page))
+    return Path(out)
+
+
+def _config_table(config: Config, run: Path) -> Table:
+    kept = run / "table.csv"
+    return read_table(
+        kept if kept.is_file() else config.data.table,
+        classes=None if config.data.classes is None else label_space(config.data.classes),
+        root=None if config.data.root is None else Path(config.data.root),
+        ignore_columns=() if kept.is_file() else config.data.ignore_columns,
+        soft=config.data.soft,
+    )
+
+
+def _table(folder: Path, trained: Sequence[Path]) -> Table:
+    if (folder / "config.yaml").is_file():
+        return _config_table(read_config(folder / "config.yaml"), folder)
+    if trained:
+        return _config_table(read_config(trained[0] / "config.yaml"), trained[0])
+    made = json.loads((folder / "ensemble.json").read_text(encoding="utf-8")).get("made_from", {})
+    if not made.get("labels"):
+        raise InputError(f"{folder} does not say which labels it belongs to; name its runs too.")
+    return read_table(made["labels"])
+
+
+def _entry(folder: Path) -> Entry:
+    is_run = (folder / "config.yaml").is_file()
+    if not is_run and not (folder / "ensemble.json").is_file():
+        raise InputError(f"{folder} is neither a run nor an ensemble.")
+    split = "test" if (folder / "scores" / "test.csv").is_file() else "dev"
+    scores = folder / "scores" / f"{split}.csv"
+    if not scores.is_file():
+        raise InputError(f"{folder} has no scores yet; finish it first.")
+    table = _table(folder, ())
+    result = to_json(evaluate_predictions(read_scores(scores), table, split=split, ci=DRAWS))
+    if not is_run:
+        value = json.loads((folder / "ensemble.json").read_text(encoding="utf-8"))
+        made = from_json(value, str(folder / "ensemble.json"))
+        facts = [("Rule", made.rule), ("Members", ", ".join(made.members))]
+        return Entry(folder.name, f"{made.rule} ensemble", split, result, facts)
+    settings = (folder / "config.yaml").read_text(encoding="utf-8")
+    return Entry(folder.name, "model", split, result, _facts(folder, table), settings)
+
+
+def _facts(run: Path, table: Table) -> list[tuple[str, str]]:
+    facts: dict[str, Any] = json.loads((run / "best" / "model.json").read_text(encoding="utf-8"))
+    a, on = facts["architecture"], facts["trained_on"]
+    decoder = (
+        "none (linear on pooled features)"
+        if a["classifier"] == "linear"
+        else f"{a['layers']} x {a['width']}, {a['classifier']} classifier"
+    )
+    lines = [
+        ("Image encoder", f"{a['encoder']}, {a['image_size']} px"),
+        ("Decoder", decoder),
+        ("Class queries", facts["text"]),
+        ("Starting weights", facts["weights"]),
+        ("Test-time views", facts["evaluation"]["tta"]),
+        ("Training images", f"{on['images']} of {on['patients'] or 'unknown'} patients"),
+        ("Table", f"{on['table']}, sha256 {on['sha256'][:12]}"),
+        ("Sources", ", ".join(on["sources"]) or "not stated"),
+        ("Best epoch", f"{facts['epoch']} by dev mAP {facts['dev_mAP'] or float('nan'):.4f}"),
+        ("Never positive in training", ", ".join(on["never_positive"]) or "none"),
+    ]
+    uncertain = int((table.labels == -1).sum())
+    if uncertain:
+        lines.append(("Uncertain cells", str(uncertain)))
+    return lines
+
+
+def _rows(predictions: Predictions, table: Table, split: str) -> tuple[Table, NDArray[np.float64]]:
+    part = subset(table, rows_of(table, split))
+    rows = aligned(predictions, part.images, part.ids)
+    good = ~failed(predictions)[rows]
+    return subset(part, np.flatnonzero(good)), predictions.probabilities[rows[good]]
+
+
+def _curves(
+    predictions: Predictions, table: Table, split: str
+) -> tuple[list[figures.Curve], list[figures.Curve]]:
+    part, probabilities = _rows(predictions, table, split)
+    values, mask = targets(part)
+    roc, pr = [], []
+    counts = {
+        name: int(((values[:, k] >= 0.5) & mask[:, k]).sum())
+        for k, name in enumerate(part.space.classes)
+        if name in predictions.classes
+    }
+    for name in sorted(counts, key=lambda n: -counts[n])[:6]:
+        k, column = part.space.index(name), predictions.classes.index(name)
+        known = mask[:, k]
+        if not 0 < counts[name] < known.sum():
+            continue
+        scores, positive = probabilities[known, column], values[known, k] >= 0.5
+        x, y = metrics.roc_curve(scores, positive)
+        roc.append(figures.Curve(name, x, y))
+        x, y = metrics.precision_recall_curve(scores, positive)
+        pr.append(figures.Curve(name, x, y))
+    return roc, pr
+
+
+def _thresholds(run: Path, table: Table) -> dict[str, float]:
+    """Max-F1 thresholds on dev, by class; a class without positives there has none."""
+    predictions = read_scores(run / "scores" / "dev.csv")
+    part, probabilities = _rows(predictions, table, "dev")
+    values, mask = targets(part)
+    found = {}
+    for column, name in enumerate(predictions.classes):
+        k = part.space.index(name)
+        known = mask[:, k]
+        limit = metrics.max_f1_threshold(probabilities[known, column], values[known, k] >= 0.5)
+        if not np.isnan(limit):
+            found[name] = limit
+    return found
+
+
+def _samples(run: Path, table: Table, split: str) -> tuple[tuple[Sample, ...], bool]:
+    """A few images with the classes scored above their threshold and where the decoder looked."""
+    import torch
+
+    from lingula.model.checkpoint import load_model
+    from lingula.prediction import attend
+
+    part = subset(table, rows_of(table, split))
+    normal = [k for k, n in enumerate(part.space.classes) if n in ("No Finding", "Support Devices")]
+    findings = np.delete(part.labels, normal, axis=1)
+    candidates = np.flatnonzero((findings == 1).any(1))
+    chosen = np.random.default_rng(0).permutation(candidates)[:SAMPLES]
+    trained = load_model(run)
+    reading = trained.facts["reading"]
+    boxes = _boxes(table)
+    thresholds = _thresholds(run, table)
+    samples = []
+    for row in chosen:
+        name = part.images[row]
+        grey = read_image(image_path(part.root, name), bits=reading["bits"])
+        small = read_image(image_path(part.root, name), reading["image_size"], bits=reading["bits"])
+        found, maps = attend(trained.network, torch.from_numpy(small.copy())[None, None])
+        labels = {n: float(part.labels[row, k]) for k, n in enumerate(part.space.classes)}
+        guesses = []
+        for k in np.argsort(-_excess(found[0], trained.classes, thresholds))[:3]:
+            class_name = trained.classes[k]
+            if found[0, k] < thresholds.get(class_name, np.inf):
+                continue
+            mine = [
+                (x / grey.shape[1], y / grey.shape[0], w / grey.shape[1], h / grey.shape[0])
+                for x, y, w, h in boxes.get((name, class_name), [])
+            ]
+            picture = None
+            if maps is not None and class_name != "No Finding":
+                picture = figures.png(figures.overlay(grey, maps[0, k], mine))
+            label = labels.get(class_name, -2.0)
+            present = None if label < 0 else label >= 0.5
+            guesses.append(Guess(class_name, float(found[0, k]), present, picture))
+        truth = tuple(n for n, value in labels.items() if value == 1)
+        samples.append(Sample(name, figures.png(figures.film(grey)), truth, tuple(guesses)))
+    return tuple(samples), bool(boxes)
+
+
+def _excess(
+    scores: NDArray[np.float64], classes: Sequence[str], thresholds: dict[str, float]
+) -> NDArray[np.float64]:
+    """How far each score lies above its threshold, as a ratio: common findings do not crowd out."""
+    limits = np.array([thresholds.get(name, np.inf) for name in classes])
+    return np.asarray(scores / np.maximum(limits, 1e-9))
+
+
+def _boxes(table: Table) -> dict[tuple[str, str], list[tuple[float, float, float, float]]]:
+    """Boxes by image and class from `boxes.csv` beside the table, in pixels; empty if none."""
+    path = None if table.path is None else table.path.parent / "boxes.csv"
+    if path is None or not path.is_file():
+        return {}
+    found: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
+    for row in pl.read_csv(path, schema_overrides={"image": pl.String}).iter_rows(named=True):
+        key = (row["image"], row["finding"])
+        found.setdefault(key, []).append((row["x"], row["y"], row["w"], row["h"]))
+    return found

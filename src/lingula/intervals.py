@@ -19,10 +19,34 @@ CHUNK = 64  # draws at a time: bounds the memory
 
 @dataclass(frozen=True)
 class Draws:
-    """AP and AUROC of every draw and class, arrays (draws, K); NaN where undefined in a draw."""
+    """AP and AUROC of every draw and class, arrays (draws, K); NaN where undefined in a draw.
+
+    `units` is the number of patients (or of rows, without patients) that were drawn from.
+    """
 
     ap: Floats
     auroc: Floats
+    units: int = 0
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """Where a class's positives stand among its sorted rows; S steps are scores with positives.
+
+    Attributes:
+        order: rows of the table, by falling score.
+        bounds: ascending positions in `order` at which a run of rows begins: the first is 0, and
+            every step's rows begin a run, as do the rows after it.
+        step_of_bound: index of each step's run among `bounds`.
+        positives: positions of the positives in `order`.
+        step_starts: index of each step's first positive among `positives`.
+    """
+
+    order: NDArray[np.intp]
+    bounds: NDArray[np.intp]
+    step_of_bound: NDArray[np.intp]
+    positives: NDArray[np.intp]
+    step_starts: NDArray[np.intp]
 
 
 def bootstrap(
@@ -37,47 +61,81 @@ def bootstrap(
     """AP and AUROC a class over `draws` resamples of the patients (of the rows without patients).
 
     The same seed and patients give the same resamples, whatever the scores: two models' draws pair.
+
+    Args:
+        probabilities: (N, K) scores without NaN.
+        targets: (N, K); at least 0.5 is positive.
+        mask: (N, K) True where a cell counts.
+        patients: N names; rows with an empty one stand for themselves. None: every row does.
+        draws: how many resamples.
+        seed: of the resamples.
     """
     rows, classes = probabilities.shape
-    names = np.arange(rows).astype(str) if patients is None else np.asarray(patients)
-    units, unit_of_row = np.unique(names, return_inverse=True)
+    units, unit_of_row = np.unique(_units(patients, rows), return_inverse=True)
     positive = targets >= 0.5
-    kept = [np.flatnonzero(mask[:, k]) for k in range(classes)]
-    rankings = [
-        rank(probabilities[rows_k, k].astype(float), positive[rows_k, k])
-        for k, rows_k in enumerate(kept)
-    ]
+    steps = []
+    for k in range(classes):
+        kept = np.flatnonzero(mask[:, k])
+        steps.append(_steps(rank(probabilities[kept, k].astype(float), positive[kept, k]), kept))
     random = np.random.default_rng(seed)
     ap = np.full((draws, classes), np.nan)
     auroc = np.full((draws, classes), np.nan)
-    share = np.full(len(units), 1 / len(units))
-    for start in range(0, draws, CHUNK):
-        size = min(CHUNK, draws - start)
-        weights = random.multinomial(len(units), share, size=size)[:, unit_of_row].astype(np.int32)
-        for k, ranking in enumerate(rankings):
-            found = _weighted(ranking, weights[:, kept[k]])
-            ap[start : start + size, k], auroc[start : start + size, k] = found
-    return Draws(ap, auroc)
+    share = np.full(len(units), 1 / len(units)) if rows else np.ones(0)
+    for start in range(0, draws if rows else 0, CHUNK):
+        part = slice(start, min(start + CHUNK, draws))
+        counts = random.multinomial(len(units), share, size=part.stop - start).astype(np.int32)
+        for k, found in enumerate(steps):
+            if len(found.positives):
+                weights = np.take(counts, unit_of_row[found.order], axis=1)
+                ap[part, k], auroc[part, k] = _weighted(found, weights)
+    return Draws(ap, auroc, len(units))
 
 
-def _weighted(ranking: Ranking, weights: NDArray[np.int32]) -> tuple[Floats, Floats]:
-    """AP and AUROC (draws,) for integer weights (draws, n)."""
-    ordered = weights[:, ranking.order]
-    every = np.cumsum(ordered, axis=1)[:, ranking.ends].astype(float)
-    only = np.flatnonzero(ranking.positive)
-    # Positives are few: their running sum is taken at the ends by counting how many came before.
-    running = np.concatenate(
-        [np.zeros((len(weights), 1)), np.cumsum(ordered[:, only], axis=1)], axis=1
+def _units(patients: Sequence[str] | None, rows: int) -> NDArray[np.str_]:
+    """The name of what is drawn, for every row: its patient, or the row itself."""
+    if patients is None:
+        return np.arange(rows).astype(str)
+    return np.array([name or f"\0{row}" for row, name in enumerate(patients)], dtype=str)
+
+
+def _steps(ranking: Ranking, rows: NDArray[np.intp]) -> _Steps:
+    """Find the runs that matter in a ranking of `rows` (indices into the whole table)."""
+    positives = np.flatnonzero(ranking.positive)
+    starts = np.concatenate([[0], ranking.ends[:-1] + 1]).astype(np.intp)
+    group = np.searchsorted(ranking.ends, positives)
+    with_positives, step_starts = np.unique(group, return_index=True)
+    begins, after = starts[with_positives], ranking.ends[with_positives] + 1
+    bounds = np.unique(np.concatenate([[0], begins, after])).astype(np.intp)
+    bounds = bounds[bounds < len(ranking.order)]
+    return _Steps(
+        rows[ranking.order],
+        bounds,
+        np.searchsorted(bounds, begins),
+        positives,
+        step_starts,
     )
-    true = running[:, np.searchsorted(only, ranking.ends, side="right")]
-    steps = np.diff(true, axis=1, prepend=0.0)
-    total = true[:, -1] if true.shape[1] else np.zeros(len(weights))
-    negative = (every - true)[:, -1] if true.shape[1] else total
+
+
+def _weighted(steps: _Steps, weights: NDArray[np.int32]) -> tuple[Floats, Floats]:
+    """AP and AUROC (draws,) for integer weights (draws, n) of the rows in falling order of score.
+
+    Only scores that some positive has contribute, so everything else is summed away first. All
+    sums are of whole numbers: exact.
+    """
+    every = np.cumsum(np.add.reduceat(weights, steps.bounds, axis=1), axis=1, dtype=np.int64)
+    gain = np.add.reduceat(weights[:, steps.positives], steps.step_starts, axis=1).astype(np.int64)
+    true = np.cumsum(gain, axis=1)
+    reached = every[:, steps.step_of_bound]
+    false = reached - true
+    total, negative = true[:, -1], every[:, -1] - true[:, -1]
+    # False positives among the ties of a step: what the step added beside its positives.
+    before = np.concatenate([np.zeros((len(weights), 1), np.int64), every], axis=1)
+    tied = reached - before[:, steps.step_of_bound] - gain
+    below = negative[:, None] - false
     with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(every > 0, true / every, 0.0)
-        ap = np.where(total > 0, (steps * precision).sum(1) / total, np.nan)
-        false_steps = np.diff(every - true, axis=1, prepend=0.0)
-        area = (false_steps * (true - steps / 2)).sum(1)
+        precision = np.where(reached > 0, true / reached, 0.0)
+        ap = np.where(total > 0, (gain * precision).sum(axis=1) / total, np.nan)
+        area = (gain * (below + tied / 2)).sum(axis=1)
         auroc = np.where((total > 0) & (negative > 0), area / (total * negative), np.nan)
     return ap, auroc
 
@@ -94,6 +152,6 @@ def interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
 def mean_by_draw(values: Floats, classes: NDArray[np.bool_]) -> Floats:
     """The mean over the chosen classes that are defined, a draw at a time (draws,)."""
     chosen = values[:, classes]
-    known = (~np.isnan(chosen)).sum(1)
-    with np.errstate(invalid="ignore"):
-        return np.where(known > 0, np.nansum(chosen, axis=1) / np.maximum(known, 1), np.nan)
+    known = (~np.isnan(chosen)).sum(axis=1)
+    total = np.where(np.isnan(chosen), 0.0, chosen).sum(axis=1)
+    return np.where(known > 0, total / np.maximum(known, 1), np.nan)

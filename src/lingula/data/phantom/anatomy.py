@@ -151,19 +151,14 @@ class Thorax:
 
 def _borders(shape: Shape) -> tuple[Image, Image, Image, Image]:
     h, up, fold = shape.heart, shape.upper, shape.unfold
-    left = curve(
-        _V_LEFT,
-        (0.06, 0.052, 0.05 + up, 0.055 + up, 0.066 + up + shape.knob + fold)
-        + (0.064 + up + shape.knob + 1.2 * fold, 0.058 + up + 1.4 * fold)
-        + (0.068 + shape.trunk + 1.3 * fold, 0.094 * h + fold, 0.13 * h, 0.168 * h, 0.2 * h)
-        + (0.205 * h, 0.19 * h, 0.15 * h),
-    )
+    knob, trunk = up + shape.knob, shape.trunk
+    upper = (0.06, 0.052, 0.05 + up, 0.055 + up, 0.066 + knob + fold, 0.064 + knob + 1.2 * fold)
+    lower = (0.094 * h + fold, 0.13 * h, 0.168 * h, 0.2 * h, 0.205 * h, 0.19 * h, 0.15 * h)
+    left = curve(_V_LEFT, (*upper, 0.058 + up + 1.4 * fold, 0.068 + trunk + 1.3 * fold, *lower))
     r = h * shape.heart_right
-    right = curve(
-        _V_RIGHT,
-        [0.06, 0.05, 0.044 + up, 0.05 + up, 0.056 + up + fold, 0.06 + 1.3 * fold, 0.072 * r + fold]
-        + [0.092 * r, 0.102 * r, 0.098 * r, 0.085 * r, 0.07 * r],
-    )
+    vessels = (0.06, 0.05, 0.044 + up, 0.05 + up, 0.056 + up + fold, 0.06 + 1.3 * fold)
+    atrium = (0.072 * r + fold, 0.092 * r, 0.102 * r, 0.098 * r, 0.085 * r, 0.07 * r)
+    right = curve(_V_RIGHT, (*vessels, *atrium))
     chest = curve(
         _V_WALL, [-0.16, -0.05, 0.08, 0.165, 0.235, 0.29, 0.328, 0.362, 0.378, 0.385, 0.385]
     )
@@ -217,38 +212,41 @@ def _bones(shape: Shape, view: Frame, along: Image) -> Image:
     table = curve(
         knots, [*(r + shape.clavicle for r in rise[:0:-1]), *(r + shape.clavicle for r in rise)]
     )
-    off = np.abs(view.v - view.on_u(table)) / 0.0125
-    a = np.abs(view.u - shape.turn)
+    # Clavicles, scapulae and humeral heads lie in the upper part of any film.
+    top = round(0.66 * view.size)
+    across, v = np.abs(view.u - shape.turn), view.v[:top]
+    a = across[:top]
+    off = np.abs(v - table.take(view.iu[:top])) / 0.0125
     ends = soft((a - 0.022) / 0.015) * soft((0.41 - a) / 0.03)
     clavicle = ends * (
         0.10 * soft((1.15 - off) / 0.35) + 0.05 * soft(1.0 - np.abs(off - 0.8) / 0.3)
     )
+    edge = a - (
+        shape.scapula + 0.14 * (v - 0.3) * np.where(v > 0.3, np.float32(-0.4), np.float32(1.2))
+    )
+    tall = soft((v - 0.17) / 0.05) * soft((0.52 - v) / 0.08)
+    blade = tall * (0.05 * soft(edge / 0.015) + 0.035 * soft(1.0 - np.abs(edge - 0.006) / 0.008))
+    du, dv = a - 0.475, v - 0.185
+    head = 0.13 * soft((0.05 - np.sqrt(du * du + dv * dv)) / 0.012)
     cells = np.arange(1024, dtype=np.float32) / 1024
     disc = 0.55 + 0.45 * soft((np.abs(cells - 0.5) - 0.05) / 0.12)
     plate = 0.5 * soft(1.0 - np.abs(np.abs(cells - 0.5) - 0.12) / 0.05)
     level = ((along * 17.5) % 1.0 * 1023).astype(np.int32)
-    spine = soft((0.047 - np.abs(view.u - 0.5 * shape.turn)) / 0.016) * (disc + plate).take(level)
-    edge = a - (shape.scapula + 0.14 * (view.v - 0.3) * np.where(view.v > 0.3, -0.4, 1.2))
-    tall = soft((view.v - 0.17) / 0.05) * soft((0.52 - view.v) / 0.08)
-    blade = tall * (0.05 * soft(edge / 0.015) + 0.035 * soft(1.0 - np.abs(edge - 0.006) / 0.008))
-    du, dv = a - 0.475, view.v - 0.185
-    head = 0.13 * soft((0.05 - np.sqrt(du * du + dv * dv)) / 0.012)
-    shaft = (
-        0.09
-        * soft((0.028 - np.abs(a - 0.49 - 0.06 * (view.v - 0.2))) / 0.01)
-        * soft((view.v - 0.2) / 0.03)
-    )
-    return np.asarray(
-        shape.bones * (clavicle + 0.055 * spine + blade + head + shaft), dtype=np.float32
-    )
+    middle = soft((0.047 - np.abs(view.u - 0.5 * shape.turn)) / 0.016)
+    bones = 0.055 * middle * (disc + plate).take(level)
+    arm = soft((0.028 - np.abs(across - 0.49 - 0.06 * (view.v - 0.2))) / 0.01)
+    bones += 0.09 * arm * soft((view.v - 0.2) / 0.03)
+    bones[:top] += clavicle + blade + head
+    return np.asarray(shape.bones * bones, dtype=np.float32)
 
 
-def vessel_tree(rng: np.random.Generator, view: Frame, left: bool) -> Image:
-    """(size, size) branching lung markings of one side: three generations out of the hilum."""
-    sign = 1.0 if left else -1.0
-    start = np.array([[0.085, 0.415 if left else 0.43]]) + rng.normal(0, 0.012, (9, 2))
-    heading = np.linspace(-1.2, 1.5, 9) + rng.normal(0, 0.12, 9)
-    reach = rng.uniform(0.12, 0.2, 9) + 0.1 * np.maximum(np.sin(heading), 0)
+def vessel_tree(rng: np.random.Generator, view: Frame) -> Image:
+    """(size, size) branching lung markings: three generations out of each hilum."""
+    sign = np.repeat([-1.0, 1.0], 9)
+    start = np.stack([np.full(18, 0.085), np.where(sign > 0, 0.415, 0.43)], axis=1)
+    start = start + rng.normal(0, 0.012, (18, 2))
+    heading = np.tile(np.linspace(-1.2, 1.5, 9), 2) + rng.normal(0, 0.12, 18)
+    reach = rng.uniform(0.12, 0.2, 18) + 0.1 * np.maximum(np.sin(heading), 0)
     parts: list[Image] = []
     masses: list[Image] = []
     for width, forks in ((0.0085, 3), (0.0055, 3), (0.0035, 0)):
@@ -259,7 +257,7 @@ def vessel_tree(rng: np.random.Generator, view: Frame, left: bool) -> Image:
         u = start[:, :1] + reach[:, None] * t * np.cos(turn)
         v = start[:, 1:] + reach[:, None] * t * np.sin(turn)
         taper = (1.15 - 0.7 * t) * np.ones_like(u)
-        spots = np.stack([sign * u.ravel(), v.ravel()], axis=1).astype(np.float32)
+        spots = np.stack([(sign[:, None] * u).ravel(), v.ravel()], axis=1).astype(np.float32)
         # Mass a point stands for: its width times its length, in pixels.
         share = (taper * (reach[:, None] * view.size / count) * width * view.size).ravel()
         blur = rng.normal(0, 0.3 * width, spots.shape).astype(np.float32)
@@ -269,7 +267,9 @@ def vessel_tree(rng: np.random.Generator, view: Frame, left: bool) -> Image:
             pick = rng.integers(count // 4, count, (len(start), forks))
             row = np.arange(len(start))[:, None]
             start = np.stack([u[row, pick].ravel(), v[row, pick].ravel()], axis=1)
-            heading = (turn[row, pick] + rng.choice([-0.55, 0.55], pick.shape)).ravel()
+            aside = np.where(rng.random(pick.shape) < 0.5, -0.55, 0.55)
+            heading = (turn[row, pick] + aside).ravel()
+            sign = np.repeat(sign, forks)
             heading = heading + rng.normal(0, 0.2, heading.shape)
             reach = (reach[:, None] * rng.uniform(0.35, 0.62, pick.shape)).ravel()
     return splat(view.size, np.concatenate(parts), np.concatenate(masses))
@@ -309,7 +309,8 @@ def thorax(person: Person, shape: Shape, body_rng: np.random.Generator, size: in
     room = np.maximum(wall, 0.0)
     deep = room / (room + 0.022) * (0.85 + 0.15 * soft(medial / 0.08))
     breast = (float(body_rng.uniform(0.03, 0.11)), float(body_rng.uniform(0.6, 0.72)))
-    body, density = _soft_tissue(shape, view, person.female, breast)
+    body, flesh = _soft_tissue(shape, view, person.female, breast)
+    density: Image = flesh
     air = 0.50 * shape.air * deep * edge * (0.12 * soft(above / 0.06 + 1.0) + 0.88 * lung)
     density = density + body * 0.15 * soft(0.5 - above / 0.05)
     heart = soft(0.5 - medial / 0.03) * soft((view.v - 0.12) / 0.1)
@@ -331,7 +332,7 @@ def thorax(person: Person, shape: Shape, body_rng: np.random.Generator, size: in
     for sign, v0 in ((-1.0, 0.435), (1.0, 0.415)):
         dv, du = (view.v - v0) / 0.06, (sign * view.u - 0.08) / 0.038
         density = density + 0.09 * soft(1.0 - np.sqrt(du * du + dv * dv)) * edge
-    trees = vessel_tree(body_rng, view, False) + vessel_tree(body_rng, view, True)
+    trees = vessel_tree(body_rng, view)
     fade = np.float32(0.075 * shape.markings)
     vessels = fade * np.minimum(trees, 2.6) * lung
     return Thorax(

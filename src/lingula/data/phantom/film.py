@@ -90,7 +90,7 @@ def develop(body: Thorax, rng: np.random.Generator, view: str) -> NDArray[np.uin
     """(size, size) grey levels of a finished thorax."""
     size = body.frame.size
     lying = view == "AP"
-    total = body.density + body.vessels
+    total: Image = body.density + body.vessels
     scatter = float(rng.uniform(0.05, 0.2)) + (0.1 if lying else 0.0)
     total = total + np.float32(scatter) * (veil(total) - total)
     total = _blur(total, float(rng.uniform(0.0012, 0.0028)) * size)

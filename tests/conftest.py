@@ -1,0 +1,71 @@
+"""Fixtures: a tiny table of real files, a config to go with it, and where real data lie."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lingula.config import Config, vary
+from lingula.recipe import recipe
+
+CLASSES = ("Cardiomegaly", "Edema", "Fracture", "No Finding")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test may reach the network: whatever connects, fails."""
+
+    def refuse(self: socket.socket, address: object) -> None:
+        if self.family != socket.AF_UNIX:
+            raise AssertionError(f"a connection to {address} was tried")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real radiographs and scores, or a skip that says that it is absent."""
+    place = Path(os.environ.get("LINGULA_TEST_DATA", "../shared/data"))
+    if not place.is_dir():
+        pytest.skip(f"no real data at {place} (set LINGULA_TEST_DATA)")
+    return place
+
+
+def write_tiny(folder: Path, n: int = 40, size: int = 40) -> Path:
+    """n patients with one image each; the first class is visible as a bright half."""
+    random = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    lines = ["image,patient,study,split," + ",".join(CLASSES)]
+    for i in range(n):
+        labels = [int(i % 2 == 0), int(i % 3 == 0), int(i % 5 == 0), 0]
+        labels[3] = int(not any(labels))
+        pixels = random.integers(0, 120, (size, size), dtype=np.uint8)
+        if labels[0]:
+            pixels[size // 2 :] += 120
+        Image.fromarray(pixels).save(folder / "images" / f"{i:03}.png")
+        split = ("train", "train", "dev", "test")[(i // 2) % 4]
+        lines.append(f"images/{i:03}.png,p{i},s{i},{split}," + ",".join(map(str, labels)))
+    table = folder / "labels.csv"
+    table.write_text("\n".join(lines) + "\n")
+    return table
+
+
+@pytest.fixture
+def tiny_table(tmp_path: Path) -> Path:
+    return write_tiny(tmp_path / "data")
+
+
+@pytest.fixture
+def tiny_config(tiny_table: Path) -> Config:
+    return vary(
+        recipe("smoke"),
+        data__table=str(tiny_table),
+        optim__batch_size=8,
+        optim__epochs=2,
+        precision="fp32",
+    )

@@ -31,22 +31,21 @@ class Draws:
 
 @dataclass(frozen=True)
 class _Steps:
-    """Where a class's positives stand among its sorted rows; S steps are scores with positives.
+    """Where a class's positives stand among its n sorted rows; S scores have positives.
 
     Attributes:
-        order: rows of the table, by falling score.
-        bounds: ascending positions in `order` at which a run of rows begins: the first is 0, and
-            every step's rows begin a run, as do the rows after it.
-        step_of_bound: index of each step's run among `bounds`.
+        order: rows of the table, by falling score (n,).
+        begins: position in `order` of the first row with each such score (S,).
+        ends: position after the last one (S,).
         positives: positions of the positives in `order`.
-        step_starts: index of each step's first positive among `positives`.
+        first: index in `positives` of the first positive of each such score (S,).
     """
 
     order: NDArray[np.intp]
-    bounds: NDArray[np.intp]
-    step_of_bound: NDArray[np.intp]
+    begins: NDArray[np.intp]
+    ends: NDArray[np.intp]
     positives: NDArray[np.intp]
-    step_starts: NDArray[np.intp]
+    first: NDArray[np.intp]
 
 
 def bootstrap(
@@ -99,45 +98,36 @@ def _units(patients: Sequence[str] | None, rows: int) -> NDArray[np.str_]:
 
 
 def _steps(ranking: Ranking, rows: NDArray[np.intp]) -> _Steps:
-    """Find the runs that matter in a ranking of `rows` (indices into the whole table)."""
+    """Find the scores that matter in a ranking of `rows` (indices into the whole table)."""
     positives = np.flatnonzero(ranking.positive)
-    starts = np.concatenate([[0], ranking.ends[:-1] + 1]).astype(np.intp)
-    group = np.searchsorted(ranking.ends, positives)
-    with_positives, step_starts = np.unique(group, return_index=True)
-    begins, after = starts[with_positives], ranking.ends[with_positives] + 1
-    bounds = np.unique(np.concatenate([[0], begins, after])).astype(np.intp)
-    bounds = bounds[bounds < len(ranking.order)]
-    return _Steps(
-        rows[ranking.order],
-        bounds,
-        np.searchsorted(bounds, begins),
-        positives,
-        step_starts,
-    )
+    starts = np.concatenate([[0], ranking.ends + 1]).astype(np.intp)
+    tier = np.searchsorted(ranking.ends, positives)
+    tiers, first = np.unique(tier, return_index=True)
+    return _Steps(rows[ranking.order], starts[tiers], starts[tiers + 1], positives, first)
 
 
 def _weighted(steps: _Steps, weights: NDArray[np.int32]) -> tuple[Floats, Floats]:
     """AP and AUROC (draws,) for integer weights (draws, n) of the rows in falling order of score.
 
-    Only scores that some positive has contribute, so everything else is summed away first. All
-    sums are of whole numbers: exact.
+    Only scores that some positive has contribute. All counts are whole numbers: exact.
     """
-    every = np.cumsum(np.add.reduceat(weights, steps.bounds, axis=1), axis=1, dtype=np.int64)
-    gain = np.add.reduceat(weights[:, steps.positives], steps.step_starts, axis=1).astype(np.int64)
-    true = np.cumsum(gain, axis=1)
-    reached = every[:, steps.step_of_bound]
-    false = reached - true
-    total, negative = true[:, -1], every[:, -1] - true[:, -1]
-    # False positives among the ties of a step: what the step added beside its positives.
-    before = np.concatenate([np.zeros((len(weights), 1), np.int64), every], axis=1)
-    tied = reached - before[:, steps.step_of_bound] - gain
-    below = negative[:, None] - false
+    running = np.zeros((len(weights), weights.shape[1] + 1), dtype=np.int32)
+    np.cumsum(weights, axis=1, dtype=np.int32, out=running[:, 1:])
+    every = np.take(running, steps.ends, axis=1)
+    gain = np.take(weights, steps.positives, axis=1)
+    if len(steps.first) < len(steps.positives):
+        gain = np.add.reduceat(gain, steps.first, axis=1)
+    true = np.cumsum(gain, axis=1, dtype=np.int32)
+    total = true[:, -1].astype(float)
+    negative = running[:, -1] - total
+    # Twice the mean number of negatives at or above each step, ties counted half.
+    above = every + np.take(running, steps.begins, axis=1) - 2 * true + gain
     with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(reached > 0, true / reached, 0.0)
-        ap = np.where(total > 0, (gain * precision).sum(axis=1) / total, np.nan)
-        area = (gain * (below + tied / 2)).sum(axis=1)
-        auroc = np.where((total > 0) & (negative > 0), area / (total * negative), np.nan)
-    return ap, auroc
+        precision = true / np.maximum(every, 1)
+        ap = np.where(total > 0, np.einsum("ds,ds->d", gain, precision) / total, np.nan)
+        outranked = np.einsum("ds,ds->d", gain, above, dtype=float) / 2
+        auroc = 1 - outranked / (total * negative)
+    return ap, np.where((total > 0) & (negative > 0), auroc, np.nan)
 
 
 def interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:

@@ -79,6 +79,8 @@ def read_frame(path: str | Path) -> pl.DataFrame:
             frame = frame.select(_as_text(column) for column in frame.columns)
         else:
             frame = _read_csv(file)
+    except pl.exceptions.NoDataError:
+        raise InputError(f"{file} has no rows.") from None
     except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{file} can't be read as a table: {error}") from None
     frame.columns = [name.replace("\ufeff", "").strip() for name in frame.columns]

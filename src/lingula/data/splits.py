@@ -59,9 +59,13 @@ def _stratified(
         if not left.any():
             break
         rarest = int(np.argmin(np.where(left > 0, left, np.iinfo(left.dtype).max)))
-        for patient in order[(has[:, rarest] & free)[order]]:
-            # Ties in what a split wants of this class go to the split with the most room.
-            best = np.lexsort((-room, -wanted[:, rarest]))[0]
+        waiting = order[(has[:, rarest] & free)[order]]
+        for position, patient in enumerate(waiting):
+            lacking = np.array([not has[chosen == i, rarest].any() for i in range(len(room))])
+            last = len(waiting) - position <= lacking.sum()
+            # The last positives go where there are none yet; else to the split that wants the
+            # class most; ties to the one with the most room.
+            best = np.lexsort((-room, -wanted[:, rarest], ~lacking if last else 0 * room))[0]
             chosen[patient] = best
             wanted[best] -= has[patient]
             room[best] -= sizes[patient]

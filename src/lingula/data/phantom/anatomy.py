@@ -325,13 +325,13 @@ def thorax(person: Person, shape: Shape, body_rng: np.random.Generator, size: in
         (view.v - 0.14) / 0.1
     )
     across, width, height = shape.bubble
-    du = (view.u - across) / width
-    dv = (view.v - view.on_u(dome) - height - 0.012) / height
+    du: Image = (view.u - across) / width
+    dv: Image = (view.v - view.on_u(dome) - height - 0.012) / height
     bubble = soft((1.1 - np.sqrt(du * du + dv * dv)) / 0.35)
     density = density - 0.16 * bubble
     for sign, v0 in ((-1.0, 0.435), (1.0, 0.415)):
-        dv, du = (view.v - v0) / 0.06, (sign * view.u - 0.08) / 0.038
-        density = density + 0.09 * soft(1.0 - np.sqrt(du * du + dv * dv)) * edge
+        down, out = (view.v - v0) / 0.06, (sign * view.u - 0.08) / 0.038
+        density = density + 0.09 * soft(1.0 - np.sqrt(out * out + down * down)) * edge
     trees = vessel_tree(body_rng, view)
     fade = np.float32(0.075 * shape.markings)
     vessels = fade * np.minimum(trees, 2.6) * lung

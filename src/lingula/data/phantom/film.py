@@ -111,4 +111,5 @@ def develop(body: Thorax, rng: np.random.Generator, view: str) -> NDArray[np.uin
         _mark(grey, rng)
     if rng.random() < 0.35:
         _collimate(grey, rng)
-    return np.clip(grey * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.clip(grey * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    return levels

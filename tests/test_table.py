@@ -1,0 +1,243 @@
+"""Tables: what is read, what is refused by name, splits by patient, and the check."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+from lingula.data.checking import check
+from lingula.data.reading import read_table, write_table
+from lingula.data.splits import (
+    classes_missing,
+    patients_in_two_splits,
+    split_by_patient,
+)
+from lingula.data.table import (
+    BLANK,
+    UNCERTAIN,
+    UNMENTIONED,
+    Table,
+    image_path,
+    subset,
+    targets,
+)
+from lingula.errors import ImageError, InputError
+from lingula.labels import LabelSpace, canonical, groups, label_space
+
+
+def table(folder: Path, text: str, name: str = "t.csv", **options: object) -> Table:
+    path = folder / name
+    path.write_text(text, encoding="utf-8", newline="")
+    return read_table(path, **options)  # type: ignore[arg-type]
+
+
+def test_cells_mean_what_they_say(tmp_path: Path) -> None:
+    text = "image,Edema,Fracture\na,1.0,-1\nb,-1.0,\nc,,True\nd,0.0, 1\ne,NA,0\n"
+    found = table(tmp_path, text)
+    assert found.labels[:, 0].tolist() == [1, UNCERTAIN, BLANK, 0, BLANK]
+    assert found.labels[:, 1].tolist() == [UNCERTAIN, BLANK, 1, 1, 0]
+    values, mask = targets(found)
+    assert np.isfinite(values).all() and values.min() >= 0
+    assert mask.sum() == 5 and not mask[1, 0]
+    ones, mask = targets(found, uncertain="one", blank="zero")
+    assert ones[:, 0].tolist() == [1, 1, 0, 0, 0] and mask.all()
+
+
+@pytest.mark.parametrize("cell", ["yes", "2", "0.5", "positive"])
+def test_other_cells_are_refused_by_place(tmp_path: Path, cell: str) -> None:
+    with pytest.raises(InputError, match=r"row 3, column 'Edema'"):
+        table(tmp_path, f"image,Edema\na,1\nb,{cell}\n")
+
+
+def test_soft_labels_on_request(tmp_path: Path) -> None:
+    assert table(tmp_path, "image,Edema\na,0.5\nb,1\n", soft=True).labels[:, 0].tolist() == [0.5, 1]
+    with pytest.raises(InputError):
+        table(tmp_path, "image,Edema\na,1.5\n", soft=True)
+
+
+def test_ids_stay_text(tmp_path: Path) -> None:
+    found = table(tmp_path, "image,study,patient,Edema\na,59999999,NA,1\nb,,None,0\n")
+    assert found.studies == ("59999999", "") and found.patients == ("NA", "None")
+    frame = pl.DataFrame({"image": ["a", "b"], "study": [59999999.0, None], "Edema": [1, 0]})
+    frame.write_parquet(tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet").studies == ("59999999", "")
+
+
+def test_header_quirks(tmp_path: Path) -> None:
+    found = table(tmp_path, '\ufeffimage, Edema\r\n"a,b",1\r\n')
+    assert found.images == ("a,b",) and found.space.classes == ("Edema",)
+    with pytest.raises(InputError, match="looks like ; separated"):
+        table(tmp_path, "image;Edema\na;1\n")
+    with pytest.raises(InputError, match="stand twice"):
+        table(tmp_path, "image,Edema,Edema\na,1,1\n")
+
+
+def test_aliases_are_one_class(tmp_path: Path) -> None:
+    found = table(tmp_path, "image,Pleural_Thickening,Effusion,Infiltrate\na,1,0,1\n")
+    assert found.space.classes == ("Pleural Thickening", "Pleural Effusion", "Infiltration")
+    assert canonical("pleural thickening ") == "Pleural Thickening"
+    assert canonical("Lung Lesion") != canonical("Nodule")
+    with pytest.raises(InputError, match="same class"):
+        table(tmp_path, "image,Effusion,Pleural Effusion\na,1,0\n")
+
+
+def test_columns_that_are_nearly_classes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"'Edemaa'.*Did you mean 'Edema'"):
+        table(tmp_path, "image,Edema,Edemaa\na,1,0\n", classes=LabelSpace(("Edema",)))
+    with pytest.raises(InputError, match="finding_text"):
+        table(tmp_path, "image,Edema,finding_text\na,1,none of note\n")
+    found = table(
+        tmp_path, "image,Edema,finding_text\na,1,none of note\n", ignore_columns=["finding_text"]
+    )
+    assert found.space.classes == ("Edema",)
+
+
+def test_columns_bind_by_name(tmp_path: Path) -> None:
+    space = LabelSpace(("Edema", "Fracture", "Mass"))
+    found = table(tmp_path, "image,Mass,Edema\na,1,0\n", classes=space)
+    assert found.labels.tolist() == [[0, UNMENTIONED, 1]]
+
+
+def test_repeated_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="more than one row: a"):
+        table(tmp_path, "image,Edema\na,1\na,0\n")
+
+
+def test_missing_and_empty_tables(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no table .*nowhere.csv"):
+        read_table(tmp_path / "nowhere.csv")
+    with pytest.raises(InputError, match="no rows"):
+        table(tmp_path, "image,Edema\n")
+
+
+@pytest.mark.parametrize(
+    "cell", ["../../etc/hostname", "/etc/hostname", r"C:\x", "file:///etc/hostname", "a\0b", ""]
+)
+def test_paths_stay_inside_the_root(cell: str, tmp_path: Path) -> None:
+    with pytest.raises(ImageError) as caught:
+        image_path(tmp_path, cell)
+    assert caught.value.kind == "outside the data root"
+
+
+def test_the_description_is_obeyed(tmp_path: Path) -> None:
+    described = {
+        "format": 1,
+        "root": "films",
+        "classes": ["Edema", "Mass"],
+        "blank": "zero",
+        "sources": {"b": {"knows": ["Edema"]}},
+    }
+    (tmp_path / "t.json").write_text(json.dumps(described))
+    found = table(tmp_path, "image,source,Edema,Mass\nx,a,,1\ny,b,1,\n")
+    assert found.root == tmp_path / "films" and found.blank == "zero"
+    assert found.labels.tolist() == [[BLANK, 1], [1, UNMENTIONED]]
+
+
+def test_writing_and_reading_gives_the_same(tiny_table: Path, tmp_path: Path) -> None:
+    first = read_table(tiny_table)
+    write_table(first, tmp_path / "copy.csv")
+    second = read_table(tmp_path / "copy.csv")
+    assert second.images == first.images and second.splits == first.splits
+    assert (second.labels == first.labels).all() and second.root.samefile(first.root)
+
+
+def test_label_spaces() -> None:
+    assert len(label_space("cxr-lt-2023")) == 26 and len(label_space("nih")) == 15
+    assert len(label_space("chexpert")) == 14
+    with pytest.raises(InputError, match="Did you mean 'chexpert'"):
+        label_space("chexprt")
+    with pytest.raises(InputError, match="Did you mean 'Edema'"):
+        LabelSpace(("Edema",)).index("Edemma")
+    found = groups({"a": 20, "b": 5, "c": 0}, 100)
+    assert found == {"head": ("a",), "medium": ("b",), "tail": ("c",)}
+
+
+def made(patients: list[str], labels: list[list[int]]) -> Table:
+    n = len(labels)
+    return Table(
+        images=tuple(f"{i}.png" for i in range(n)),
+        root=Path(),
+        space=LabelSpace(tuple(f"c{k}" for k in range(len(labels[0])))),
+        labels=np.array(labels, np.float32),
+        patients=tuple(patients),
+    )
+
+
+def test_made_splits_keep_patients_together_and_reach_rare_classes() -> None:
+    random = np.random.default_rng(0)
+    patients = [f"p{i // 3}" for i in range(300)]
+    labels = (random.random((300, 4)) < [0.5, 0.2, 0.05, 0.0]).astype(int)
+    labels[[0, 90, 180], 3] = 1
+    found = made(patients, labels.tolist())
+    splits = split_by_patient(found)
+    assert splits == split_by_patient(found)
+    named = Table(**{**found.__dict__, "splits": splits})
+    assert not patients_in_two_splits(named)
+    assert classes_missing(named) == {"train": (), "dev": (), "test": ()}
+    share = np.mean(np.array(splits) == "train")
+    assert 0.6 < share < 0.8
+
+
+def test_a_split_without_patients_must_be_asked_for() -> None:
+    found = made(["p"] * 4, [[1], [0], [1], [0]])
+    nameless = Table(**{**found.__dict__, "patients": None})
+    with pytest.raises(InputError, match="images_are_patients=true"):
+        split_by_patient(nameless)
+    assert len(split_by_patient(nameless, images_are_patients=True)) == 4
+
+
+def test_the_check_names_every_fault_at_once(tmp_path: Path) -> None:
+    rows = ["image,patient,split,Edema,No Finding,Mass"]
+    for i in range(6):
+        film = np.random.default_rng(i).integers(0, 255, (20, 20), np.uint8)
+        Image.fromarray(film).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,p{i},{'train' if i < 3 else 'test'},{i % 2},{i % 2},0")
+    rows += ["gone.png,p0,test,1,0,0", "0.png,p0,train,maybe,0,0", "../x.png,p9,train,0,0,0"]
+    (tmp_path / "2.png").write_bytes(b"")
+    (tmp_path / "3.png").write_bytes((tmp_path / "4.png").read_bytes())
+    Image.fromarray(np.full((20, 20), 7, np.uint8)).save(tmp_path / "5.png")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    report = check(tmp_path / "t.csv")
+    found = {fault.what: fault for fault in report.problems}
+    assert not report.fit
+    assert found["images: missing"].examples == ("gone.png",)
+    assert found["images: empty"].examples == ("2.png",)
+    assert found["images: outside the data root"].count == 1
+    assert found["images in more than one row"].examples == ("0.png",)
+    assert found["cells of 'Edema' that are no labels"].examples == ("row 9: 'maybe'",)
+    noted = {fault.what for fault in report.warnings}
+    assert {"images: blank", "images with the same pixels"} <= noted
+
+
+def test_the_check_of_rows(tmp_path: Path) -> None:
+    text = (
+        "image,patient,split,Edema,No Finding,Support Devices\n"
+        "a,p,train,1,1,0\nb,p,test,0,1,1\nc,q,dev,0,0,0\n"
+    )
+    (tmp_path / "t.csv").write_text(text)
+    report = check(tmp_path / "t.csv", images=False)
+    assert [f.what for f in report.problems] == ["patients in more than one split"]
+    noted = {fault.what: fault for fault in report.warnings}
+    assert noted["images with No Finding and a finding"].examples == ("a",)
+    assert "Edema" in noted["classes without a positive in test"].examples
+
+
+@pytest.mark.parametrize("name", ["nih-mini", "nih-64"])
+def test_real_tables_are_fit(real_data: Path, name: str) -> None:
+    report = check(real_data / name / "labels.csv", images=name == "nih-64")
+    assert report.fit
+    if name == "nih-64":
+        noted = {fault.what: fault.examples for fault in report.warnings}
+        assert "Hernia" in noted["classes without a positive in test"]
+
+
+def test_subsets_keep_columns_together(tiny_table: Path) -> None:
+    whole = read_table(tiny_table)
+    part = subset(whole, np.array([3, 1]))
+    assert part.images == (whole.images[3], whole.images[1])
+    assert (part.labels == whole.labels[[3, 1]]).all()

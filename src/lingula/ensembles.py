@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lingula import metrics
 from lingula.errors import InputError, examples, nearest
-from lingula.predictions import Predictions, aligned, class_columns, picked
+from lingula.predictions import Predictions, aligned, class_columns, failed, picked
 
 Weights = Mapping[str, Mapping[str, float]]
 
@@ -49,17 +49,31 @@ def class_wise(
     """For each class the plain mean of the `top_k` members with the best AP on dev.
 
     Args:
-        members: dev scores by name, all with the rows and classes of the targets, in that order.
-        targets: (N, K) dev labels.
+        members: dev scores by name, all with the rows and classes of the targets, in that order
+            (`same_rows`). Images that failed in any member count for none of them.
+        targets: (N, K) dev labels; at least 0.5 is positive.
         mask: (N, K) known cells.
         top_k: members a class; all of them if there are fewer.
 
     Equal APs are settled by the order of the members. A class without positives on dev falls back
-    to the plain mean of all members.
+    to the plain mean of all members. Raises `InputError` for `top_k` below 1 and for members that
+    differ in rows or classes.
     """
     first = _first(members)
+    if top_k < 1:
+        raise InputError(f"top_k is the number of members a class: at least 1, not {top_k}.")
+    for name, member in members.items():
+        if (member.images, member.classes) != (first.images, first.classes):
+            raise InputError(
+                f"Member '{name}' ({member.origin}) has not the rows and classes of "
+                f"{first.origin}, in that order."
+            )
+    whole = ~_lost(members)
     found = np.array(
-        [metrics.classwise(p.probabilities, targets, mask).ap for p in members.values()]
+        [
+            metrics.classwise(member.probabilities[whole], targets[whole], mask[whole]).ap
+            for member in members.values()
+        ]
     )
     names = tuple(members)
     weights: dict[str, Mapping[str, float]] = {}
@@ -81,7 +95,7 @@ def same_rows(members: Mapping[str, Predictions]) -> dict[str, Predictions]:
     Raises `InputError` naming the file for missing or extra images and classes.
     """
     first = _first(members)
-    result = {}
+    result: dict[str, Predictions] = {}
     for name, member in members.items():
         rows = aligned(member, first.images, first.ids)
         extra = set(range(len(member))) - set(rows.tolist())
@@ -110,9 +124,10 @@ def same_rows(members: Mapping[str, Predictions]) -> dict[str, Predictions]:
 
 
 def apply(ensemble: Ensemble, members: Mapping[str, Predictions]) -> Predictions:
-    """The ensemble's scores of its members' images, in the first member's order.
+    """The ensemble's scores of its members' images: rows as in the first, classes as it has them.
 
-    An image that failed in any member fails in the result.
+    An image that failed in any member fails in the result. Raises `InputError` naming what is
+    missing or extra among members, images and classes.
     """
     missing = [name for name in ensemble.members if name not in members]
     extra = [name for name in members if name not in ensemble.members]
@@ -125,25 +140,48 @@ def apply(ensemble: Ensemble, members: Mapping[str, Predictions]) -> Predictions
         )
     alike = same_rows({name: members[name] for name in ensemble.members})
     first = _first(alike)
-    class_columns(first, tuple(ensemble.weights))
+    classes = tuple(ensemble.weights)
+    columns = class_columns(first, classes)
+    unknown = [name for k, name in enumerate(first.classes) if k not in set(columns.tolist())]
+    if unknown:
+        raise InputError(
+            f"{first.origin} has classes that the ensemble was not made for: {examples(unknown)}."
+        )
     mixed = np.zeros_like(first.probabilities)
-    for k, class_name in enumerate(first.classes):
-        if class_name not in ensemble.weights:
-            raise InputError(f"The ensemble knows nothing of '{class_name}' ({first.origin}).")
-        for name, weight in ensemble.weights[class_name].items():
-            mixed[:, k] += weight * alike[name].probabilities[:, k]
-    lost = np.any([np.isnan(p.probabilities).any(1) for p in alike.values()], axis=0)
-    mixed[lost] = np.nan
-    # A mean of numbers in [0, 1] may leave it by a rounding.
+    for k, (class_name, column) in enumerate(zip(classes, columns, strict=True)):
+        shares = ensemble.weights[class_name]
+        for name in ensemble.members:
+            if name in shares:
+                mixed[:, k] += shares[name] * alike[name].probabilities[:, column]
+    mixed[_lost(alike)] = np.nan
     return Predictions(
-        first.classes,
+        classes,
         first.images,
-        mixed.clip(0, 1),
+        mixed.clip(0, 1),  # a mean of numbers in [0, 1] may leave it by a rounding
         first.ids,
         first.studies,
         first.patients,
         "the ensemble",
     )
+
+
+def failures(members: Mapping[str, Predictions]) -> dict[str, tuple[str, ...]]:
+    """The images without scores and the members that lack them, in the first member's order."""
+    found: dict[str, tuple[str, ...]] = {}
+    lacking = {
+        name: {member.images[row] for row in np.flatnonzero(failed(member))}
+        for name, member in same_rows(members).items()
+    }
+    for image in _first(members).images:
+        names = tuple(name for name, images in lacking.items() if image in images)
+        if names:
+            found[image] = names
+    return found
+
+
+def _lost(members: Mapping[str, Predictions]) -> NDArray[np.bool_]:
+    """(N,) True for the images that failed in any of the members, which have the same rows."""
+    return np.asarray(np.any([failed(member) for member in members.values()], axis=0))
 
 
 def _first(members: Mapping[str, Predictions]) -> Predictions:
@@ -163,13 +201,25 @@ def to_json(ensemble: Ensemble) -> dict[str, Any]:
     }
 
 
-def from_json(value: Mapping[str, Any], where: str) -> Ensemble:
+def from_json(value: Any, where: str) -> Ensemble:
     """The ensemble that `to_json` wrote; `InputError` naming `where` for anything else."""
     try:
         if value["format"] != 1:
             raise InputError(f"{where} has format {value['format']}; this version reads 1.")
-        return Ensemble(
-            value["rule"], tuple(value["members"]), value["weights"], value.get("dev_ap", {})
+        weights = {
+            str(name): {str(member): float(w) for member, w in shares.items()}
+            for name, shares in value["weights"].items()
+        }
+        made = Ensemble(
+            str(value["rule"]), tuple(value["members"]), weights, value.get("dev_ap", {})
         )
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise InputError(f"{where} is no ensemble made by `lingula ensemble`.") from None
+    for name, shares in weights.items():
+        odd = [member for member in shares if member not in made.members]
+        if odd or not np.isclose(sum(shares.values()), 1) or min(shares.values()) < 0:
+            raise InputError(
+                f"{where} is damaged: the weights of '{name}' must belong to its members, be at "
+                "least 0 and sum to 1."
+            )
+    return made

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lingula.metrics import Floats, Ranking, rank
 
-CHUNK = 64  # draws at a time: bounds the memory
+CHUNK = 16  # draws at a time: bounds the memory
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ class without positives has no AP; one with a single label value has no AUROC.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,15 +96,41 @@ def auroc_of(true: Floats, false: Floats) -> float:
 
 
 def average_precision(
-    scores: Floats, positive: NDArray[np.bool_], weights: Floats | None = None
+    scores: Floats,
+    targets: NDArray[Any],
+    weights: Floats | None = None,
+    mask: NDArray[np.bool_] | None = None,
 ) -> float:
-    """AP of one class: scores (N,), labels (N,), weights (N,); NaN without positives."""
-    return ap_of(*counts(rank(np.asarray(scores, float), np.asarray(positive, bool)), weights))
+    """AP of one class: scores, targets, weights and mask (N,); NaN without positives.
+
+    A target of at least 0.5 is positive; rows outside `mask` are as if they were not there.
+    """
+    return ap_of(*_counted(scores, targets, weights, mask))
 
 
-def auroc(scores: Floats, positive: NDArray[np.bool_], weights: Floats | None = None) -> float:
-    """AUROC of one class; NaN if all labels are the same."""
-    return auroc_of(*counts(rank(np.asarray(scores, float), np.asarray(positive, bool)), weights))
+def auroc(
+    scores: Floats,
+    targets: NDArray[Any],
+    weights: Floats | None = None,
+    mask: NDArray[np.bool_] | None = None,
+) -> float:
+    """AUROC of one class, with the arguments of `average_precision`; NaN if all are alike."""
+    return auroc_of(*_counted(scores, targets, weights, mask))
+
+
+def _counted(
+    scores: Floats,
+    targets: NDArray[Any],
+    weights: Floats | None,
+    mask: NDArray[np.bool_] | None,
+) -> tuple[Floats, Floats]:
+    positive = np.asarray(targets, dtype=float) >= 0.5
+    kept = np.ones(len(positive), dtype=bool) if mask is None else np.asarray(mask)
+    found = np.asarray(scores, dtype=float)[kept]
+    if np.isnan(found).any():
+        raise ValueError("NaN scores can't be ranked; leave failed rows out first.")
+    heavy = None if weights is None else np.asarray(weights, dtype=float)[kept]
+    return counts(rank(found, positive[kept]), heavy)
 
 
 def classwise(
@@ -113,34 +140,61 @@ def classwise(
 ) -> Classwise:
     """Metrics of every class from (N, K) arrays; a target of at least 0.5 is positive.
 
-    Cells outside `mask` are as if their row were not there. Raises `ValueError` for NaN scores.
+    Cells outside `mask` are as if their row were not there. Raises `ValueError` for NaN scores
+    and for arrays of different shapes.
     """
-    if np.isnan(probabilities).any():
-        raise ValueError("NaN scores can't be ranked; leave failed rows out first.")
     positive = np.asarray(targets, dtype=float) >= 0.5
     known = np.ones(positive.shape, dtype=bool) if mask is None else mask
+    if not probabilities.shape == positive.shape == known.shape:
+        raise ValueError(
+            f"Scores {probabilities.shape}, targets {positive.shape} and mask {known.shape} must "
+            "have the same rows and classes."
+        )
     pairs = []
     for k in range(positive.shape[1]):
-        kept = known[:, k]
-        found = counts(rank(probabilities[kept, k].astype(float), positive[kept, k]))
+        found = _counted(probabilities[:, k], positive[:, k], None, known[:, k])
         pairs.append((ap_of(*found), auroc_of(*found)))
     values = np.array(pairs, dtype=float).reshape(-1, 2)
-    return Classwise(values[:, 0], values[:, 1], (positive & known).sum(0), known.sum(0))
+    return Classwise(values[:, 0], values[:, 1], (positive & known).sum(axis=0), known.sum(axis=0))
 
 
-def roc_curve(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """False and true positive rates, from (0, 0) to (1, 1)."""
+def roc_curve(
+    scores: Floats, positive: NDArray[np.bool_], points: int | None = None
+) -> tuple[Floats, Floats]:
+    """False and true positive rates, from (0, 0) to (1, 1), at no more than `points` places.
+
+    A rate that has nothing to be a share of is NaN.
+    """
     true, false = counts(rank(scores, positive))
-    return (
-        np.concatenate([[0.0], false / max(false[-1], 1)]),
-        np.concatenate([[0.0], true / max(true[-1], 1)]),
-    )
+    rates = [
+        np.concatenate([[0.0], value / value[-1] if len(value) and value[-1] else value * np.nan])
+        for value in (false, true)
+    ]
+    return _thinned(rates[0], rates[1], points)
 
 
-def precision_recall_curve(scores: Floats, positive: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Recall and precision at each distinct score, recall rising."""
+def precision_recall_curve(
+    scores: Floats, positive: NDArray[np.bool_], points: int | None = None
+) -> tuple[Floats, Floats]:
+    """Recall and precision at each distinct score, recall rising; NaN recall without positives.
+
+    AP is not the area under straight lines through these points: it is the step-wise sum.
+    """
     true, false = counts(rank(scores, positive))
-    return true / max(true[-1], 1), true / (true + false)
+    recall = true / true[-1] if len(true) and true[-1] else true * np.nan
+    return _thinned(recall, true / (true + false), points)
+
+
+def _thinned(x: Floats, y: Floats, points: int | None) -> tuple[Floats, Floats]:
+    """At most `points` of a curve's points, the ends among them, evenly along its length."""
+    if points is None or len(x) <= points:
+        return x, y
+    steps = np.abs(np.diff(x)) + np.abs(np.diff(y))
+    length = np.concatenate([[0.0], np.cumsum(np.nan_to_num(steps))])
+    kept = np.searchsorted(length, np.linspace(0, length[-1], max(points, 2)))
+    kept[0], kept[-1] = 0, len(x) - 1
+    chosen = np.unique(kept)
+    return x[chosen], y[chosen]
 
 
 def max_f1_threshold(scores: Floats, positive: NDArray[np.bool_]) -> float:

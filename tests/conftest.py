@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,12 @@ CLASSES = ("Cardiomegaly", "Edema", "Fracture", "No Finding")
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test may reach the network: whatever connects, fails."""
 
-    def refuse(self: socket.socket, address: object) -> None:
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
         if self.family != socket.AF_UNIX:
             raise AssertionError(f"a connection to {address} was tried")
+        connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
 

@@ -24,27 +24,27 @@ from lingula.data.phantom.signs import Sign, between, coin
 
 
 def _widen_heart(shape: Shape, rng: np.random.Generator, s: float) -> None:
-    shape.heart *= 1.03 + 0.20 * s
+    shape.heart *= 1.10 + 0.26 * s
     shape.heart_right *= 1.0 - 0.04 * s
 
 
 def _widen_middle(shape: Shape, rng: np.random.Generator, s: float) -> None:
-    shape.upper += 0.004 + 0.020 * s
+    shape.upper += 0.012 + 0.035 * s
     shape.trunk += 0.012 * s
 
 
 def _inflate(shape: Shape, rng: np.random.Generator, s: float) -> None:
-    shape.flat = min(1.0, shape.flat + 0.10 + 0.40 * s)
-    shape.dome_right += 0.004 + 0.022 * s
-    shape.dome_left += 0.004 + 0.020 * s
-    shape.air *= 1.0 + 0.07 * s
-    shape.markings *= 0.92 - 0.25 * s
-    shape.heart *= 1.0 - 0.07 * s
+    shape.flat = min(1.0, 0.45 + 0.5 * s)
+    shape.dome_right += 0.02 + 0.035 * s
+    shape.dome_left += 0.02 + 0.03 * s
+    shape.air *= 1.05 + 0.10 * s
+    shape.markings *= 0.75 - 0.2 * s
+    shape.heart *= 0.95 - 0.08 * s
 
 
 def _unfold(shape: Shape, rng: np.random.Generator, s: float) -> None:
-    shape.unfold += 0.003 + 0.013 * s
-    shape.knob += 0.008 * s
+    shape.unfold += 0.010 + 0.022 * s
+    shape.knob += 0.012 * s
 
 
 def _crack(shape: Shape, rng: np.random.Generator, s: float) -> None:

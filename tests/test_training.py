@@ -1,0 +1,234 @@
+"""Training as a user does it: the same twice, resumed as if never stopped, refused when changed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lingula
+from lingula.config import Config, to_yaml, vary
+from lingula.data.batches import Radiographs, decode_all, epoch_batches, load, training_batches
+from lingula.errors import InputError
+from lingula.model.checkpoint import load_model, newest_checkpoint
+from lingula.predictions import read_scores
+from lingula.training import read_rows
+
+WEIGHTS = Path("best") / "model.safetensors"
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    for rows, size in ((33, 32), (5, 32), (64, 32), (65, 32)):
+        batches = epoch_batches(rows, size, seed=1, epoch=0)
+        assert sorted(np.concatenate(batches).tolist()) == list(range(rows))
+        assert min(len(b) for b in batches) >= 2
+    first = [b.tolist() for b in training_batches(20, 4, seed=0, epochs=3, start=0)]
+    later = [b.tolist() for b in training_batches(20, 4, seed=0, epochs=3, start=7)]
+    assert first[7:] == later and first[:5] != first[5:10]
+    shares = [list(training_batches(20, 4, seed=0, epochs=1, start=0, rank=r, world=2)) for r in (0, 1)]
+    for whole, *parts in zip(first, *shares, strict=False):
+        assert sorted(np.concatenate(parts).tolist()) == sorted(whole)
+
+
+def test_loading_is_the_same_by_memory_threads_and_workers(tiny_table: Path) -> None:
+    paths = sorted((tiny_table.parent / "images").iterdir())[:6]
+    (tiny_table.parent / "images" / "000.png").write_bytes(b"")
+    dataset = Radiographs(paths, 32)
+    batches = [np.array([2, 0, 1]), np.array([5, 4, 3])]
+    ways = [
+        list(load(dataset, batches, memory=decode_all(dataset))),
+        list(load(dataset, batches)),
+        list(load(dataset, batches, workers=1)),
+    ]
+    for way in ways:
+        assert [w.indices.tolist() for w in way] == [[2, 1], [5, 4, 3]]
+        assert way[0].failures[0][0] == 0 and "empty" in way[0].failures[0][1]
+        for mine, first in zip(way, ways[0], strict=True):
+            assert torch.equal(mine.images, first.images)
+
+
+def test_a_run_is_whole_and_found_finished(tiny_config: Config, tmp_path: Path) -> None:
+    run = lingula.train(tiny_config, out=tmp_path / "run")
+    for name in ("config.yaml", "environment.json", "metrics.jsonl", "train.log", "report.html"):
+        assert (run / name).is_file(), name
+    assert [row["epoch"] for row in read_rows(run / "metrics.jsonl")] == [1, 2]
+    before = {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()}
+    assert lingula.train(tiny_config, out=run) == run
+    assert {p: p.stat().st_mtime_ns for p in run.rglob("*") if p.is_file()} == before
+    with pytest.raises(InputError, match=r"optim.lr: 0.001 there, 0.5 now"):
+        lingula.train(tiny_config, ["optim.lr=0.5"], out=run)
+    with pytest.raises(InputError, match=r"seed: 0 there, 3 now"):
+        lingula.train(None, ["seed=3"], resume=run)
+    text = (run / "report.html").read_text()
+    assert "Research use only" in text and "src=\"http" not in text and "Cardiomegaly" in text
+    lingula.train(tiny_config, ["seed=4"], out=run, overwrite=True)
+    assert (tmp_path / "run.old-1" / "finished.json").is_file()
+    assert (run / WEIGHTS).read_bytes() != (tmp_path / "run.old-1" / WEIGHTS).read_bytes()
+
+
+def test_same_seed_same_weights_and_resumed_equals_uninterrupted(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = vary(tiny_config, optim__epochs=3, augment__mixup=4.0)
+    one = lingula.train(config, out=tmp_path / "one")
+    two = lingula.train(config, out=tmp_path / "two")
+    assert (one / WEIGHTS).read_bytes() == (two / WEIGHTS).read_bytes()
+
+    from lingula.verbs import fitting
+
+    def stop(done: int, total: int, text: str = "") -> None:
+        if done == total - 2:
+            raise KeyboardInterrupt
+
+    class Stopping:
+        def __init__(self, *_: object, **__: object) -> None: ...
+        def __enter__(self) -> object:
+            return stop
+
+        def __exit__(self, *_: object) -> None: ...
+
+    quiet = fitting.progress
+    monkeypatch.setattr(
+        fitting, "progress", lambda title, **k: Stopping() if title == "training" else quiet(title)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        lingula.train(config, out=tmp_path / "cut")
+    monkeypatch.undo()
+    damaged = sorted((tmp_path / "cut" / "checkpoints").glob("*.pt"))[-1]
+    damaged.write_bytes(damaged.read_bytes()[:-200])  # the one before it is used
+    cut = lingula.train(None, resume=tmp_path / "cut")
+    assert (one / WEIGHTS).read_bytes() == (cut / WEIGHTS).read_bytes()
+    for split in ("dev", "test"):
+        name = Path("scores") / f"{split}.csv"
+        assert (one / name).read_text() == (cut / name).read_text()
+    rows = [read_rows(run / "metrics.jsonl") for run in (one, cut)]
+    assert [r["loss"] for r in rows[0]] == [r["loss"] for r in rows[1]]
+    state = newest_checkpoint(cut / "checkpoints")
+    assert state is not None and state["state"]["step"] == rows[0][-1]["step"]
+
+
+def test_scores_do_not_depend_on_the_batch_size(tiny_config: Config, tmp_path: Path) -> None:
+    table = tiny_config.data.table
+    run = lingula.train(tiny_config, out=tmp_path / "run")
+    found = [
+        read_scores(
+            lingula.predict(run, data=table, out=tmp_path / f"{n}.csv", batch_size=n, tta="paper").path
+        )
+        for n in (1, 7, 40)
+    ]
+    for other in found[1:]:
+        assert other.images == found[0].images
+        np.testing.assert_allclose(other.probabilities, found[0].probabilities, atol=1e-5)
+
+
+def test_prediction_goes_on_past_bad_images(tiny_config: Config, tmp_path: Path) -> None:
+    run = lingula.train(tiny_config, out=tmp_path / "run")
+    images = Path(tiny_config.data.table).parent / "images"
+    (images / "001.png").write_bytes(b"")
+    (images / "002.png").unlink()
+    done = lingula.predict(run, data=tiny_config.data.table, out=tmp_path / "s.csv")
+    assert set(done.failures) == {"images/001.png", "images/002.png"}
+    scores = read_scores(tmp_path / "s.csv")
+    assert len(scores) == 40 and np.isnan(scores.probabilities).any(1).sum() == 2
+    assert "images/001.png" in (tmp_path / "s.failed.csv").read_text()
+    assert lingula.predict(run, data=tiny_config.data.table, out=tmp_path / "s.csv") == done
+    with pytest.raises(InputError, match="tta: 'none' there, 'flip' now"):
+        lingula.predict(run, data=tiny_config.data.table, out=tmp_path / "s.csv", tta="flip")
+    one = lingula.predict(run, data=images / "003.png", out=tmp_path / "one.parquet")
+    folder = lingula.predict(run, data=images, out=tmp_path / "folder.csv")
+    assert one.images == 1 and folder.images == 39 and set(folder.failures) == {"001.png"}
+
+
+def test_a_phantom_model_refuses_films(tiny_table: Path, tmp_path: Path) -> None:
+    run = lingula.train("smoke", ["optim.epochs=1", "data.table=" + str(
+        lingula.data_phantom(tmp_path / "phantom", n=60, size=32))], out=tmp_path / "run")
+    with pytest.raises(InputError, match="--allow-phantom-model"):
+        lingula.predict(run, data=tiny_table, out=tmp_path / "s.csv")
+    done = lingula.predict(run, data=tiny_table, out=tmp_path / "s.csv", allow_phantom_model=True)
+    assert not done.failures
+    lingula.predict(run, data=tmp_path / "phantom" / "labels.csv", out=tmp_path / "p.csv")
+
+
+def test_starting_from_a_run_binds_classes_by_name(tiny_config: Config, tmp_path: Path) -> None:
+    first = lingula.train(tiny_config, out=tmp_path / "a")
+    classes = ["Fracture", "Mass", "Cardiomegaly"]
+    table = Path(tiny_config.data.table)
+    table.write_text(table.read_text().replace("Edema", "Mass", 1))
+    config = vary(
+        tiny_config, data__classes=classes, data__ignore_columns=[], model__weights=str(first),
+        optim__epochs=1, optim__lr=1e-12, optim__warmup_lr=0.0, optim__min_lr=0.0,
+    )
+    second = lingula.train(config, out=tmp_path / "b")
+    old, new = load_model(first), load_model(second)
+    a = old.network.state_dict()["classifier.weight"][old.classes.index("Cardiomegaly")]
+    b = new.network.state_dict()["classifier.weight"][2]
+    torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+    assert "Mass" in new.facts["weights"]
+
+
+def test_a_loss_that_is_not_finite_stops_with_its_step(tiny_config: Config, tmp_path: Path) -> None:
+    config = vary(tiny_config, optim__lr=1e30, optim__warmup_lr=1e30)
+    with pytest.raises(RuntimeError, match="not finite at step"):
+        lingula.train(config, out=tmp_path / "run")
+
+
+def test_wrong_tables_are_refused_before_training(tiny_config: Config, tmp_path: Path) -> None:
+    table = Path(tiny_config.data.table)
+    text = table.read_text()
+    table.write_text(text.replace("p1,", "p4,"))
+    with pytest.raises(InputError, match=r"more than one split: p4"):
+        lingula.train(tiny_config, out=tmp_path / "run")
+    table.write_text(text)
+    (table.parent / "images" / "000.png").unlink()
+    with pytest.raises(InputError, match="1 of 20 train images are missing"):
+        lingula.train(tiny_config, out=tmp_path / "run")
+    with pytest.raises(InputError, match="hf download timm/test_resnet"):
+        lingula.train(tiny_config, ["model.weights=imagenet"], out=tmp_path / "other")
+
+
+def test_a_missing_split_is_made_and_saved(tiny_config: Config, tmp_path: Path) -> None:
+    table = Path(tiny_config.data.table)
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    table.write_text("\n".join(",".join(c[:3] + c[4:]) for c in lines))
+    run = lingula.train(tiny_config, out=tmp_path / "run")
+    assert "split" in (run / "table.csv").read_text().splitlines()[0]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_resumed_is_the_same(tiny_config: Config, tmp_path: Path) -> None:
+    config = vary(tiny_config, optim__epochs=30)
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    whole = lingula.train(config, out=tmp_path / "whole")
+    command = [sys.executable, "-m", "lingula", "train", str(tmp_path / "c.yaml"),
+               "--out", str(tmp_path / "killed")]
+    random = np.random.default_rng(0)
+    kills = 0
+    for _ in range(4):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        checkpoints = tmp_path / "killed" / "checkpoints"
+        before = set(checkpoints.glob("*.pt"))
+        deadline = time.monotonic() + 60
+        while set(checkpoints.glob("*.pt")) <= before and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(float(random.random()) * 0.3)
+        if process.poll() is None:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+    subprocess.run(command, check=True, capture_output=True)
+    assert kills >= 1
+    assert (whole / WEIGHTS).read_bytes() == (tmp_path / "killed" / WEIGHTS).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_quick_demo(tmp_path: Path) -> None:
+    page = lingula.demo(tmp_path / "demo", quick=True)
+    assert page.is_file() and lingula.demo(tmp_path / "demo", quick=True) == page

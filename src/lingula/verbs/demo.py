@@ -27,19 +27,26 @@ def demo(out: str | Path = "runs/demo", *, quick: bool = False) -> Path:
         The path of the report.
     """
     folder = Path(out)
-    images, size, epochs = (400, 64, 2) if quick else (2600, 96, 10)
-    table = data_phantom(folder / "phantom", n=images, size=max(size, 96))
+    images, size, epochs = (400, 64, 2) if quick else (2600, 96, 14)
+    table = data_phantom(folder / "phantom", n=images, size=96)
     first = vary(
         recipe("demo"),
         data__table=str(table.resolve()),
         model__image_size=size,
         optim__epochs=epochs,
     )
-    second = vary(first, model__classifier="shared", seed=1)
-    runs = [
-        train(first, out=folder / "separate"),
-        train(second, out=folder / "shared"),
-    ]
+    start = train(first, out=folder / "first")
+    # The second goes on from the first with MixUp: another model for a third of the time.
+    second = vary(
+        first,
+        model__weights=str(start.resolve()),
+        model__bias="zero",
+        augment__mixup=4.0,
+        optim__lr=5e-4,
+        optim__epochs=max(1, epochs // 3),
+        seed=1,
+    )
+    runs = [start, train(second, out=folder / "mixup")]
     joined = ensemble("class-wise", runs, out=folder / "class-wise", top_k=1)
     page = report([*runs, joined], out=folder / "report.html")
     for run in runs:

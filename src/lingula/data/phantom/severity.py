@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-EASE = 1.0
-NOISE = 1.0
+EASE = 1.7
+NOISE = 0.75
 
 # (least, most) severity of each finding, before `EASE`. 1 is what a textbook would print. The low
 # ends are what a reader may miss: a finding in a report is often mild, and the label says 1 still.
@@ -43,6 +43,6 @@ VISIBILITY: dict[str, tuple[float, float]] = {
 
 
 def draw(finding: str, rng: np.random.Generator) -> float:
-    """Severity of one finding in one study: skewed to the mild end, as reports are."""
+    """Severity of one finding in one study: spread over the whole range."""
     least, most = VISIBILITY[finding]
-    return EASE * (least + (most - least) * float(rng.beta(1.4, 1.8)))
+    return EASE * (least + (most - least) * float(rng.beta(1.8, 1.6)))

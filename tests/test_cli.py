@@ -74,13 +74,32 @@ def test_evaluation_and_ensembles_need_no_torch(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("image,patient,split,Edema\na,1,dev,1\nb,2,dev,0\n")
     (tmp_path / "s.csv").write_text("image,Edema\na,.9\nb,.1\n")
     files = [str(tmp_path / "s.csv")] * 2
-    done = lingula("evaluate", files[0], "--labels", str(tmp_path / "t.csv"), "--json", "--ci", "20")
+    done = lingula(
+        "evaluate", files[0], "--labels", str(tmp_path / "t.csv"), "--json", "--ci", "20"
+    )
     assert json.loads(done.stdout)["mAP"] == 1.0, done.stderr
-    made = lingula("ensemble", "class-wise", "--member", "m", *files, "--labels",
-                   str(tmp_path / "t.csv"), "--out", str(tmp_path / "e"))
+    made = lingula(
+        "ensemble",
+        "class-wise",
+        "--member",
+        "m",
+        *files,
+        "--labels",
+        str(tmp_path / "t.csv"),
+        "--out",
+        str(tmp_path / "e"),
+    )
     assert made.returncode == 0, made.stderr
-    again = lingula("ensemble", "apply", str(tmp_path / "e" / "ensemble.json"), "--member", "m",
-                    files[0], "--out", str(tmp_path / "n.csv"))
+    again = lingula(
+        "ensemble",
+        "apply",
+        str(tmp_path / "e" / "ensemble.json"),
+        "--member",
+        "m",
+        files[0],
+        "--out",
+        str(tmp_path / "n.csv"),
+    )
     assert again.returncode == 0, again.stderr
 
 

@@ -1,178 +1,415 @@
-"""Reading images: the cases that have hurt people, each with its right value."""
+"""Reading images: every format to the same grey levels, and every broken file by name."""
 
 from __future__ import annotations
 
 import io
+import os
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
-from lingula.data.folder import scan
-from lingula.data.images import is_blank, read_image, read_pixels, resize
-from lingula.errors import ImageError, InputError
+from lingula.data.images import MAX_PIXELS, is_blank, read_image, read_pixels, resize, sniff
+from lingula.errors import ImageError
 
-RAMP = np.linspace(0, 65535, 256).round().astype(np.uint16).reshape(16, 16)
-
-
-def failure(path: Path) -> str:
-    with pytest.raises(ImageError) as caught:
-        read_image(path, 32)
-    assert path.name in str(caught.value)
-    return caught.value.kind
+R16 = np.linspace(0, 65535, 256).round().reshape(16, 16).astype(np.uint16)
 
 
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_sixteen_bit_keeps_its_levels(tmp_path: Path, suffix: str) -> None:
-    Image.fromarray(RAMP).save(tmp_path / f"a.{suffix}")
-    found = read_image(tmp_path / f"a.{suffix}")
-    assert len(np.unique(found)) >= 250
-    assert np.abs(found.astype(float) / 255 - RAMP / 65535).max() <= 1 / 255
+def smooth(height: int, width: int) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    waves = np.sin(rows / 9.0) + np.cos(columns / 7.0) + np.sin((rows + 2 * columns) / 23.0)
+    return ((waves + 3) / 6 * 255).astype(np.uint8)
 
 
-def test_eight_and_sixteen_bits_of_the_same_film_agree(tmp_path: Path) -> None:
-    film = np.random.default_rng(0).integers(0, 256, (64, 48), dtype=np.uint8)
-    Image.fromarray(film).save(tmp_path / "8.png")
-    Image.fromarray(film.astype(np.uint16) * 257).save(tmp_path / "16.png")
-    eight, sixteen = (read_image(tmp_path / f"{b}.png", 32).astype(int) for b in (8, 16))
-    assert np.abs(eight - sixteen).max() <= 1
-
-
-def test_declared_bits(tmp_path: Path) -> None:
-    path = tmp_path / "12.png"
-    Image.fromarray((np.arange(256) * 16).reshape(16, 16).astype(np.uint16)).save(path)
-    assert read_image(path).max() == 16  # one rule for all images: never their own maximum
-    assert read_image(path, bits=12).max() == 254
-    with pytest.raises(ImageError, match="declared 11 bits"):
-        read_image(path, bits=11)
-
-
-def test_truncated_jpegs_are_refused(tmp_path: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
+def encoded(picture: Image.Image | np.ndarray, kind: str, **options: object) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(noise).save(stream, "JPEG")
-    whole = stream.getvalue()
-    for length in (len(whole) // 2, len(whole) - 2, 100):
-        (tmp_path / "cut.jpg").write_bytes(whole[:length])
-        assert failure(tmp_path / "cut.jpg") in ("truncated", "damaged")
-    # Cut inside, with the end marker put back: the decoder itself must notice.
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2] + b"\xff\xd9")
-    assert failure(tmp_path / "cut.jpg") in ("truncated", "damaged")
+    shown = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    shown.save(stream, kind, **options)
+    return stream.getvalue()
 
 
-def test_what_is_no_image_is_named(tmp_path: Path) -> None:
-    (tmp_path / "empty.png").write_bytes(b"")
-    (tmp_path / "page.png").write_bytes(b"<html>403</html>")
-    stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)).save(
-        stream, "PNG"
-    )
-    png = stream.getvalue()
-    at = png.index(b"IDAT")
-    (tmp_path / "zeroed.png").write_bytes(png[:at] + b"\0\0\0\0" + png[at + 4 :])
-    (tmp_path / "half.png").write_bytes(png[: len(png) // 2])
-    (tmp_path / "film.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\0" * 50)
-    assert failure(tmp_path / "empty.png") == "empty"
-    assert failure(tmp_path / "page.png") == "not an image"
-    assert failure(tmp_path / "zeroed.png") == "damaged"
-    assert failure(tmp_path / "half.png") in ("truncated", "damaged")
-    assert failure(tmp_path / "absent.png") == "missing"
-    assert failure(tmp_path / "film.dcm") == "unsupported"
-    (tmp_path / "folder.png").mkdir()
-    assert failure(tmp_path / "folder.png") == "missing"
+def stored(folder: Path, data: bytes, name: str = "x.png") -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
 
 
-def bomb(path: Path, side: int) -> None:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+def saved(folder: Path, picture: Image.Image | np.ndarray, name: str, **options: object) -> Path:
+    kind = {"jpg": "JPEG", "tif": "TIFF"}.get(name.rsplit(".", 1)[1], name.rsplit(".", 1)[1])
+    return stored(folder, encoded(picture, kind, **options), name)
 
-    squeeze = zlib.compressobj(9)
-    body = b"".join(squeeze.compress(b"\0" * (side + 1)) for _ in range(side)) + squeeze.flush()
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    path.write_bytes(
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def zeros_png(width: int, height: int, rows: int | None = None) -> bytes:
+    packer = zlib.compressobj(9)
+    line = bytes(width + 1)
+    body = b"".join(packer.compress(line) for _ in range(rows or height)) + packer.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
     )
 
 
-def test_bombs_are_refused_from_the_header(tmp_path: Path) -> None:
-    bomb(tmp_path / "bomb.png", 20000)
+def failure(path: Path, **options: int) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        read_image(path, 32, **options)
+    assert path.name in str(caught.value)
+    return caught.value
+
+
+# Case 1
+
+
+@pytest.mark.parametrize("name", ["r.png", "r.tif"])
+def test_16_bit_ramp_keeps_its_levels(tmp_path: Path, name: str) -> None:
+    image = read_image(saved(tmp_path, R16, name))
+    assert len(np.unique(image)) >= 250
+    assert (image == 255).mean() < 0.01
+    assert np.abs(image / 255 - R16 / 65535).max() <= 1 / 255
+
+
+# Case 3
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(3, 90), st.integers(3, 90), st.integers(2, 70))
+@settings(max_examples=40, deadline=None)
+def test_8_bit_and_16_bit_of_the_same_picture_agree(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, height: int, width: int, size: int
+) -> None:
+    folder = tmp_path_factory.mktemp("bits")
+    image = np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8)
+    a = read_image(saved(folder, image, "a.png"), size)
+    b = read_image(saved(folder, image.astype(np.uint16) * 257, "b.png"), size)
+    assert np.abs(a.astype(int) - b).max() <= 1
+    assert np.array_equal(read_image(folder / "a.png"), read_image(folder / "b.png"))
+
+
+# Case 4
+
+
+def test_12_bits_in_16_are_dark_unless_declared(tmp_path: Path) -> None:
+    levels = (np.arange(256) * 16).reshape(16, 16).astype(np.uint16)
+    path = saved(tmp_path, levels, "x.png")
+    assert read_image(path).max() == 16  # 4080 of 65535, never stretched by the image's own maximum
+    assert np.abs(read_image(path, bits=12) - levels / 4095 * 255).max() <= 0.51
+    assert failure(path, bits=11).kind == "declared bits"
+    eight = saved(tmp_path, smooth(16, 16), "eight.png")
+    assert np.array_equal(read_image(eight, bits=12), read_image(eight))
+
+
+# Cases 5 and 6
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_cut_jpeg_is_truncated(tmp_path: Path, progressive: bool, colour: bool) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (128, 128), dtype=np.uint8)
+    picture = np.dstack([noise] * 3) if colour else noise
+    data = encoded(picture, "JPEG", progressive=progressive)
+    for cut in (len(data) // 2, len(data) * 9 // 10, len(data) - 2, len(data) - 1):
+        for tail in (b"", b"\xff\xd9") if cut < len(data) - 2 else (b"",):
+            for size in (None, 16):
+                path = stored(tmp_path, data[:cut] + tail, "half.jpg")
+                with pytest.raises(ImageError) as caught:
+                    read_image(path, size)
+                assert caught.value.kind in ("truncated", "damaged")
+    assert failure(stored(tmp_path, data[: len(data) // 2], "half.jpg")).kind == "truncated"
+    assert failure(stored(tmp_path, data[:-2], "no_end.jpg")).kind == "truncated"
+    padded = stored(tmp_path, data + bytes(5000), "padded.jpg")
+    assert np.array_equal(read_image(padded), read_image(stored(tmp_path, data, "whole.jpg")))
+
+
+@given(st.integers(1, 1 << 16))
+@settings(max_examples=60, deadline=None)
+def test_a_file_cut_anywhere_is_never_a_picture(
+    tmp_path_factory: pytest.TempPathFactory, cut: int
+) -> None:
+    folder = tmp_path_factory.mktemp("cut")
+    for kind in ("JPEG", "PNG"):
+        data = encoded(smooth(64, 48), kind)
+        path = stored(folder, data[: cut % len(data)], "cut.img")
+        with pytest.raises(ImageError):
+            read_image(path, 32)
+
+
+def test_cut_png_and_tiff(tmp_path: Path) -> None:
+    data = encoded(smooth(64, 64), "PNG")
+    assert failure(stored(tmp_path, data[: len(data) // 2])).kind == "truncated"
+    assert failure(stored(tmp_path, data[:-12])).kind == "truncated"
+    assert failure(stored(tmp_path, zeros_png(64, 64, rows=20))).kind == "truncated"
+    for compression in (None, "tiff_deflate", "tiff_lzw"):
+        tiff = encoded(R16, "TIFF", compression=compression)
+        cut = stored(tmp_path, tiff[: len(tiff) // 3], "cut.tif")
+        assert failure(cut).kind in ("truncated", "damaged")
+
+
+def test_empty_web_page_and_zeroed_chunk(tmp_path: Path) -> None:
+    assert failure(stored(tmp_path, b"", "a.png")).kind == "empty"
+    page = failure(stored(tmp_path, b"<html>403</html>", "b.png"))
+    assert page.kind == "not an image" and "web page" in str(page)
+    data = encoded(smooth(64, 64), "PNG")
+    at = data.index(b"IDAT")
+    assert failure(stored(tmp_path, data[:at] + bytes(4) + data[at + 4 :], "c.png")).kind == (
+        "damaged"
+    )
+    inside = at + 40
+    zeroed = data[:inside] + bytes(4) + data[inside + 4 :]
+    assert failure(stored(tmp_path, zeroed, "d.png")).kind == "damaged"
+
+
+# Case 7
+
+
+def test_a_bomb_is_refused_before_its_memory_is_taken(tmp_path: Path) -> None:
+    path = stored(tmp_path, zeros_png(20_000, 20_000, rows=10), "bomb.png")
     tracemalloc.start()
-    assert failure(tmp_path / "bomb.png") == "too large"
-    assert tracemalloc.get_traced_memory()[1] < 50e6
+    error = failure(path)
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    assert error.kind == "too large" and "200 million" in str(error)
+    assert peak < 10_000_000
+    jpeg = bytearray(encoded(smooth(16, 16), "JPEG"))
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 5 : at + 9] = struct.pack(">HH", 60000, 60000)
+    assert failure(stored(tmp_path, bytes(jpeg), "bomb.jpg")).kind == "too large"
+    assert MAX_PIXELS == 200_000_000
 
 
-def test_big_honest_films_are_read(tmp_path: Path) -> None:
-    rows = np.linspace(0, 65535, 3520)[None] * np.linspace(0, 1, 4280)[:, None]
-    Image.fromarray(rows.astype(np.uint16)).save(tmp_path / "big.png", compress_level=1)
-    assert read_image(tmp_path / "big.png", 256).shape == (256, 256)
+def test_100_megapixels_are_read_without_a_warning(tmp_path: Path) -> None:
+    image = read_image(stored(tmp_path, zeros_png(10_000, 10_000), "big.png"), 64)
+    assert image.shape == (64, 64) and is_blank(image)
 
 
-def test_exif_orientation_is_applied_once(tmp_path: Path) -> None:
-    picture = np.zeros((8, 16), np.uint8)
-    picture[:, :8] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    Image.fromarray(picture).save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    found = read_image(tmp_path / "turned.jpg")
-    assert found[:, :7].max() < 30 and found[:, 9:].min() > 220
+# Case 8
 
 
-def test_modes(tmp_path: Path) -> None:
-    cmyk = np.array([[[0, 0, 0, 0], [0, 0, 0, 255]]], np.uint8).repeat(8, 0).repeat(8, 1)
-    Image.frombytes("CMYK", (16, 8), cmyk.tobytes()).save(tmp_path / "c.jpg", quality=100)
-    found = read_image(tmp_path / "c.jpg")
-    assert found[:, :7].min() > 250 and found[:, 9:].max() < 5
-    Image.fromarray(np.array([[False, True]])).save(tmp_path / "1.png")
-    assert read_image(tmp_path / "1.png").tolist() == [[0, 255]]
-    grey = Image.new("LA", (4, 4), (200, 0))
-    grey.save(tmp_path / "la.png")
-    assert (read_image(tmp_path / "la.png") == 200).all()  # alpha is ignored
-    film = np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8)
-    Image.fromarray(film).save(tmp_path / "l.png")
-    for mode in ("RGB", "RGBA", "P"):
-        Image.fromarray(film).convert(mode).save(tmp_path / f"{mode}.png")
-        assert (read_image(tmp_path / f"{mode}.png", 16) == read_image(tmp_path / "l.png", 16)).all()
+def test_an_honest_big_radiograph_is_read(tmp_path: Path) -> None:
+    small = np.random.default_rng(0).integers(0, 65535, (44, 36)).astype(np.float32)
+    big = np.asarray(Image.fromarray(small).resize((3520, 4280), Image.Resampling.BILINEAR))
+    path = saved(tmp_path, big.astype(np.uint16), "big.png", compress_level=1)
+    image = read_image(path, 512)
+    assert image.shape == (512, 512) and image.std() > 20
 
 
-def test_constant_images_are_blank_and_fine(tmp_path: Path) -> None:
-    for value, dtype in ((0, np.uint8), (255, np.uint8), (1234, np.uint16)):
-        Image.fromarray(np.full((64, 64), value, dtype)).save(tmp_path / "flat.png")
-        assert is_blank(read_image(tmp_path / "flat.png", 32))
+# Case 9
 
 
-def test_resizing_is_antialiased() -> None:
-    stripes = np.where(np.isin(np.arange(16) % 4, (1, 2)), 255, 0).astype(np.uint8)
-    small = resize(np.tile(stripes, (16, 1)), 4)
-    assert np.abs(small.astype(int) - 127).max() <= 12
+@pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_once(tmp_path: Path, name: str, orientation: int) -> None:
+    image = np.zeros((16, 32), np.uint8)
+    image[:, :16], image[:8, 16:] = 255, 128
+    tags = Image.Exif()
+    tags[0x0112] = orientation
+    plain = read_image(saved(tmp_path, image, "plain." + name[2:]))
+    turned = read_image(saved(tmp_path, image, name, exif=tags))
+    right = {
+        1: plain,
+        2: plain[:, ::-1],
+        3: plain[::-1, ::-1],
+        4: plain[::-1],
+        5: plain.T,
+        6: np.rot90(plain, -1),
+        7: plain[::-1, ::-1].T,
+        8: np.rot90(plain, 1),
+    }[orientation]
+    assert np.array_equal(turned, right)
 
 
-def test_names_do_not_matter(tmp_path: Path) -> None:
-    folder = tmp_path / "Öffentlich 測試 #1"
+def test_upside_down_film(tmp_path: Path) -> None:
+    image = np.zeros((8, 16), np.uint8)
+    image[:, :8] = 255
+    tags = Image.Exif()
+    tags[0x0112] = 3
+    turned = read_image(saved(tmp_path, image, "x.jpg", exif=tags))
+    assert turned[:, :7].max() < 40 and turned[:, 9:].min() > 215
+
+
+def test_damaged_exif_does_not_refuse_a_sound_film(tmp_path: Path) -> None:
+    data = encoded(smooth(16, 16), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff junk")
+    assert read_image(stored(tmp_path, data)).shape == (16, 16)
+
+
+# Case 11
+
+
+def test_cmyk(tmp_path: Path) -> None:
+    ink = np.zeros((16, 32, 4), np.uint8)
+    ink[:, 16:, 3] = 255
+    for name in ("x.tif", "x.jpg"):
+        image = read_image(saved(tmp_path, Image.fromarray(ink, "CMYK"), name))
+        assert (image[:, :16] == 255).all() and (image[:, 16:] == 0).all()
+    data = encoded(Image.fromarray(ink, "CMYK"), "JPEG")
+    assert b"Adobe" in data
+    at = data.index(b"\xff\xee")
+    (length,) = struct.unpack_from(">H", data, at + 2)
+    # Without Adobe's marker, levels are ink as they stand: the same bytes are the negative.
+    bare = read_image(stored(tmp_path, data[:at] + data[at + 2 + length :], "bare.jpg"))
+    assert (bare[:, :16] == 0).all()
+
+
+def test_one_bit_alpha_and_palette(tmp_path: Path) -> None:
+    one = Image.fromarray(np.array([[0, 255]], np.uint8)).convert("1")
+    assert read_image(saved(tmp_path, one, "one.png")).tolist() == [[0, 255]]
+    clear = Image.new("LA", (4, 4), (200, 0))
+    assert (read_image(saved(tmp_path, clear, "la.png")) == 200).all()
+    rgba = Image.new("RGBA", (4, 4), (200, 200, 200, 0))
+    assert (read_image(saved(tmp_path, rgba, "rgba.png")) == 200).all()
+    grey = smooth(20, 20)
+    path = saved(tmp_path, Image.fromarray(grey).convert("P"), "p.png", transparency=bytes(256))
+    assert np.array_equal(read_image(path), grey)
+    assert np.array_equal(read_image(saved(tmp_path, grey, "g.bmp")), grey)
+    assert np.array_equal(read_image(saved(tmp_path, grey, "g.gif")), grey)
+
+
+def test_rgb_with_equal_channels_is_the_grey_picture(tmp_path: Path) -> None:
+    grey = smooth(60, 50)
+    for kind in ("png", "tif"):
+        a = read_image(saved(tmp_path, grey, f"a.{kind}"), 33)
+        b = read_image(saved(tmp_path, np.dstack([grey] * 3), f"b.{kind}"), 33)
+        assert np.array_equal(a, b)
+    a = read_image(saved(tmp_path, grey, "a.jpg"), 33)
+    b = read_image(saved(tmp_path, np.dstack([grey] * 3), "b.jpg"), 33)
+    assert np.abs(a.astype(int) - b).max() <= 2
+
+
+def test_white_is_zero_in_16_bits(tmp_path: Path) -> None:
+    plain = saved(tmp_path, R16, "a.tif")
+    negative = saved(tmp_path, R16, "b.tif", tiffinfo={262: 0})
+    # Pillow stores the levels as they are and only writes the tag.
+    assert np.array_equal(read_pixels(negative), 65535 - read_pixels(plain))
+
+
+def test_unknown_ranges_are_refused(tmp_path: Path) -> None:
+    for levels in (np.ones((4, 4), np.float32), np.ones((4, 4), np.int32)):
+        assert failure(saved(tmp_path, levels, "x.tif")).kind == "unsupported"
+
+
+# Case 12
+
+
+@pytest.mark.parametrize("level", [np.uint8(0), np.uint8(255), np.uint16(1234)])
+def test_constant_images_are_read_and_flagged(tmp_path: Path, level: np.generic) -> None:
+    image = read_image(saved(tmp_path, np.full((64, 64), level), "x.png"), 32)
+    assert is_blank(image) and image.shape == (32, 32)
+    assert not is_blank(smooth(9, 9))
+
+
+# Case 14
+
+
+def test_resizing_is_antialiased(tmp_path: Path) -> None:
+    stripes = np.tile(np.where(np.isin(np.arange(16) % 4, (1, 2)), 255, 0), (16, 1))
+    stripes = stripes.astype(np.uint8)
+    right = [137, 128, 128, 137]
+    assert resize(stripes, 4).tolist() == [right] * 4
+    assert read_image(saved(tmp_path, stripes, "x.png"), 4).tolist() == [right] * 4
+    deep = saved(tmp_path, stripes.astype(np.uint16) * 257, "y.png")
+    assert np.abs(read_image(deep, 4) - np.array([right] * 4)).max() <= 1
+    jpeg = read_image(saved(tmp_path, stripes, "x.jpg", quality=100), 4)
+    assert np.abs(jpeg.astype(int) - 127).max() <= 12
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(1, 300))
+@settings(max_examples=60, deadline=None)
+def test_any_size_becomes_a_square_of_the_same_brightness(h: int, w: int, size: int) -> None:
+    image = resize(np.full((h, w), 77, np.uint8), size)
+    assert image.shape == (size, size) and (image == 77).all()
+
+
+def test_a_jpeg_decoded_small_is_close_to_one_decoded_whole(tmp_path: Path) -> None:
+    path = saved(tmp_path, smooth(500, 700), "x.jpg", quality=95)
+    fast = read_image(path, 64)
+    slow = resize(read_image(path), 64)
+    assert np.abs(fast.astype(int) - slow).mean() < 2.0
+    assert min(read_pixels(path, at_least=64).shape) >= 64
+
+
+# Cases 15 and 16
+
+
+def test_paths_with_any_characters(tmp_path: Path) -> None:
+    folder = tmp_path / "Öffentlich 測試 #1 [x]"
     folder.mkdir()
-    film = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
-    film.save(folder / "röntgen é.png")
-    film.save(tmp_path / "b.PNG", "PNG")
-    film.save(tmp_path / "png.jpg", "PNG")
-    film.save(tmp_path / "noextension", "PNG")
-    (tmp_path / "._b.png").write_bytes(b"junk")
-    (tmp_path / "Thumbs.db").write_bytes(b"junk")
-    (tmp_path / "notes.txt").write_text("text")
-    images, skipped = scan(tmp_path)
-    assert images == ("b.PNG", "noextension", "png.jpg", "Öffentlich 測試 #1/röntgen é.png")
-    assert sum(skipped.values()) == 3
-    for name in images:
-        assert (read_image(tmp_path / name) == np.asarray(film)).all()
-    (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match="no images"):
-        scan(tmp_path / "none")
+    path = saved(folder, smooth(8, 8), "röntgen é.png")
+    assert read_image(path).shape == (8, 8)
+    assert failure(folder / "fehlt é.png").kind == "missing"
 
 
-def test_a_scaled_jpeg_is_close_to_the_full_one(real_data: Path) -> None:
-    path = next((real_data / "nih-mini" / "images").iterdir())
-    full = resize(read_pixels(path), 128)
-    assert np.abs(full.astype(float) - read_image(path, 128)).mean() < 2
+def test_content_counts_not_the_name(tmp_path: Path) -> None:
+    image = smooth(32, 32)
+    for name in ("a.jpg", "a", "A.DCM", "a.JPG"):
+        assert np.array_equal(read_image(stored(tmp_path, encoded(image, "PNG"), name)), image)
+    dicom = failure(stored(tmp_path, bytes(128) + b"DICM" + bytes(99), "a.png"))
+    assert dicom.kind == "unsupported"
+    assert "DICOM is not read by this version; convert to PNG" in str(dicom)
+    assert sniff(b"") == "unknown"
+
+
+def test_folders_and_locked_files(tmp_path: Path) -> None:
+    assert failure(tmp_path).kind == "not an image"
+    assert failure(tmp_path / "x.png" / "y.png").kind == "missing"
+    with pytest.raises(ImageError):
+        read_image("a\0b.png")
+    if os.geteuid() == 0:
+        pytest.skip("root may read every file")
+    path = saved(tmp_path, smooth(8, 8), "locked.png")
+    path.chmod(0)
+    assert failure(path).kind == "unreadable"
+
+
+@given(st.binary(min_size=0, max_size=300), st.sampled_from(["JPEG", "PNG", "TIFF", "BMP", "GIF"]))
+@settings(max_examples=150, deadline=None)
+def test_wild_bytes_raise_only_image_errors(
+    tmp_path_factory: pytest.TempPathFactory, junk: bytes, kind: str
+) -> None:
+    whole = encoded(smooth(24, 24), kind)
+    data = bytearray(whole)
+    for position, value in zip(junk[::2], junk[1::2], strict=False):
+        data[(position * 7) % len(data)] ^= value
+    path = stored(tmp_path_factory.mktemp("wild"), bytes(data), "wild")
+    try:
+        image = read_image(path, 16)
+    except ImageError:
+        return
+    assert image.shape == (16, 16) and image.dtype == np.uint8
+
+
+def test_threads_read_the_same_and_global_settings_stay(tmp_path: Path) -> None:
+    from PIL import ImageFile
+
+    before = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    paths = [saved(tmp_path, smooth(40 + i, 50), f"{i}.{k}") for i in range(5) for k in ("png",)]
+    paths += [saved(tmp_path, smooth(60, 50), "x.jpg"), saved(tmp_path, R16, "x.tif")]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda p: read_image(p, 32), paths * 5))
+    for i, path in enumerate(paths * 5):
+        assert np.array_equal(found[i], read_image(path, 32))
+    assert before == (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES)
+
+
+def test_reading_imports_no_torch() -> None:
+    code = (
+        "import sys, lingula.data.images, lingula.data.reading, lingula.data.checking, "
+        "lingula.data.splits, lingula.data.folder; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_real_radiographs(real_data: Path) -> None:
+    for path in sorted((real_data / "nih-mini" / "images").iterdir())[:20]:
+        small, whole = read_image(path, 128), read_image(path)
+        assert small.shape == (128, 128) and whole.shape == (512, 512)
+        assert np.abs(resize(whole, 128).astype(int) - small).mean() < 2

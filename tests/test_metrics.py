@@ -56,7 +56,9 @@ def test_undefined_classes_are_left_out() -> None:
 
 
 labels_and_scores = st.lists(
-    st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.5, 0.5000001, 0.9, 1.0]) | st.floats(0, 1)),
+    st.tuples(
+        st.booleans(), st.sampled_from([0.0, 0.1, 0.5, 0.5000001, 0.9, 1.0]) | st.floats(0, 1)
+    ),
     min_size=2,
     max_size=60,
 )
@@ -114,3 +116,58 @@ def test_max_f1_threshold() -> None:
     s, y = np.array([0.1, 0.4, 0.6, 0.9]), np.array([False, False, True, True])
     assert metrics.max_f1_threshold(s, y) == 0.6
     assert math.isnan(metrics.max_f1_threshold(s, np.zeros(4, bool)))
+
+
+@given(st.integers(0, 500))
+@settings(max_examples=40, deadline=None)
+def test_weights_equal_scikit_learn_with_ties(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    s, y = random.integers(0, 6, 30) / 5, random.random(30) < 0.4
+    w = random.choice([0.0, 0.5, 1.0, 3.0], 30)
+    if (w * y).sum() > 0 and (w * ~y).sum() > 0:
+        expected = average_precision_score(y, s, sample_weight=w)
+        assert metrics.average_precision(s, y, w) == pytest.approx(expected, abs=1e-12)
+        expected = roc_auc_score(y, s, sample_weight=w)
+        assert metrics.auroc(s, y, w) == pytest.approx(expected, abs=1e-12)
+    mask = w > 0
+    assert metrics.average_precision(s, y, mask=mask) == pytest.approx(
+        metrics.average_precision(s[mask], y[mask]), nan_ok=True
+    )
+
+
+def test_soft_targets_are_positive_from_one_half() -> None:
+    s, y = np.array([0.9, 0.8, 0.1]), np.array([0.5, 0.49, 0.2])
+    assert metrics.average_precision(s, y) == 1 and metrics.auroc(s, y) == 1
+    assert metrics.classwise(s[:, None], y[:, None].astype(np.float32)).positives[0] == 1
+
+
+def test_scores_batch_by_batch_are_ranked_together() -> None:
+    s, y = np.array([-1.0, 0.0, 1.0]), np.array([1, 0, 1])
+    assert metrics.auroc(s, y) == 0.5
+
+
+def test_shapes_must_agree() -> None:
+    with pytest.raises(ValueError, match="same rows and classes"):
+        metrics.classwise(np.zeros((2, 1)), np.zeros((1, 1), np.float32))
+
+
+def trapezoid(y: np.ndarray, x: np.ndarray) -> float:
+    return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum())
+
+
+def test_curves_end_where_they_should_and_thin_evenly() -> None:
+    random = np.random.default_rng(0)
+    y = random.random(3000) < 0.05
+    s = random.normal(y)
+    x, height = metrics.roc_curve(s, y)
+    assert (x[0], height[0], x[-1], height[-1]) == (0, 0, 1, 1)
+    assert trapezoid(height, x) == pytest.approx(metrics.auroc(s, y))
+    recall, precision = metrics.precision_recall_curve(s, y)
+    area = (np.diff(recall, prepend=0) * precision).sum()
+    assert area == pytest.approx(metrics.average_precision(s, y))
+    thin, low = metrics.roc_curve(s, y, points=200)
+    assert len(thin) <= 200 and (thin[0], thin[-1], low[-1]) == (0, 1, 1)
+    assert trapezoid(low, thin) == pytest.approx(metrics.auroc(s, y), abs=0.01)
+    empty = metrics.roc_curve(np.array([0.1, 0.2]), np.zeros(2, bool))
+    assert np.isnan(empty[1][1:]).all()
+    assert len(metrics.precision_recall_curve(np.zeros(0), np.zeros(0, bool))[0]) == 0

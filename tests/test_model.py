@@ -107,7 +107,7 @@ def test_attention_with_and_without_weights_agrees_and_sums_to_one() -> None:
     assert none is None
     torch.testing.assert_close(fast, slow)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 5))
-    probabilities, maps = attend(network(), films())
+    _, maps = attend(network(), films())
     assert maps is not None and maps.shape[:2] == (3, 5)
     np.testing.assert_allclose(maps.sum((2, 3)), 1, rtol=1e-5)
     assert attend(network(classifier="linear"), films())[1] is None
@@ -121,7 +121,8 @@ def test_average_start_begins_as_average_pooling() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet18", "densenet121", "efficientnet_lite0", "vit_tiny_patch16_224", "test_convnext"]
+    "name",
+    ["resnet18", "densenet121", "efficientnet_lite0", "vit_tiny_patch16_224", "test_convnext"],
 )
 def test_encoders_give_a_map(name: str) -> None:
     encoder, channels, _ = build_encoder(name, 64)
@@ -191,13 +192,17 @@ def tiny_encoder(folder: Path, kind: str) -> Path:
 @pytest.mark.parametrize(("kind", "pooling"), [("bert", "pooler"), ("bert", "cls"), ("t5", "mean")])
 def test_text_encoders_from_a_folder(tmp_path: Path, kind: str, pooling: str) -> None:
     folder = tiny_encoder(tmp_path / kind, kind)
-    found = embed(("Mass", "Pleural_Thickening"), str(folder), pooling=pooling, cache=tmp_path / "c")
+    found = embed(
+        ("Mass", "Pleural_Thickening"), str(folder), pooling=pooling, cache=tmp_path / "c"
+    )
     swapped = embed(("Pleural Thickening", "Mass"), str(folder), pooling=pooling)
     torch.testing.assert_close(found.values, swapped.values.flip(0), atol=1e-6, rtol=0)
     # The masked mean must not see padding: alone, the shorter name has none.
     alone = embed(("Mass",), str(folder), pooling=pooling)
     torch.testing.assert_close(found.values[:1], alone.values, atol=1e-6, rtol=0)
-    cached = embed(("Mass", "Pleural_Thickening"), str(folder), pooling=pooling, cache=tmp_path / "c")
+    cached = embed(
+        ("Mass", "Pleural_Thickening"), str(folder), pooling=pooling, cache=tmp_path / "c"
+    )
     assert torch.equal(cached.values, found.values) and len(list((tmp_path / "c").iterdir())) == 1
     auto = embed(("Mass",), str(folder))
     assert (", pooler," in auto.origin) == (kind == "bert")
@@ -243,8 +248,11 @@ def test_mixup_mixes_targets_and_keeps_unknown_unknown() -> None:
     assert mixed.mask.tolist() == [[True, True, False]] * 2
     assert torch.equal(mix(batch, torch.tensor([1, 0]), 1.0).targets, batch.targets)
     for rows in (1, 3):
-        part = Batch(batch.images[:1].repeat(rows, 1, 1, 1), torch.ones(rows, 3),
-                     torch.ones(rows, 3, dtype=torch.bool))
+        part = Batch(
+            batch.images[:1].repeat(rows, 1, 1, 1),
+            torch.ones(rows, 3),
+            torch.ones(rows, 3, dtype=torch.bool),
+        )
         assert mixup(part, 4.0, seed=0, step=0).targets.shape == (rows, 3)
 
 
@@ -282,7 +290,8 @@ def test_views_and_their_means() -> None:
 
 def test_learning_rates_by_step() -> None:
     rates = [
-        learning_rate(s, peak=5e-5, steps=50, warmup=20, warmup_lr=1e-6, min_lr=0) for s in range(50)
+        learning_rate(s, peak=5e-5, steps=50, warmup=20, warmup_lr=1e-6, min_lr=0)
+        for s in range(50)
     ]
     assert rates[0] == 1e-6 and rates[20] == 5e-5
     assert rates[25] == pytest.approx(4.66506e-5, rel=1e-5)
@@ -310,8 +319,11 @@ def test_weights_load_with_a_report(tmp_path: Path, prefix: str) -> None:
     for name, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], value)
     metadata = {"mean": "0.5,0.5,0.5", "std": "0.25,0.25,0.25"}
-    save_file({k: v.contiguous() for k, v in source.state_dict().items()}, tmp_path / "w.safetensors",
-              metadata=metadata)
+    save_file(
+        {k: v.contiguous() for k, v in source.state_dict().items()},
+        tmp_path / "w.safetensors",
+        metadata=metadata,
+    )
     assert load_encoder(target, tmp_path / "w.safetensors")[1].std == (0.25,) * 3  # type: ignore[union-attr]
 
 

@@ -116,8 +116,12 @@ def test_missing_and_extra_rows_and_members_are_errors() -> None:
 
 
 def test_class_wise_choice_ties_and_classes_without_positives() -> None:
-    a = scores("wxyz", "C,D,E", [[0.1, 0.9, 0.9], [0.2, 0.1, 0.8], [0.3, 0.2, 0.1], [0.4, 0.3, 0.2]])
-    b = scores("wxyz", "C,D,E", [[0.4, 0.8, 0.1], [0.3, 0.2, 0.2], [0.2, 0.1, 0.9], [0.1, 0.0, 0.8]])
+    a = scores(
+        "wxyz", "C,D,E", [[0.1, 0.9, 0.9], [0.2, 0.1, 0.8], [0.3, 0.2, 0.1], [0.4, 0.3, 0.2]]
+    )
+    b = scores(
+        "wxyz", "C,D,E", [[0.4, 0.8, 0.1], [0.3, 0.2, 0.2], [0.2, 0.1, 0.9], [0.1, 0.0, 0.8]]
+    )
     targets = np.array([[0, 1, 1], [0, 0, 1], [0, 0, 0], [0, 0, 0]], np.float32)
     made = ensembles.class_wise({"A": a, "B": b}, targets, np.ones((4, 3), bool), top_k=1)
     assert made.weights["C"] == {"A": 0.5, "B": 0.5}  # no positives: the plain mean

@@ -18,7 +18,7 @@ LAYERS = [
     ("labels", "config", "progress"),
     ("recipe", "runs"),
     ("data",),
-    ("metrics", "intervals", "predictions", "joining"),
+    ("metrics", "intervals", "predictions"),
     ("evaluation", "ensembles"),
     ("model",),
     ("devices",),
@@ -45,8 +45,12 @@ def imports(path: Path) -> list[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module:
             if node.module == "lingula":
-                found += [f"lingula.{a.name}" if (ROOT / f"{a.name}.py").exists()
-                          or (ROOT / a.name).is_dir() else "lingula" for a in node.names]
+                found += [
+                    f"lingula.{a.name}"
+                    if (ROOT / f"{a.name}.py").exists() or (ROOT / a.name).is_dir()
+                    else "lingula"
+                    for a in node.names
+                ]
             else:
                 found.append(node.module)
         elif isinstance(node, ast.Import):

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from lingula.data.checking import check
@@ -22,6 +24,7 @@ from lingula.data.table import (
     UNCERTAIN,
     UNMENTIONED,
     Table,
+    class_counts,
     image_path,
     subset,
     targets,
@@ -241,3 +244,210 @@ def test_subsets_keep_columns_together(tiny_table: Path) -> None:
     part = subset(whole, np.array([3, 1]))
     assert part.images == (whole.images[3], whole.images[1])
     assert (part.labels == whole.labels[[3, 1]]).all()
+
+
+def test_odd_cells_that_are_labels(tmp_path: Path) -> None:
+    text = "image,Edema\na,True\nb,1\nc,1.0\nd, 1\ne,FALSE\nf,-1\ng,nan\nh,null\n"
+    assert table(tmp_path, text).labels[:, 0].tolist() == [1, 1, 1, 1, 0, UNCERTAIN, BLANK, BLANK]
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    text = "image,split,Edema,Mass,note\na,train,yes,1,x\nb,middle,1,2,y\n"
+    with pytest.raises(InputError) as caught:
+        table(tmp_path, text)
+    for part in ("'yes'", "row 3, column 'Mass'", "'middle'", "'note'", "data.ignore_columns"):
+        assert part in str(caught.value)
+
+
+def test_text_columns_are_told_how_to_leave_out(tmp_path: Path) -> None:
+    text = 'image,Finding Labels,AP/PA\na,"Mass|Edema",AP\n'
+    with pytest.raises(InputError) as caught:
+        table(tmp_path, text)
+    assert "a column of 1 and 0 for each finding" in str(caught.value)
+    assert """'data.ignore_columns=["Finding Labels","AP/PA"]'""" in str(caught.value)
+
+
+def test_lists_and_code_in_cells_are_never_run(tmp_path: Path) -> None:
+    # Case 143.
+    cell = f"__import__('pathlib').Path('{tmp_path}/pwned').touch()"
+    with pytest.raises(InputError, match="Labels"):
+        table(tmp_path, f'image,Edema,Labels\na,1,"{cell}"\n')
+    with pytest.raises(InputError, match="is no label"):
+        table(tmp_path, f'image,Edema\na,"{cell}"\n')
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_own_classes_keep_their_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = table(tmp_path, "image,Rib Fracture,Cardiomegaly_\na,1,0\n")
+    assert found.space.classes == ("Rib Fracture", "Cardiomegaly")
+    with caplog.at_level("WARNING", "lingula"):
+        table(tmp_path, "image,Cardiomegali\na,1\n")
+    assert "Is it 'Cardiomegaly'" in caplog.text
+
+
+def test_column_aliases(tmp_path: Path) -> None:
+    text = "dicom_id,subject_id,study_id,ViewPosition,fpath,Edema\nd,1,s2,PA,f/d.jpg,1\n"
+    found = table(tmp_path, text)
+    assert (found.ids, found.patients, found.studies) == (("d",), ("1",), ("s2",))
+    assert found.views == ("PA",) and found.images == ("f/d.jpg",)
+    with pytest.raises(InputError, match="both say the image"):
+        table(tmp_path, "image,path,Edema\na,b,1\n")
+    upper = table(tmp_path, "IMAGE,Patient,SPLIT,Edema\na,1,VALIDATE,1\nb,2,,0\n")
+    assert upper.splits == ("dev", "")
+
+
+def test_ids_that_were_rounded_are_refused(tmp_path: Path) -> None:
+    # Case 57 and the CXR-LT 2026 files.
+    with pytest.raises(InputError, match=r"rounded numbers such as 1\.90E\+38"):
+        table(tmp_path, "image,patient,Edema\na,1.90E+38,1\nb,1.90E+38,0\n")
+    floats = table(tmp_path, "image,study,Edema\na,59999999.0,1\nb,,0\n")
+    assert floats.studies == ("59999999", "")
+    frame = pl.DataFrame({"image": ["a", "b"], "patient": [1.9e38, 1.9e38], "Edema": [1, 0]})
+    frame.write_parquet(tmp_path / "r.parquet")
+    with pytest.raises(InputError, match="rounded"):
+        read_table(tmp_path / "r.parquet")
+
+
+def test_a_class_called_na(tmp_path: Path) -> None:
+    # Case 59.
+    found = table(tmp_path, "image,NA,Edema\na,1,NA\nNone,0,1\n")
+    assert found.space.classes == ("NA", "Edema") and found.images == ("a", "None")
+    assert found.labels.tolist() == [[1, BLANK], [0, 1]]
+
+
+def test_shapes_of_files(tmp_path: Path) -> None:
+    assert len(table(tmp_path, "image,Edema\na,1\n\nb,0\n,\n\n")) == 2
+    indexed = table(tmp_path, ",image,Edema\n0,a,1\n1,b,0\n")
+    assert indexed.space.classes == ("Edema",)
+    for text, told in (
+        ("image,Edema,Mass\na,1,0\nb,1\n", "fewer cells.*line 3"),
+        ("image,Edema\na,1,0\n", "can't be read as a table"),
+        ("", "is empty"),
+        ("image\tEdema\na\t1\n", "tab separated"),
+        ("image,patient\na,b\n", "no class columns"),
+        ("patient,Edema\na,1\n", "no column `image`"),
+        ("image,Edema\n,1\n", "without an image: row 2"),
+    ):
+        with pytest.raises(InputError, match=told):
+            table(tmp_path, text)
+    (tmp_path / "latin.csv").write_bytes("image,Ödem\na,1\n".encode("latin-1"))
+    with pytest.raises(InputError, match="UTF-8"):
+        read_table(tmp_path / "latin.csv")
+    for name in ("t.xlsx", "gone.parquet"):
+        with pytest.raises(InputError, match=name):
+            read_table(tmp_path / name)
+    (tmp_path / "junk.parquet").write_bytes(b"PAR1 junk")
+    with pytest.raises(InputError, match="can't be read as a table"):
+        read_table(tmp_path / "junk.parquet")
+
+
+def test_files_named_like_patterns(tmp_path: Path) -> None:
+    folder = tmp_path / "patient=5" / "[x] *"
+    folder.mkdir(parents=True)
+    pl.DataFrame({"image": ["a"], "Edema": [True]}).write_parquet(folder / "t.parquet")
+    found = read_table(folder / "t.parquet")
+    assert found.patients is None and found.labels.tolist() == [[1]]
+    assert len(table(folder, "image,Edema\na,1\n")) == 1
+
+
+def test_label_space_asked_for(tmp_path: Path) -> None:
+    space = LabelSpace(("Edema",))
+    assert table(tmp_path, "image,Mass,Edema\na,1,0\n", classes=space).labels.tolist() == [[0]]
+    with pytest.raises(InputError, match="none of the classes as a column"):
+        table(tmp_path, "image,Mass\na,1\n", classes=space)
+    with pytest.raises(InputError, match=r"no column 'notes' to ignore.*Did you mean 'note'"):
+        table(tmp_path, "image,note,Edema\na,x,0\n", ignore_columns=["notes"])
+
+
+@pytest.mark.parametrize(
+    ("described", "told"),
+    [
+        ('{"format": 2}', "format 2"),
+        ('{"format": 1, "blank": "maybe"}', "blank can't be"),
+        ('{"format": 1, "classes": [1]}', "classes can't be"),
+        ("{", "damaged"),
+    ],
+)
+def test_wrong_descriptions_are_refused(tmp_path: Path, described: str, told: str) -> None:
+    (tmp_path / "t.json").write_text(described)
+    with pytest.raises(InputError, match=told):
+        table(tmp_path, "image,Edema\na,1\n")
+
+
+def test_a_changed_table_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # Case 66.
+    found = table(tmp_path, "image,Edema\na,1\nb,0\n")
+    write_table(found, tmp_path / "w.csv")
+    caplog.clear()
+    assert read_table(tmp_path / "w.csv").sha256
+    assert "changed" not in caplog.text
+    (tmp_path / "w.csv").write_text("image,Edema\na,0\nb,0\n")
+    assert read_table(tmp_path / "w.csv").labels.tolist() == [[0], [0]]
+    assert "has changed" in caplog.text
+    (tmp_path / "x.json").write_text('{"somebody": "else"}')
+    assert len(table(tmp_path, "image,Edema\na,1\n", "x.csv")) == 1
+
+
+@given(
+    data=st.data(),
+    n=st.integers(1, 12),
+    soft=st.booleans(),
+    suffix=st.sampled_from(["csv", "parquet"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_table_survives_writing(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, n: int, soft: bool, suffix: str
+) -> None:
+    folder = tmp_path_factory.mktemp("w")
+    knows = {"one": (True, True, False), 'two, "b"': (True, False, False)}
+    sources = tuple(data.draw(st.sampled_from(sorted(knows))) for _ in range(n))
+    cell = st.floats(0, 1, width=32) if soft else st.sampled_from([0.0, 1.0])
+    cells = st.one_of(cell, st.just(UNCERTAIN), st.just(BLANK))
+    rows = [
+        [data.draw(cells) if known else UNMENTIONED for known in knows[source]]
+        for source in sources
+    ]
+    # One source may leave out a class that it knows only in some rows: as blank, never unmentioned.
+    text = st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"]), min_size=1, max_size=6)
+    images = tuple(f"{i}{data.draw(text)}" for i in range(n))
+    first = Table(
+        images=images,
+        root=folder / "films",
+        space=LabelSpace(("Edema", "Mass", "Hernia")),
+        labels=np.array(rows, np.float32),
+        ids=tuple(data.draw(st.sampled_from(["NA", "007", "", '"', "1,5"])) for _ in range(n)),
+        sources=sources,
+        blank="zero",
+        phantom=True,
+    )
+    path = folder / f"t.{suffix}"
+    write_table(first, path)
+    second = read_table(path, soft=soft)
+    assert np.array_equal(second.labels, first.labels)
+    assert second.space.classes == first.space.classes and second.images == first.images
+    assert (second.ids, second.sources) == (first.ids, first.sources)
+    assert (second.blank, second.phantom) == ("zero", True)
+    assert second.root.resolve() == first.root.resolve()
+
+
+def test_unmentioned_cells_need_a_source(tmp_path: Path) -> None:
+    mixed = made(["p", "q"], [[1, 0], [1, 0]])
+    mixed.labels[0, 1] = UNMENTIONED
+    with pytest.raises(InputError, match="no `source` column"):
+        write_table(mixed, tmp_path / "t.csv")
+    assert not (tmp_path / "t.csv").exists()
+
+
+@pytest.mark.parametrize(("cell", "file"), [("a.png", "a.png"), ("a/../b.png", "b.png")])
+def test_paths_inside_the_root(cell: str, file: str, tmp_path: Path) -> None:
+    assert image_path(tmp_path, cell) == tmp_path / file
+    assert image_path(tmp_path, "..a/b..c.png") == tmp_path / "..a/b..c.png"
+    for outside in ("a/../../b.png", r"a\..\..\b.png", "..", ".", r"\\host\x", "https://x/y.png"):
+        with pytest.raises(ImageError):
+            image_path(tmp_path, outside)
+
+
+def test_counts(tmp_path: Path) -> None:
+    found = table(tmp_path, "image,Edema,Mass\na,1,-1\nb,1,1\nc,,0\n")
+    assert class_counts(found) == {"Edema": 2, "Mass": 1}
+    assert class_counts(found, np.array([2])) == {"Edema": 0, "Mass": 0}

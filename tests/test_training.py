@@ -32,7 +32,9 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     first = [b.tolist() for b in training_batches(20, 4, seed=0, epochs=3, start=0)]
     later = [b.tolist() for b in training_batches(20, 4, seed=0, epochs=3, start=7)]
     assert first[7:] == later and first[:5] != first[5:10]
-    shares = [list(training_batches(20, 4, seed=0, epochs=1, start=0, rank=r, world=2)) for r in (0, 1)]
+    shares = [
+        list(training_batches(20, 4, seed=0, epochs=1, start=0, rank=r, world=2)) for r in (0, 1)
+    ]
     for whole, *parts in zip(first, *shares, strict=False):
         assert sorted(np.concatenate(parts).tolist()) == sorted(whole)
 
@@ -67,7 +69,7 @@ def test_a_run_is_whole_and_found_finished(tiny_config: Config, tmp_path: Path) 
     with pytest.raises(InputError, match=r"seed: 0 there, 3 now"):
         lingula.train(None, ["seed=3"], resume=run)
     text = (run / "report.html").read_text()
-    assert "Research use only" in text and "src=\"http" not in text and "Cardiomegaly" in text
+    assert "Research use only" in text and 'src="http' not in text and "Cardiomegaly" in text
     lingula.train(tiny_config, ["seed=4"], out=run, overwrite=True)
     assert (tmp_path / "run.old-1" / "finished.json").is_file()
     assert (run / WEIGHTS).read_bytes() != (tmp_path / "run.old-1" / WEIGHTS).read_bytes()
@@ -119,7 +121,9 @@ def test_scores_do_not_depend_on_the_batch_size(tiny_config: Config, tmp_path: P
     run = lingula.train(tiny_config, out=tmp_path / "run")
     found = [
         read_scores(
-            lingula.predict(run, data=table, out=tmp_path / f"{n}.csv", batch_size=n, tta="paper").path
+            lingula.predict(
+                run, data=table, out=tmp_path / f"{n}.csv", batch_size=n, tta="paper"
+            ).path
         )
         for n in (1, 7, 40)
     ]
@@ -147,8 +151,14 @@ def test_prediction_goes_on_past_bad_images(tiny_config: Config, tmp_path: Path)
 
 
 def test_a_phantom_model_refuses_films(tiny_table: Path, tmp_path: Path) -> None:
-    run = lingula.train("smoke", ["optim.epochs=1", "data.table=" + str(
-        lingula.data_phantom(tmp_path / "phantom", n=60, size=32))], out=tmp_path / "run")
+    run = lingula.train(
+        "smoke",
+        [
+            "optim.epochs=1",
+            "data.table=" + str(lingula.data_phantom(tmp_path / "phantom", n=60, size=32)),
+        ],
+        out=tmp_path / "run",
+    )
     with pytest.raises(InputError, match="--allow-phantom-model"):
         lingula.predict(run, data=tiny_table, out=tmp_path / "s.csv")
     done = lingula.predict(run, data=tiny_table, out=tmp_path / "s.csv", allow_phantom_model=True)
@@ -162,8 +172,14 @@ def test_starting_from_a_run_binds_classes_by_name(tiny_config: Config, tmp_path
     table = Path(tiny_config.data.table)
     table.write_text(table.read_text().replace("Edema", "Mass", 1))
     config = vary(
-        tiny_config, data__classes=classes, data__ignore_columns=[], model__weights=str(first),
-        optim__epochs=1, optim__lr=1e-12, optim__warmup_lr=0.0, optim__min_lr=0.0,
+        tiny_config,
+        data__classes=classes,
+        data__ignore_columns=[],
+        model__weights=str(first),
+        optim__epochs=1,
+        optim__lr=1e-12,
+        optim__warmup_lr=0.0,
+        optim__min_lr=0.0,
     )
     second = lingula.train(config, out=tmp_path / "b")
     old, new = load_model(first), load_model(second)
@@ -206,8 +222,15 @@ def test_killed_at_any_moment_and_resumed_is_the_same(tiny_config: Config, tmp_p
     config = vary(tiny_config, optim__epochs=30)
     (tmp_path / "c.yaml").write_text(to_yaml(config))
     whole = lingula.train(config, out=tmp_path / "whole")
-    command = [sys.executable, "-m", "lingula", "train", str(tmp_path / "c.yaml"),
-               "--out", str(tmp_path / "killed")]
+    command = [
+        sys.executable,
+        "-m",
+        "lingula",
+        "train",
+        str(tmp_path / "c.yaml"),
+        "--out",
+        str(tmp_path / "killed"),
+    ]
     random = np.random.default_rng(0)
     kills = 0
     for _ in range(4):

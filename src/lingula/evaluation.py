@@ -333,7 +333,7 @@ def _summary(result: Evaluation, value: Mapping[str, Any]) -> list[str]:
         "only in the scores, left out": ", ".join(result.unlabelled),
         "only in the labels, left out": ", ".join(result.unscored),
         "without scores, left out": examples(result.failed),
-        "rows of scores without a label, ignored": str(result.ignored_rows or ""),
+        "rows of scores beyond those measured, ignored": str(result.ignored_rows or ""),
         "labels that differ within a study (present was taken)": str(result.differing or ""),
     }
     return lines + [f"{name}: {text}" for name, text in notes.items() if text]
@@ -341,9 +341,10 @@ def _summary(result: Evaluation, value: Mapping[str, Any]) -> list[str]:
 
 def _line(name: str, row: Mapping[str, Any]) -> str:
     ap, auroc = _range(row.get("mAP_ci")), _range(row.get("AUROC_ci"))
+    many = "class" if row["n_classes"] == 1 else "classes"
     return (
         f"{name + ':':<8}mAP {_three(row['mAP'])} {ap + ' ' * bool(ap)}"
-        f"AUROC {_three(row['AUROC'])} {auroc + ' ' * bool(auroc)}over {row['n_classes']} classes"
+        f"AUROC {_three(row['AUROC'])} {auroc + ' ' * bool(auroc)}over {row['n_classes']} {many}"
     )
 
 

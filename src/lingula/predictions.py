@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +63,7 @@ class Predictions:
 
 _ID_FIELDS = {"images": "image", "ids": "id", "studies": "study", "patients": "patient"}
 # Columns that stand beside scores in other people's files, folded; none is a finding.
-_NO_CLASS = ("n views", "views", "fold", "frontal lateral", "height", "width", "follow-up #")
+_NO_CLASS = ("n views", "views", "fold", "frontal lateral", "height", "width", "index level 0")
 
 
 def _check_names(predictions: Predictions) -> None:
@@ -94,7 +94,7 @@ def _check_values(predictions: Predictions) -> None:
     row, k = (int(found[0]) for found in np.nonzero(wrong))
     what = "no score; a row must have all its scores or none (an image that failed)"
     if outside[row, k]:
-        what = f"{values[row, k]!r}; scores are probabilities in [0, 1] (sigmoid of the logits)"
+        what = f"{values[row, k]}; scores are probabilities in [0, 1] (sigmoid of the logits)"
     raise InputError(
         f"{predictions.origin}: image '{predictions.images[row]}', class "
         f"'{predictions.classes[k]}' has {what} ({int(wrong.sum())} such cells)."
@@ -126,8 +126,6 @@ def read_scores(path: str | Path) -> Predictions:
     columns: list[str] = []
     for name in frame.columns:
         field = COLUMNS.get(fold(name))
-        if not name or name.startswith(("Unnamed: ", "__index_level_")):
-            raise InputError(f"{file} has a column without a name ('{name}'): drop the row index.")
         if field in texts:
             raise InputError(f"{file} has two columns for {field}; '{name}' is the second.")
         if field is not None:
@@ -169,7 +167,10 @@ def _exact(values: NDArray[np.float64], columns: list[str], file: Path) -> NDArr
     if file.suffix != ".parquet":
         return values
     stored = pl.read_parquet(file)
+    stored = stored.filter(~pl.all_horizontal(pl.all().is_null()))
     stored.columns = [name.strip() for name in stored.columns]
+    if stored.height != len(values):
+        raise InputError(f"{file} has rows that hold nothing but blanks; drop them.")
     values = values.copy()
     for k, name in enumerate(columns):
         if stored[name].dtype.is_float():
@@ -271,7 +272,7 @@ class Joined:
     mask: NDArray[np.bool_]
     classes: tuple[str, ...]
     patients: tuple[str, ...] | None
-    masked: Mapping[str, int] = field(default_factory=dict)
+    masked: Mapping[str, int]
     differing: int = 0
 
 

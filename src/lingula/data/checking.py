@@ -5,31 +5,37 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 
-from lingula.data.images import read_pixels
-from lingula.data.reading import CELLS, COLUMNS, read_description, read_frame, read_table
+from lingula.data.columns import Fault
+from lingula.data.images import is_blank, read_pixels
+from lingula.data.reading import read_checked
 from lingula.data.splits import classes_missing, patients_in_two_splits
-from lingula.data.table import BLANK, SPLITS, UNCERTAIN, Table, image_path, rows_of
+from lingula.data.table import (
+    BLANK,
+    SPLITS,
+    UNCERTAIN,
+    UNMENTIONED,
+    Table,
+    class_counts,
+    image_path,
+    rows_of,
+)
 from lingula.errors import ImageError, InputError
-from lingula.labels import canonical, fold, is_known
+from lingula.labels import groups
 
+EXAMPLES = 5
+_SIDE = 64  # enough to compare pixels; a JPEG is decoded whole all the same
+_AT_ONCE = 2048
+_BESIDE_NO_FINDING = ("No Finding", "Support Devices")
 
-@dataclass(frozen=True)
-class Fault:
-    """One kind of fault: what it is, how often it occurs, up to five examples, and the mend."""
-
-    what: str
-    count: int
-    examples: tuple[str, ...]
-    mend: str
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -48,93 +54,60 @@ class CheckReport:
 
 
 def check(
-    path: Path, *, images: bool = True, progress: Callable[[int, int], None] | None = None
+    path: str | Path, *, images: bool = True, progress: Progress | None = None
 ) -> CheckReport:
-    """Look for every fault of a table and, with `images`, of the files that it names."""
-    problems, warnings = _check_cells(path)
-    table, facts = None, {}
+    """Look for every fault of a table and, with `images`, of the files that it names.
+
+    A table that can't be read at all is a report with that one problem.
+    """
     try:
-        table = read_table(path)
+        table, problems = read_checked(path)
     except InputError as error:
-        if not problems:
-            problems.append(Fault("the table can't be read", 1, (str(error),), "see there"))
-    if table is not None:
-        facts = facts_of(table)
-        _check_rows(table, problems, warnings)
-    names, root = _names(path)
-    if images and names:
-        _check_images(root, names, problems, warnings, progress)
-    return CheckReport(str(path), tuple(problems), tuple(warnings), facts)
+        unread = Fault("the table can't be read", str(error), 1, (str(error),))
+        return CheckReport(str(path), (unread,), (), {})
+    warnings: list[Fault] = []
+    labelled = all(fault.what != "no class columns" for fault in problems)
+    _check_rows(table, labelled, problems, warnings)
+    if images:
+        _check_images(table, problems, warnings, progress)
+    facts = facts_of(table) if labelled else {"images": len(table)}
+    return CheckReport(str(path), _short(problems), _short(warnings), facts)
+
+
+def _short(faults: Sequence[Fault]) -> tuple[Fault, ...]:
+    return tuple(replace(fault, examples=fault.examples[:EXAMPLES]) for fault in faults)
 
 
 def _fault(what: str, found: Iterable[object], mend: str) -> Fault:
-    every = [str(item) for item in found]
-    return Fault(what, len(every), tuple(every[:5]), mend)
+    every = tuple(str(item) for item in found)
+    shown = ", ".join(every[:EXAMPLES]) + (", ..." if len(every) > EXAMPLES else "")
+    return Fault(what, f"{len(every)} {what}: {shown}. {mend}", len(every), every)
 
 
-def _names(path: Path) -> tuple[list[str], Path]:
-    try:
-        frame = read_frame(path)
-    except InputError:
-        return [], path.parent
-    root = path.parent / read_description(path).get("root", ".")
-    column = next((c for c in frame.columns if COLUMNS.get(fold(c)) == "images"), None)
-    return (frame[column].to_list() if column else []), root
-
-
-def _check_cells(path: Path) -> tuple[list[Fault], list[Fault]]:
-    """Faults that keep a table from being read, all of them and not only the first."""
-    try:
-        frame = read_frame(path)
-    except InputError as error:
-        return [Fault("the table can't be read", 1, (str(error),), "see there")], []
-    problems: list[Fault] = []
-    by_class: dict[str, list[str]] = defaultdict(list)
-    for column in frame.columns:
-        field = COLUMNS.get(fold(column))
-        if field == "images":
-            problems += _repeated_rows(frame, column)
-        if field is None and is_known(column):
-            by_class[canonical(column)].append(column)
-            problems += _wrong_cells(frame, column)
-    doubled = [f"{' and '.join(c)}" for c in by_class.values() if len(c) > 1]
-    if doubled:
-        problems.append(_fault("columns of the same class", doubled, "keep one of each"))
-    return problems, []
-
-
-def _repeated_rows(frame: pl.DataFrame, column: str) -> list[Fault]:
-    twice = [name for name, n in Counter(frame[column].to_list()).items() if n > 1]
-    return [_fault("images in more than one row", twice, "keep one row an image")] if twice else []
-
-
-def _wrong_cells(frame: pl.DataFrame, column: str) -> list[Fault]:
-    text = frame[column].str.strip_chars().str.to_lowercase()
-    rows = np.flatnonzero(~text.is_in(list(CELLS)).to_numpy())
-    if not len(rows):
-        return []
-    found = [f"row {row + 2}: {frame[column][int(row)]!r}" for row in rows]
-    return [_fault(f"cells of '{column}' that are no labels", found, "use 1, 0, -1 or blank")]
-
-
-def _check_rows(table: Table, problems: list[Fault], warnings: list[Fault]) -> None:
+def _check_rows(table: Table, labelled: bool, problems: list[Fault], warnings: list[Fault]) -> None:
     shared = patients_in_two_splits(table)
     if shared:
         found = [f"{patient} ({', '.join(splits)})" for patient, splits in shared.items()]
-        mend = "give each patient one split, or drop the split column"
+        mend = "Give each patient one split, or drop the split column."
         problems.append(_fault("patients in more than one split", found, mend))
-    for split, names in classes_missing(table).items():
+    for name, column in (("patient", table.patients), ("split", table.splits)):
+        if column is not None and "" in column:
+            rows = [table.images[i] for i, cell in enumerate(column) if not cell]
+            warnings.append(_fault(f"images without a {name}", rows, "Fill them in."))
+    if not labelled:
+        return
+    lacking = classes_missing(table)
+    if table.splits is None:
+        counts = class_counts(table)
+        lacking = {"the table": tuple(name for name, count in counts.items() if not count)}
+    for split, names in lacking.items():
         if names:
             what = f"classes without a positive in {split}"
-            warnings.append(_fault(what, names, "they are undefined there, and not learned"))
+            warnings.append(_fault(what, names, "Their metrics are undefined there."))
     contradictions = _contradictions(table)
     if contradictions:
-        warnings.append(
-            _fault("images with No Finding and a finding", contradictions, "mend one of the two")
-        )
-    if table.patients is not None and "" in table.patients:
-        rows = [table.images[i] for i, name in enumerate(table.patients) if not name]
-        warnings.append(_fault("images without a patient id", rows, "fill them in"))
+        what = "images with No Finding and a finding"
+        warnings.append(_fault(what, contradictions, "One of the two is wrong."))
 
 
 def _contradictions(table: Table) -> list[str]:
@@ -147,78 +120,113 @@ def _contradictions(table: Table) -> list[str]:
     return [table.images[i] for i in rows]
 
 
-_BESIDE_NO_FINDING = ("No Finding", "Support Devices")
+@dataclass(frozen=True)
+class _Look:
+    """One image: what keeps it from being read; or a hash of its pixels and what is odd."""
+
+    kind: str = ""
+    reason: str = ""
+    digest: bytes = b""
+    blank: bool = False
+    bits: int = 16
 
 
-def _look(path: Path) -> tuple[str, str]:
-    """What is wrong with an image ('' if nothing), and a hash of its pixels."""
-    pixels = read_pixels(path)
-    top = int(pixels.max())
-    digest = hashlib.sha256(pixels.tobytes() + str(pixels.shape).encode()).hexdigest()
-    if int(pixels.min()) == top:
-        return "blank", digest
-    if pixels.dtype == np.uint16 and top < 2**14:
-        return f"dark: {top.bit_length()} of 16 bits in use", digest
-    return "", digest
+def _look(root: Path, name: str) -> _Look:
+    try:
+        pixels = read_pixels(image_path(root, name), at_least=_SIDE)
+    except ImageError as error:
+        return _Look(error.kind, str(error))
+    shape = str((pixels.dtype, pixels.shape)).encode()
+    digest = hashlib.blake2b(pixels.tobytes() + shape, digest_size=16).digest()
+    bits = int(pixels.max()).bit_length() if pixels.dtype == np.uint16 else 16
+    return _Look(digest=digest, blank=is_blank(pixels), bits=bits)
 
 
 def _check_images(
-    root: Path,
-    names: list[str],
-    problems: list[Fault],
-    warnings: list[Fault],
-    progress: Callable[[int, int], None] | None,
+    table: Table, problems: list[Fault], warnings: list[Fault], progress: Progress | None
 ) -> None:
+    names = sorted(set(table.images) - {""})
     broken: dict[str, list[str]] = defaultdict(list)
-    odd: dict[str, list[str]] = defaultdict(list)
-    by_content: dict[str, list[str]] = defaultdict(list)
+    reasons: dict[str, str] = {}
+    blank: list[str] = []
+    dark: dict[str, int] = {}
+    same: dict[bytes, list[str]] = defaultdict(list)
+    for name, look in _looks(table.root, names, progress):
+        if look.kind:
+            broken[look.kind].append(name)
+            reasons.setdefault(look.kind, look.reason)
+        elif look.blank:
+            blank.append(name)
+        else:
+            same[look.digest].append(name)
+            if look.bits < 15:
+                dark[name] = look.bits
+    for kind, found in sorted(broken.items()):
+        mend = f"{reasons[kind]} Mend or remove these rows."
+        problems.append(_fault(f"images: {kind}", found, mend))
+    if blank:
+        mend = "All their pixels are the same; remove them, or let the model see them as they are."
+        warnings.append(_fault("images: blank", blank, mend))
+    if dark:
+        bits = max(dark.values())
+        mend = f"No level of these 16-bit files needs more than {bits} bits: data.bits={bits}?"
+        warnings.append(_fault("images: mis-scaled", dark, mend))
+    _check_repeats(table, [found for found in same.values() if len(found) > 1], warnings)
 
-    def look(name: str) -> tuple[str, str, str]:
-        try:
-            return "", *_look(image_path(root, name))
-        except ImageError as error:
-            return error.kind, str(error), ""
 
-    unique = sorted(set(names))
+def _looks(root: Path, names: list[str], progress: Progress | None) -> Iterable[tuple[str, _Look]]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for done, (name, found) in enumerate(
-            zip(unique, pool.map(look, unique), strict=True), start=1
-        ):
-            kind, remark, digest = found
-            if kind:
-                broken[kind].append(name)
-            else:
-                by_content[digest].append(name)
-                if remark:
-                    odd[remark].append(name)
-            if progress is not None:
-                progress(done, len(unique))
-    for kind, found_names in sorted(broken.items()):
-        problems.append(_fault(f"images: {kind}", found_names, "mend or remove these rows"))
-    for remark, found_names in sorted(odd.items()):
-        mend = "say data.bits=N" if remark.startswith("dark") else "look at them"
-        warnings.append(_fault(f"images: {remark}", found_names, mend))
-    same = [" = ".join(group) for group in by_content.values() if len(group) > 1]
-    if same:
-        warnings.append(_fault("images with the same pixels", same, "are they meant to repeat?"))
+        for begin in range(0, len(names), _AT_ONCE):
+            part = names[begin : begin + _AT_ONCE]
+            looks = pool.map(lambda name: _look(root, name), part)
+            for done, (name, look) in enumerate(zip(part, looks, strict=True), begin + 1):
+                yield name, look
+                if progress is not None:
+                    progress(done, len(names))
+
+
+def _check_repeats(table: Table, repeats: list[list[str]], warnings: list[Fault]) -> None:
+    """Images with the same pixels; those in two splits apart, since they leak."""
+    if not repeats:
+        return
+    splits = table.splits or ("",) * len(table)
+    split_of = dict(zip(table.images, splits, strict=True))
+    leaks = [found for found in repeats if len({split_of[name] for name in found} - {""}) > 1]
+    shown = [" = ".join(found) for found in repeats]
+    warnings.append(_fault("images with the same pixels", shown, "Are they meant to repeat?"))
+    if leaks:
+        shown = [" = ".join(f"{name} ({split_of[name]})" for name in found) for found in leaks]
+        mend = "The model is tested on what it was trained on: remove one of each."
+        warnings.append(_fault("images with the same pixels in two splits", shown, mend))
 
 
 def facts_of(table: Table) -> dict[str, Any]:
-    """Rows, patients, and positives a class and split."""
-    splits = [s for s in SPLITS if len(rows_of(table, s))]
-    positives = {
-        name: {split: int((table.labels[rows_of(table, split), k] == 1).sum()) for split in splits}
-        | {"all": int((table.labels[:, k] == 1).sum())}
-        for k, name in enumerate(table.space.classes)
-    }
+    """Rows, patients, sources; positives by class and split; cells of each kind of not knowing.
+
+    Head, medium and tail are by the positives in train, or in all rows where there is no split.
+    """
+    rows = {split: rows_of(table, split) for split in SPLITS}
+    rows = {split: here for split, here in rows.items() if len(here)}
+    counts = {split: class_counts(table, here) for split, here in rows.items()}
+    counts["all"] = class_counts(table)
+    known = counts.get("train", counts["all"])
+    total = len(rows["train"]) if "train" in rows else len(table)
     return {
         "images": len(table),
         "patients": None if table.patients is None else len(set(table.patients) - {""}),
-        "splits": {split: len(rows_of(table, split)) for split in splits},
-        "positives": positives,
+        "splits": {split: len(here) for split, here in rows.items()},
+        "sources": dict(sorted(Counter(table.sources or ()).items())),
+        "positives": {
+            name: {split: found[name] for split, found in counts.items()}
+            for name in table.space.classes
+        },
+        "groups": {group: list(names) for group, names in groups(known, total).items()},
         "uncertain_cells": int((table.labels == UNCERTAIN).sum()),
         "blank_cells": int((table.labels == BLANK).sum()),
+        "unmentioned_cells": int((table.labels == UNMENTIONED).sum()),
         "blank_means": table.blank,
+        "root": str(table.root),
+        "sha256": table.sha256,
     }
 
 
@@ -227,8 +235,13 @@ def to_json(report: CheckReport) -> dict[str, Any]:
 
     def plain(faults: tuple[Fault, ...]) -> list[dict[str, Any]]:
         return [
-            {"what": f.what, "count": f.count, "examples": list(f.examples), "mend": f.mend}
-            for f in faults
+            {
+                "what": fault.what,
+                "message": fault.message,
+                "count": fault.count,
+                "examples": list(fault.examples),
+            }
+            for fault in faults
         ]
 
     return {
@@ -243,21 +256,25 @@ def to_json(report: CheckReport) -> dict[str, Any]:
 def to_text(report: CheckReport) -> str:
     """The report as lines for a terminal."""
     lines = []
-    if report.facts:
-        f = report.facts
-        shown = ", ".join(f"{n} {split}" for split, n in f["splits"].items())
-        patients = "unknown" if f["patients"] is None else f["patients"]
-        lines.append(f"{f['images']} images, {patients} patients; {shown or 'no split'}")
-        width = max(len(name) for name in f["positives"])
-        for name, found in f["positives"].items():
-            counts = "  ".join(f"{split} {n}" for split, n in found.items())
-            lines.append(f"  {name:<{width}}  {counts}")
+    if "positives" in report.facts:
+        lines = _facts_as_lines(report.facts)
     for word, faults in (("PROBLEM", report.problems), ("note", report.warnings)):
-        for fault in faults:
-            more = ", ..." if fault.count > len(fault.examples) else ""
-            lines.append(
-                f"{word}: {fault.count} {fault.what}: {', '.join(fault.examples)}{more} "
-                f"({fault.mend})"
-            )
+        lines += [f"{word}: {fault.message}" for fault in faults]
     lines.append("fit to train on" if report.fit else "not fit to train on: mend the problems")
     return "\n".join(lines)
+
+
+def _facts_as_lines(facts: dict[str, Any]) -> list[str]:
+    shown = ", ".join(f"{n} {split}" for split, n in facts["splits"].items())
+    patients = "unknown" if facts["patients"] is None else facts["patients"]
+    lines = [f"{facts['images']} images, {patients} patients; {shown or 'no split'}"]
+    group_of = {name: group for group, names in facts["groups"].items() for name in names}
+    width = max(len(name) for name in facts["positives"])
+    for name, found in facts["positives"].items():
+        counts = "  ".join(f"{split} {n:>6}" for split, n in found.items())
+        lines.append(f"  {name:<{width}}  {group_of[name]:<6}  {counts}")
+    lines.append(
+        f"cells: {facts['uncertain_cells']} uncertain, {facts['blank_cells']} blank (meaning "
+        f"{facts['blank_means']}), {facts['unmentioned_cells']} of classes unknown to their source"
+    )
+    return lines

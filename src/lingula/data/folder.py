@@ -3,87 +3,104 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from lingula.data.images import sniff
-from lingula.data.reading import COLUMNS, read_description, read_frame
+from lingula.data.reading import read_unlabelled
 from lingula.data.table import Table
 from lingula.errors import InputError
-from lingula.labels import LabelSpace, fold
 
 log = logging.getLogger("lingula")
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif")
+_SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 
 
 def images_in(data: str | Path) -> tuple[Path, tuple[str, ...], Table | None]:
     """The root, the image names relative to it, and the table if `data` is one.
 
-    A table needs no classes here, only an image column.
+    A table needs no classes here, only an image column: its labels are not read.
+
+    Raises:
+        InputError: there is no such thing, it is a table that can't be read, or it holds no images.
     """
     place = Path(data)
     if place.is_dir():
         names, skipped = scan(place)
         if skipped:
-            counted = ", ".join(f"{n} {reason}" for reason, n in sorted(skipped.items()))
-            log.info("Skipped in %s: %s.", place, counted)
+            log.info("Skipped in %s: %s.", place, counted(skipped))
         return place, names, None
-    if not place.is_file():
+    if not place.exists():
         raise InputError(f"There is no table, folder or image {place}.")
-    if place.suffix in (".csv", ".parquet"):
-        table = unlabelled(place)
+    if place.suffix.lower() in (".csv", ".parquet"):
+        table = read_unlabelled(place)
         return table.root, table.images, table
+    if place.suffix.lower() in (".tsv", ".txt", ".xlsx", ".xls", ".json"):
+        raise InputError(f"{place} is no table that can be read: save it as .csv or .parquet.")
     return place.parent, (place.name,), None
 
 
-def scan(folder: Path) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Images under a folder (relative, sorted), by content; and what was skipped, counted.
+def scan(folder: str | Path) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Images below a folder, and what was skipped, counted by reason.
 
-    Files that look like images by name but are none are kept: they fail by name later.
+    Files are known by content. One that bears an image's suffix and is none is kept, so that
+    reading it fails by name. Links to folders are not followed.
+
+    Returns:
+        Paths relative to the folder (with `/`, sorted), and counts by reason.
+
+    Raises:
+        InputError: there is no image in the folder.
     """
-    images, skipped = [], Counter[str]()
-    for path in sorted(folder.rglob("*")):
+    place = Path(folder)
+    images: list[str] = []
+    skipped = Counter[str]()
+    for here, folders, names in os.walk(place):
+        folders[:] = [name for name in folders if not _is_system(name)]
+        for name in names:
+            path = Path(here) / name
+            reason = _why_not(path)
+            if reason is None:
+                images.append(path.relative_to(place).as_posix())
+            else:
+                skipped[reason] += 1
+    if not images:
+        what = f" Skipped: {counted(skipped)}." if skipped else ""
+        hint = " Convert DICOM to PNG first." if _DICOM in skipped else ""
+        raise InputError(f"There are no images in {place}.{what}{hint}")
+    return tuple(sorted(images)), dict(sorted(skipped.items()))
+
+
+def counted(skipped: dict[str, int]) -> str:
+    """`2 hidden or system files, 1 ...`."""
+    return ", ".join(f"{n} {reason}" for reason, n in sorted(skipped.items()))
+
+
+_DICOM = "DICOM (not read by this version; convert to PNG)"
+
+
+def _is_system(name: str) -> bool:
+    return name.startswith(".") or name.casefold() in _SYSTEM
+
+
+def _why_not(path: Path) -> str | None:
+    """Why a file is no image to read, or None if it is one."""
+    if _is_system(path.name):
+        return "hidden or system files"
+    try:
+        path.name.encode()
+    except UnicodeEncodeError:
+        return "files whose names are not UTF-8"
+    named = path.suffix.casefold() in _IMAGE_SUFFIXES
+    try:
         if not path.is_file():
-            continue
-        name = path.relative_to(folder).as_posix()
-        if path.name.startswith(".") or path.name == "Thumbs.db":
-            skipped["hidden or system files"] += 1
-            continue
+            return "links to nothing, pipes and devices"
         with path.open("rb") as stream:
             kind = sniff(stream.read(132))
-        if kind != "unknown" or path.suffix.casefold() in _IMAGE_NAMES:
-            images.append(name)
-        else:
-            skipped["files that are no images"] += 1
-    if not images:
-        raise InputError(f"There are no images in {folder}.")
-    return tuple(images), dict(skipped)
-
-
-_IMAGE_NAMES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".dcm")
-
-
-def unlabelled(path: Path) -> Table:
-    """A table read for its images and ids alone; its other columns are not looked at."""
-    frame = read_frame(path)
-    described = read_description(path)
-    texts: dict[str, Any] = {}
-    for name in frame.columns:
-        field = COLUMNS.get(fold(name))
-        if field is not None and field not in texts:
-            texts[field] = tuple(frame[name].str.strip_chars().to_list())
-    if "images" not in texts:
-        raise InputError(f"{path} has no `image` column.")
-    from lingula import files
-
-    return Table(
-        root=path.parent / described.get("root", "."),
-        space=LabelSpace(("none",)),
-        labels=np.full((frame.height, 1), -3.0, dtype=np.float32),
-        phantom=bool(described.get("phantom", False)),
-        path=path,
-        sha256=files.sha256(path),
-        **texts,
-    )
+    except OSError:
+        return None if named else "files that can't be opened"
+    if kind == "dicom":
+        return _DICOM
+    return None if named or kind != "unknown" else "files that are no images"

@@ -1,12 +1,11 @@
 """Reading and writing table files (.csv, .parquet) and the JSON description beside them.
 
-Every cell is read as text, so that ids stay as they are; columns are sorted into ids and classes by
-name; and whatever is neither is an error that names it.
+`labels.csv` is described by `labels.json`: the image root, the classes, which classes each source
+knows, what a blank cell means, and a hash of the table. A table without one is read by its columns.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -18,101 +17,41 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula import files
-from lingula.data.table import BLANK, SPLITS, UNCERTAIN, UNMENTIONED, Table
+from lingula.data.columns import (
+    COLUMNS,
+    NAMES,
+    Fault,
+    class_columns,
+    ignoring,
+    label_values,
+    read_cells,
+    text_cells,
+)
+from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table
 from lingula.errors import InputError, examples, nearest
-from lingula.labels import LabelSpace, canonical, fold, is_known, suggestion
+from lingula.labels import LabelSpace, canonical, fold
+
+__all__ = [
+    "COLUMNS",
+    "read_checked",
+    "read_description",
+    "read_frame",
+    "read_table",
+    "read_unlabelled",
+    "write_table",
+]
 
 log = logging.getLogger("lingula")
-
-# Column names, folded, to fields of `Table`.
-COLUMNS = {
-    "image": "images",
-    "path": "images",
-    "fpath": "images",
-    "id": "ids",
-    "dicom id": "ids",
-    "patient": "patients",
-    "subject id": "patients",
-    "study": "studies",
-    "study id": "studies",
-    "view": "views",
-    "viewposition": "views",
-    "split": "splits",
-    "age": "ages",
-    "sex": "sexes",
-    "source": "sources",
-}
-_NAMES = {
-    "images": "image",
-    "ids": "id",
-    "patients": "patient",
-    "studies": "study",
-    "views": "view",
-    "splits": "split",
-    "ages": "age",
-    "sexes": "sex",
-    "sources": "source",
-}
-_SPLIT_NAMES = {name: name for name in SPLITS} | {
-    "val": "dev",
-    "valid": "dev",
-    "validate": "dev",
-    "validation": "dev",
-    "": "",
-}
-_BLANKS = ("", "na", "nan", "n/a", "null", "none")
-CELLS = {"1": 1.0, "1.0": 1.0, "true": 1.0, "0": 0.0, "0.0": 0.0, "false": 0.0}
-CELLS |= {"-1": UNCERTAIN, "-1.0": UNCERTAIN} | dict.fromkeys(_BLANKS, BLANK)
 
 
 def read_frame(path: str | Path) -> pl.DataFrame:
     """All cells of a .csv or .parquet file as text; headers stripped. Blank cells are ''.
 
-    Raises `InputError` for a missing, empty or `;`-separated file and for repeated columns.
+    Raises `InputError` for a missing, empty or `;`-separated file, repeated columns, short rows.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"There is no table {file}.")
-    try:
-        if file.suffix == ".parquet":
-            frame = pl.read_parquet(file)
-            frame = frame.select(_as_text(column) for column in frame.columns)
-        else:
-            frame = _read_csv(file)
-    except pl.exceptions.NoDataError:
-        raise InputError(f"{file} has no rows.") from None
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{file} can't be read as a table: {error}") from None
-    frame.columns = [name.replace("\ufeff", "").strip() for name in frame.columns]
-    return frame.fill_null("")
-
-
-def _as_text(column: str) -> pl.Expr:
-    # A whole number that was stored as a float (an id beside blanks) loses its ".0".
-    return pl.col(column).cast(pl.String).str.replace(r"^(-?\d+)\.0$", "$1").alias(column)
-
-
-def _read_csv(file: Path) -> pl.DataFrame:
-    with file.open("rb") as stream:
-        head = stream.readline().decode("utf-8-sig").rstrip("\r\n")
-    if not head.strip():
-        raise InputError(f"{file} is empty.")
-    if ";" in head and "," not in head:
-        raise InputError(
-            f"{file} looks like ; separated. Save it with commas (and decimal points)."
-        )
-    names = [name.strip() for name in next(csv.reader([head]))]
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise InputError(f"{file} has columns that stand twice: {examples(repeated)}.")
-    return pl.read_csv(
-        file,
-        has_header=False,
-        skip_rows=1,
-        new_columns=names,
-        infer_schema_length=0,
-        encoding="utf8",
-    )
+    frame, _, faults = read_cells(path)
+    _raise(faults)
+    return frame
 
 
 def read_table(
@@ -127,40 +66,78 @@ def read_table(
 
     Args:
         path: .csv or .parquet; the JSON of the same name beside it is read if it is there.
-        classes: the label space; None takes the JSON's, or every column of labels.
+        classes: the label space; None takes the JSON's, or every column of labels. A class without
+            a column is unmentioned in every row.
         root: folder of the images; None takes the JSON's, or the table's own folder.
-        ignore_columns: columns that are neither ids nor classes.
+        ignore_columns: columns that are not read.
         soft: cells may be probabilities.
 
     Raises:
-        InputError: names the file, the column and the row of what is wrong.
+        InputError: names the file, the column and the row of everything that is wrong.
+    """
+    table, faults = read_checked(
+        path, classes=classes, root=root, ignore_columns=ignore_columns, soft=soft
+    )
+    _raise(faults)
+    return table
+
+
+def read_unlabelled(path: str | Path) -> Table:
+    """A table read for its images and ids alone; its other columns are not looked at.
+
+    It has one class, `No Finding`, unmentioned in every row. Raises `InputError` as `read_table`.
+    """
+    table, faults = read_checked(path, labelled=False)
+    _raise(faults)
+    return table
+
+
+def _raise(faults: Sequence[Fault]) -> None:
+    if faults:
+        raise InputError("\n".join(fault.message for fault in faults))
+
+
+def read_checked(
+    path: str | Path,
+    *,
+    classes: LabelSpace | None = None,
+    root: Path | None = None,
+    ignore_columns: Sequence[str] = (),
+    soft: bool = False,
+    labelled: bool = True,
+) -> tuple[Table, list[Fault]]:
+    """As `read_table`, with every fault that reading can go on after in a list.
+
+    Cells that are no labels are `BLANK` in the table. With `labelled=False` only ids are read (see
+    `read_unlabelled`).
+
+    Raises:
+        InputError: the file can't be read at all, has no rows or no image column.
     """
     file = Path(path)
-    frame = read_frame(file)
+    frame, sha256, faults = read_cells(file)
     described = read_description(file)
-    if not frame.height:
-        raise InputError(f"{file} has no rows.")
-    texts, rest = _text_columns(frame, file, ignore_columns)
+    frame = _without(frame, ignore_columns, file, faults)
+    texts, rest = text_cells(frame, file, faults)
     if "images" not in texts:
         raise InputError(
-            f"{file} has no `image` column (paths relative to the table). It has: "
-            f"{examples(frame.columns, 12)}."
+            f"{file} has no column `image` (the images' paths, relative to the table's folder or "
+            f"to data.root). It has: {examples(frame.columns, 12)}."
         )
-    if classes is None and described.get("classes"):
-        classes = LabelSpace(tuple(described["classes"]))
-    columns = _class_columns(frame, rest, classes, file)
-    space = classes or LabelSpace(tuple(canonical(name) for name in columns))
-    labels = np.full((frame.height, len(space)), UNMENTIONED, dtype=np.float32)
-    for name, column in columns.items():
-        labels[:, space.index(name)] = _cells(frame[column], column, file, soft)
-    _unmentioned(labels, space, texts.get("sources"), described)
-    _no_repeats(texts["images"], file)
-    sha256 = files.sha256(file)
+    if not frame.height:
+        raise InputError(f"{file} has no rows, only column names.")
+    _find_bad_images(texts["images"], file, faults)
+    if labelled:
+        space, labels = _labels(frame, rest, classes, described, file, soft, faults)
+    else:
+        space = LabelSpace(("No Finding",))
+        labels = np.full((frame.height, 1), UNMENTIONED, dtype=np.float32)
+    _mark_unmentioned(labels, space, texts.get("sources"), described)
     if described.get("sha256") not in (None, sha256):
         log.warning("%s has changed since its description beside it was written.", file)
-    where = root or (file.parent / described.get("root", "."))
-    return Table(
-        root=where,
+    table = Table(
+        images=texts.pop("images"),
+        root=Path(root) if root is not None else file.parent / described.get("root", "."),
         space=space,
         labels=labels,
         blank=described.get("blank", "ignore"),
@@ -169,118 +146,125 @@ def read_table(
         sha256=sha256,
         **texts,
     )
+    return table, faults
 
 
 def read_description(table: Path) -> dict[str, Any]:
-    """The JSON beside a table, or an empty dict."""
+    """The JSON beside a table; an empty dict where there is none, or one that is not ours.
+
+    Raises `InputError` for one that is damaged, newer than this version, or says impossible things.
+    """
     path = table.with_suffix(".json")
     if not path.is_file():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is damaged: {error}") from None
-    return found if isinstance(found, dict) and found.get("format") == 1 else {}
-
-
-def _text_columns(
-    frame: pl.DataFrame, file: Path, ignored: Sequence[str]
-) -> tuple[dict[str, Any], list[str]]:
-    """The id columns by field, and the names of all other columns."""
-    texts: dict[str, Any] = {}
-    rest = []
-    for name in frame.columns:
-        target = COLUMNS.get(fold(name))
-        if target is None:
-            if name not in ignored:
-                rest.append(name)
-        elif target not in texts:
-            texts[target] = tuple(frame[name].str.strip_chars().to_list())
-        else:
-            raise InputError(
-                f"{file} has two columns for `{_NAMES[target]}`: '{name}' and another."
-            )
-    absent = [name for name in ignored if name not in frame.columns]
-    if absent:
-        raise InputError(
-            f"{file} has no column '{absent[0]}' to ignore.{nearest(absent[0], frame.columns)}"
-        )
-    if "splits" in texts:
-        texts["splits"] = _splits(texts["splits"], file)
-    return texts, rest
-
-
-def _splits(cells: tuple[str, ...], file: Path) -> tuple[str, ...]:
-    wrong = sorted({cell for cell in cells if cell.casefold() not in _SPLIT_NAMES})
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path} is damaged: {error}. Mend or remove it.") from None
+    if not isinstance(found, dict) or "format" not in found:
+        return {}
+    if found["format"] != 1:
+        raise InputError(f"{path} has format {found['format']!r}; this version reads format 1.")
+    sources = found.get("sources", {})
+    sound = {
+        "root": isinstance(found.get("root", ""), str),
+        "classes": _are_names(found.get("classes", [])),
+        "blank": found.get("blank", "ignore") in ("ignore", "zero"),
+        "sources": isinstance(sources, dict)
+        and all(isinstance(s, dict) and _are_names(s.get("knows", [])) for s in sources.values()),
+    }
+    wrong = [key for key, well in sound.items() if not well]
     if wrong:
-        raise InputError(f"{file}: split must be train, dev or test, not {examples(wrong)}.")
-    return tuple(_SPLIT_NAMES[cell.casefold()] for cell in cells)
-
-
-def _class_columns(
-    frame: pl.DataFrame, rest: list[str], classes: LabelSpace | None, file: Path
-) -> dict[str, str]:
-    """Class name to column, for every column that is a class; an error for all others."""
-    found: dict[str, str] = {}
-    for column in rest:
-        name = canonical(column)
-        if classes is not None and column not in classes:
-            if is_known(column):
-                continue  # a finding of another label space, which was not asked for
-            if _looks_like_labels(frame[column]):
-                raise InputError(
-                    f"{file}: column '{column}' looks like a class, but is none of the "
-                    f"{len(classes)} classes.{suggestion(column, classes.classes)} If it is not, "
-                    f"ignore it: data.ignore_columns=[{column}]."
-                )
-        elif classes is None and not is_known(column) and not _looks_like_labels(frame[column]):
-            raise InputError(
-                f"{file}: column '{column}' is neither an id nor a class: it holds "
-                f"{frame[column][0]!r}.{suggestion(column)} Ignore it with "
-                f"data.ignore_columns=[{column}], or mend its cells (1, 0, -1 or blank)."
-            )
-        else:
-            if name in found:
-                raise InputError(f"{file}: '{found[name]}' and '{column}' are the same class.")
-            found[name] = column
-            continue
-        if classes is not None and not _looks_like_labels(frame[column]):
-            raise InputError(
-                f"{file}: column '{column}' is neither an id nor one of the {len(classes)} "
-                f"classes.{nearest(column, classes.classes)} Ignore it with "
-                f"data.ignore_columns=[{column}]."
-            )
-    if not found:
-        raise InputError(f"{file} has no class columns.")
-    absent = [name for name in classes.classes if name not in found] if classes else []
-    if absent:
-        log.warning("%s knows nothing of: %s.", file, examples(absent, 26))
+        raise InputError(f"{path}: {wrong[0]} can't be {found[wrong[0]]!r}.")
     return found
 
 
-def _looks_like_labels(column: pl.Series) -> bool:
-    distinct = column.str.strip_chars().str.to_lowercase().unique()
-    return bool(distinct.is_in(list(CELLS)).all()) and not bool(distinct.is_in(_BLANKS).all())
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _cells(column: pl.Series, name: str, file: Path, soft: bool) -> NDArray[np.float32]:
-    text = column.str.strip_chars().str.to_lowercase()
-    values = text.replace_strict(CELLS, default=None, return_dtype=pl.Float32)
-    if values.null_count() and soft:
-        number = text.cast(pl.Float32, strict=False)
-        inside = number.is_between(0.0, 1.0)
-        values = values.fill_null(pl.select(pl.when(inside).then(number)).to_series())
-    if values.null_count():
-        row = int(values.is_null().arg_max() or 0)
-        hint = " Probabilities need data.soft=true." if not soft else ""
-        raise InputError(
-            f"{file}, row {row + 2}, column '{name}': {column[row]!r} is no label "
-            f"({values.null_count()} such cells). Labels are 1, 0, -1 (uncertain) or blank.{hint}"
+def _without(
+    frame: pl.DataFrame, ignored: Sequence[str], file: Path, faults: list[Fault]
+) -> pl.DataFrame:
+    by_name = {fold(name): name for name in frame.columns}
+    absent = tuple(name for name in ignored if fold(name) not in by_name)
+    if absent:
+        message = (
+            f"{file} has no column '{absent[0]}' to ignore.{nearest(absent[0], frame.columns)} "
+            f"It has: {examples(frame.columns, 12)}."
         )
-    return values.to_numpy()
+        faults.append(Fault("columns to ignore that are not there", message, len(absent), absent))
+    dropped = {by_name[fold(name)] for name in ignored if fold(name) in by_name}
+    return frame.drop(dropped)
 
 
-def _unmentioned(
+def _find_bad_images(images: tuple[str, ...], file: Path, faults: list[Fault]) -> None:
+    lines = tuple(f"row {i + 2}" for i, name in enumerate(images) if not name)
+    if lines:
+        message = f"{file}: rows without an image: {examples(lines)}. Fill in or remove them."
+        faults.append(Fault("rows without an image", message, len(lines), lines))
+    if len(set(images)) == len(images):
+        return
+    cells = pl.Series(images)
+    twice = tuple(cells.filter(cells.is_duplicated() & (cells != "")).unique().sort().to_list())
+    if twice:
+        message = (
+            f"{file}: images that stand in more than one row: {examples(twice)}. Keep one row an "
+            "image."
+        )
+        faults.append(Fault("images in more than one row", message, len(twice), twice))
+
+
+def _labels(
+    frame: pl.DataFrame,
+    rest: list[str],
+    classes: LabelSpace | None,
+    described: Mapping[str, Any],
+    file: Path,
+    soft: bool,
+    faults: list[Fault],
+) -> tuple[LabelSpace, NDArray[np.float32]]:
+    """The classes and the (N, K) cells; a class without a column is `UNMENTIONED`."""
+    space = classes
+    if space is None and described.get("classes"):
+        name = described.get("label_space", "own")
+        space = LabelSpace(tuple(described["classes"]), name if isinstance(name, str) else "own")
+    columns = class_columns(frame, rest, space, file, soft, faults)
+    if not columns:
+        wanted = "no class columns" if space is None else "none of the classes as a column"
+        message = f"{file} has {wanted}. It has: {examples(frame.columns, 12)}."
+        faults.append(Fault("no class columns", message))
+    if space is None:
+        space = LabelSpace(tuple(columns) or ("No Finding",))
+    absent = [name for name in space.classes if name not in columns]
+    if absent and columns:
+        log.warning("%s knows nothing of: %s.", file, examples(absent, 26))
+    labels = np.full((frame.height, len(space)), UNMENTIONED, dtype=np.float32)
+    for name, column in columns.items():
+        values = label_values(frame[column], blank=BLANK, uncertain=UNCERTAIN, soft=soft)
+        if values.null_count():
+            faults.append(_no_labels(frame[column], values, file, soft))
+        labels[:, space.index(name)] = values.fill_null(BLANK).to_numpy()
+    return space, labels
+
+
+def _no_labels(cells: pl.Series, values: pl.Series, file: Path, soft: bool) -> Fault:
+    rows = np.flatnonzero(values.is_null().to_numpy())
+    found = tuple(f"row {row + 2}: {cells[int(row)]!r}" for row in rows[:5])
+    numbers = cells.filter(values.is_null()).cast(pl.Float32, strict=False)
+    hint = "Labels are 1, 0, -1 (uncertain) or blank"
+    if soft:
+        hint += ", or with data.soft=true a number from 0 to 1"
+    elif numbers.is_between(0, 1).any():
+        hint += "; probabilities need data.soft=true"
+    message = (
+        f"{file}, row {rows[0] + 2}, column '{cells.name}': {cells[int(rows[0])]!r} is no label "
+        f"({len(rows)} such cells). {hint}. If the column is no class: {ignoring([cells.name])}"
+    )
+    return Fault(f"cells of '{cells.name}' that are no labels", message, len(rows), found)
+
+
+def _mark_unmentioned(
     labels: NDArray[np.float32],
     space: LabelSpace,
     sources: tuple[str, ...] | None,
@@ -289,53 +273,80 @@ def _unmentioned(
     """Blank cells of classes that a row's source does not know become UNMENTIONED, in place."""
     if sources is None:
         return
+    cells = np.array(sources)
     for source, facts in described.get("sources", {}).items():
-        known = {fold(canonical(name)) for name in facts.get("knows", space.classes)}
-        unknown = np.array([fold(name) not in known for name in space.classes])
-        rows = np.array([cell == source for cell in sources])
-        here = (labels == BLANK) & rows[:, None] & unknown[None]
-        labels[here] = UNMENTIONED
-
-
-def _no_repeats(images: tuple[str, ...], file: Path) -> None:
-    if len(set(images)) < len(images):
-        seen: set[str] = set()
-        twice = sorted({name for name in images if name in seen or seen.add(name)})  # type: ignore[func-returns-value]
-        raise InputError(
-            f"{file}: images that stand in more than one row: {examples(twice)}. Keep one row an "
-            "image."
-        )
+        if "knows" in facts:
+            known = {fold(canonical(name)) for name in facts["knows"]}
+            unknown = np.array([fold(name) not in known for name in space.classes])
+            here = (labels == BLANK) & (cells == source)[:, None] & unknown[None]
+            labels[here] = UNMENTIONED
 
 
 def write_table(table: Table, path: str | Path) -> None:
-    """Write a table (.csv or .parquet) and the JSON beside it, each whole or not at all."""
+    """Write a table (.csv or .parquet) and the JSON beside it, each whole or not at all.
+
+    Raises `InputError` where cells that are unmentioned do not follow from the rows' sources.
+    """
     file = Path(path)
-    columns: dict[str, Any] = {
-        name: getattr(table, field) for field, name in _NAMES.items() if getattr(table, field)
-    }
+    sources = _knowledge(table, file)
+    columns = [
+        pl.Series(name, getattr(table, field), dtype=pl.String).replace("", None)
+        for field, name in NAMES.items()
+        if getattr(table, field) is not None
+    ]
+    parquet = file.suffix.lower() == ".parquet"
     for k, name in enumerate(table.space.classes):
-        columns[name] = [_cell(float(value)) for value in table.labels[:, k]]
+        if not len(table) or (table.labels[:, k] != UNMENTIONED).any():
+            columns.append(_written(table.labels[:, k], name, typed=parquet))
     frame = pl.DataFrame(columns)
     with files.whole(file) as temporary:
-        if file.suffix == ".parquet":
+        if parquet:
             frame.write_parquet(temporary)
         else:
             frame.write_csv(temporary)
-    files.write_json(
-        file.with_suffix(".json"),
-        {
-            "format": 1,
-            "root": str(table.root.resolve()),
-            "classes": list(table.space.classes),
-            "label_space": table.space.name,
-            "blank": table.blank,
-            "phantom": table.phantom,
-            "sha256": files.sha256(file),
-        },
-    )
+    root, here = table.root.resolve(), file.parent.resolve()
+    description = {
+        "format": 1,
+        "root": root.relative_to(here).as_posix() if root.is_relative_to(here) else str(root),
+        "classes": list(table.space.classes),
+        "label_space": table.space.name,
+        "sources": sources,
+        "blank": table.blank,
+        "phantom": table.phantom,
+        "sha256": files.sha256(file),
+    }
+    files.write_json(file.with_suffix(".json"), description)
 
 
-def _cell(value: float) -> str:
-    if value in (BLANK, UNMENTIONED):
-        return ""
-    return str(int(value)) if value == int(value) else repr(value)
+def _written(cells: NDArray[np.float32], name: str, typed: bool) -> pl.Series:
+    """A column as it is written: 1, 0, -1, blank (null), or probabilities."""
+    values = pl.Series(name, cells)
+    values = values.set(values <= BLANK, None)
+    if bool((values == values.round()).fill_null(True).all()):
+        values = values.cast(pl.Int8)
+    return values if typed else values.cast(pl.String)
+
+
+def _knowledge(table: Table, file: Path) -> dict[str, dict[str, list[str]]]:
+    """The classes that each source knows: those that its rows do not leave unmentioned."""
+    unknown = table.labels == UNMENTIONED
+    everywhere = unknown.all(axis=0)
+    if table.sources is None:
+        if (unknown != everywhere).any():
+            raise InputError(
+                f"{file} can't be written: some rows leave classes unmentioned that others know, "
+                "and there is no `source` column that says which."
+            )
+        return {}
+    cells = np.array(table.sources)
+    knows: dict[str, dict[str, list[str]]] = {}
+    for source in sorted(set(table.sources)):
+        rows = unknown[cells == source]
+        if (rows != rows.all(axis=0)).any():
+            raise InputError(
+                f"{file} can't be written: rows of the source '{source}' differ in the classes "
+                "that they leave unmentioned. Give them different sources."
+            )
+        names = np.array(table.space.classes, dtype=object)[~rows.all(axis=0)]
+        knows[source] = {"knows": [str(name) for name in names]}
+    return knows

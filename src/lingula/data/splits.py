@@ -21,24 +21,36 @@ def split_by_patient(
     """A train / dev / test split (N names) in which no patient stands twice.
 
     Iterative stratification over patients (Sechidis et al. 2011): the class with the fewest
-    patients left goes first, and each of its patients to the split that wants it most. The same
-    table and seed give the same split.
+    patients left goes first, and each of its patients to the split that wants it most; where only
+    as many are left as there are splits without one, each of those gets one. The same patients,
+    labels and seed give the same split, whatever the order of the rows.
+
+    Args:
+        table: with patients, unless `images_are_patients`.
+        fractions: shares of the images in train, dev and test; one may be 0.
+        seed: of the order in which patients are taken.
+        images_are_patients: a row without a patient is a patient of its own.
+
+    Raises:
+        InputError: no patients, or blank ones, without `images_are_patients`; wrong fractions.
     """
-    if table.patients is None and not images_are_patients:
+    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise InputError(f"The shares of train, dev and test must sum to 1, not {fractions}.")
+    names = ("",) * len(table) if table.patients is None else table.patients
+    blank = names.count("")
+    if blank and not images_are_patients:
+        lacks = "no `patient` column" if blank == len(table) else f"{blank} rows without a patient"
         raise InputError(
-            f"{table.path} has no `patient` column, so a split might put one patient's images on "
-            "both sides. Add the column; or, if every image is another patient, say "
+            f"{table.path} has {lacks}, so a split might put one patient's images on both sides. "
+            "Add the ids; or, if each such image is another patient, say "
             "data.images_are_patients=true."
         )
-    names = table.images if table.patients is None else table.patients
-    # A blank patient id says nothing, so such an image is a patient of its own.
     keys = [name or f"\0{table.images[i]}" for i, name in enumerate(names)]
     _, unit = np.unique(keys, return_inverse=True)
-    values, _ = targets(table)
-    patients = int(unit.max()) + 1
-    has = np.zeros((patients, len(table.space)), dtype=bool)
-    np.logical_or.at(has, unit, values >= 0.5)
+    has = np.zeros((int(unit.max()) + 1, len(table.space)), dtype=bool)
+    np.logical_or.at(has, unit, table.labels >= 0.5)
     chosen = _stratified(has, np.bincount(unit), np.array(fractions), np.random.default_rng(seed))
+    chosen = _repaired(has, chosen, np.array(fractions) > 0)
     return tuple(SPLITS[i] for i in chosen[unit])
 
 
@@ -48,31 +60,49 @@ def _stratified(
     fractions: NDArray[np.float64],
     random: np.random.Generator,
 ) -> NDArray[np.intp]:
-    """The split (0, 1, 2) of each patient."""
+    """The split (0, 1, 2) of each patient (P,), from what each has (P, K) and its images (P,)."""
     chosen = np.full(len(has), -1, dtype=np.intp)
-    wanted = fractions[:, None] * has.sum(0)[None]  # positives of each class still wanted
+    open_ = fractions > 0
+    wanted = fractions[:, None] * has.sum(0)[None]  # patients of each class still wanted
     room = fractions * sizes.sum()
+    held = np.zeros(wanted.shape, dtype=np.intp)
     order = random.permutation(len(has))
-    while True:
-        free = chosen < 0
-        left = has[free].sum(0)
-        if not left.any():
-            break
+    while (left := has[chosen < 0].sum(0)).any():
         rarest = int(np.argmin(np.where(left > 0, left, np.iinfo(left.dtype).max)))
-        waiting = order[(has[:, rarest] & free)[order]]
+        waiting = order[(has[:, rarest] & (chosen < 0))[order]]
         for position, patient in enumerate(waiting):
-            lacking = np.array([not has[chosen == i, rarest].any() for i in range(len(room))])
+            lacking = open_ & (held[:, rarest] == 0)
             last = len(waiting) - position <= lacking.sum()
-            # The last positives go where there are none yet; else to the split that wants the
-            # class most; ties to the one with the most room.
-            best = np.lexsort((-room, -wanted[:, rarest], ~lacking if last else 0 * room))[0]
+            able = lacking if last and lacking.any() else open_
+            # Ties in what a split wants of this class go to the one with the most room.
+            best = np.lexsort((-room, -wanted[:, rarest], ~able))[0]
             chosen[patient] = best
             wanted[best] -= has[patient]
+            held[best] += has[patient]
             room[best] -= sizes[patient]
+    room = np.where(open_, room, -np.inf)
     for patient in order[(chosen < 0)[order]]:
         best = int(np.argmax(room))
         chosen[patient] = best
         room[best] -= sizes[patient]
+    return chosen
+
+
+def _repaired(
+    has: NDArray[np.bool_], chosen: NDArray[np.intp], open_: NDArray[np.bool_]
+) -> NDArray[np.intp]:
+    """Move single patients to splits that lack a class, where that takes none from another."""
+    chosen = chosen.copy()
+    held = np.array([has[chosen == split].sum(0) for split in range(len(open_))])
+    for k in np.argsort(has.sum(0), kind="stable"):
+        for split in np.flatnonzero(open_ & (held[:, k] == 0)):
+            needed = held[chosen] == 1  # (P, K): the only one of its class in its split
+            spare = np.flatnonzero(has[:, k] & ~(has & needed).any(1))
+            if len(spare):
+                moved = spare[np.argmin(has[spare].sum(1))]
+                held[chosen[moved]] -= has[moved]
+                held[split] += has[moved]
+                chosen[moved] = split
     return chosen
 
 

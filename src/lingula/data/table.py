@@ -7,6 +7,7 @@ What these mean for a loss or a metric is chosen when the table is used (`target
 
 from __future__ import annotations
 
+import posixpath
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -130,19 +131,31 @@ def subset(table: Table, rows: NDArray[np.intp]) -> Table:
     return replace(table, labels=table.labels[rows], **picked)
 
 
+def class_counts(table: Table, rows: NDArray[np.intp] | None = None) -> dict[str, int]:
+    """Positives of each class (cells of at least 0.5), over `rows` or all rows."""
+    cells = table.labels if rows is None else table.labels[rows]
+    return dict(zip(table.space.classes, (cells >= 0.5).sum(axis=0).tolist(), strict=True))
+
+
 def with_splits(table: Table, splits: tuple[str, ...]) -> Table:
     """The table with another split column."""
     return replace(table, splits=splits)
 
 
 def image_path(root: Path, cell: str) -> Path:
-    """Where an image cell points. Anything outside the data root is an `ImageError`."""
+    """Where an image cell points: a path below `root`, whatever links there are on the way.
+
+    Raises:
+        ImageError: the cell is blank, holds a NUL, a drive or a URL, or leads out of the root.
+    """
+    plain = cell.replace("\\", "/")
     outside = (
         not cell
         or "\0" in cell
-        or cell.startswith(("/", "\\"))
-        or re.match(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*://", cell) is not None
-        or ".." in re.split(r"[/\\]", cell)
+        or _ELSEWHERE.match(plain) is not None
+        or plain.startswith("/")
+        or posixpath.normpath(plain).startswith("../")
+        or posixpath.normpath(plain) in (".", "..")
     )
     if outside:
         raise ImageError(
@@ -150,4 +163,8 @@ def image_path(root: Path, cell: str) -> Path:
             f"Image {cell!r} is not a path inside the data root {root}. Give paths relative to it, "
             "and the root as data.root=FOLDER.",
         )
-    return root / cell
+    # Inner `..` are resolved by name, so that no link can turn them into a way out.
+    return root / (posixpath.normpath(cell) if ".." in cell else cell)
+
+
+_ELSEWHERE = re.compile(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*://|file:")

@@ -79,7 +79,7 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
 
 
 def strip_prefixes(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
-    """Take off wrappers' prefixes (`module.`, `model.encoder.`, ...) where that matches more names."""
+    """Take off wrappers' prefixes (`module.`, `model.encoder.`) where that matches more names."""
     tried = (
         {_stripped(name, prefixes): tensor for name, tensor in state.items()}
         for depth in range(4)

@@ -6,18 +6,19 @@ import csv
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lingula import ensembles, files
-from lingula.config import read_config
+from lingula.config import Data, read_config
 from lingula.data.reading import read_table
-from lingula.data.table import rows_of, subset, targets
+from lingula.data.table import Table, rows_of, subset, targets
 from lingula.ensembles import Ensemble
-from lingula.errors import InputError, nearest
+from lingula.errors import InputError, examples, nearest
+from lingula.labels import label_space
 from lingula.predictions import Predictions, aligned, failed, picked, read_scores, write_scores
 
 log = logging.getLogger("lingula")
@@ -56,38 +57,103 @@ def ensemble(
         )
     named = _named(runs, members)
     folder = Path(out)
-    table_path = Path(labels) if labels is not None else _table_of(runs)
-    settings = {
+    table_path, data = _labels(runs, labels, needed=rule == "class-wise")
+    settings: dict[str, Any] = {
         "rule": rule,
         "members": {n: [files.sha256(dev), files.sha256(test)] for n, dev, test in named},
-        "labels_sha256": None if table_path is None else files.sha256(table_path),
-        "labels": None if table_path is None else str(table_path.resolve()),
-        "split": split,
-        "top_k": top_k if rule == "class-wise" else None,
     }
-    if _already(folder, settings, overwrite):
+    if rule == "class-wise" and table_path is not None:
+        settings |= {"labels_sha256": files.sha256(table_path), "split": split, "top_k": top_k}
+    if not overwrite and _already(folder, settings):
         return folder
     dev = {name: read_scores(path) for name, path, _ in named}
     test = {name: read_scores(path) for name, _, path in named}
-    made = _chosen(rule, dev, table_path, split, top_k)
-    write_scores(ensembles.apply(made, dev), folder / "scores" / "dev.csv")
-    write_scores(ensembles.apply(made, test), folder / "scores" / "test.csv")
+    if rule == "model-wise":
+        made = ensembles.model_wise(ensembles.same_rows(dev))
+    else:
+        assert table_path is not None
+        made = _chosen(dev, _dev_part(table_path, data, split), data, top_k)
+    mixed = {"dev": ensembles.apply(made, dev), "test": ensembles.apply(made, test)}
+    if overwrite and folder.exists():
+        log.info("Moved the old %s to %s.", folder, files.set_aside(folder))
+    for name, members_there in (("dev", dev), ("test", test)):
+        _write(mixed[name], members_there, folder / "scores" / f"{name}.csv")
     files.write_text(folder / "choices.csv", _choices(made))
-    files.write_json(folder / "ensemble.json", ensembles.to_json(made) | {"made_from": settings})
+    where = {"labels": None if table_path is None else str(table_path.resolve())}
+    made_from = {"made_from": settings | where}
+    files.write_json(folder / "ensemble.json", ensembles.to_json(made) | made_from)
     return folder
 
 
 def ensemble_apply(
-    made: str | Path, members: Sequence[tuple[str, str | Path]], *, out: str | Path
+    made: str | Path,
+    members: Sequence[tuple[str, str | Path]],
+    *,
+    out: str | Path,
+    overwrite: bool = False,
 ) -> Path:
-    """Apply `ensemble.json` to new scores of its members; writes one scores file."""
-    path = Path(made)
+    """Apply `ensemble.json` to new scores of its members; writes one scores file.
+
+    Args:
+        made: the file that `ensemble` wrote.
+        members: names and scores files, of all members and in any order.
+        out: the scores file, `.csv` or `.parquet`.
+        overwrite: set an old file with other scores aside first.
+    """
+    path, target = Path(made), Path(out)
     if not path.is_file():
         raise InputError(f"There is no ensemble {path}.")
-    loaded = ensembles.from_json(json.loads(path.read_text(encoding="utf-8")), str(path))
+    loaded = ensembles.from_json(_read_json(path), str(path))
+    _check_distinct([name for name, _ in members])
     scores = {name: read_scores(file) for name, file in members}
-    write_scores(ensembles.apply(loaded, scores), out)
-    return Path(out)
+    mixed = ensembles.apply(loaded, scores)
+    if target.exists():
+        if not overwrite and _same(mixed, target):
+            return target
+        if not overwrite:
+            raise InputError(
+                f"{target} is there already, with something else in it. Choose another --out, or "
+                "--overwrite to set it aside."
+            )
+        log.info("Moved the old %s to %s.", target, files.set_aside(target))
+    _write(mixed, scores, target)
+    return target
+
+
+def _same(scores: Predictions, path: Path) -> bool:
+    try:
+        there = read_scores(path)
+    except InputError:
+        return False
+    return (there.images, there.classes) == (scores.images, scores.classes) and np.array_equal(
+        there.probabilities, scores.probabilities, equal_nan=True
+    )
+
+
+def _write(mixed: Predictions, members: Mapping[str, Predictions], path: Path) -> None:
+    """Write scores; images that failed in a member are blank, logged, and named in a file."""
+    write_scores(mixed, path)
+    if not failed(mixed).any():
+        return
+    lost = ensembles.failures(members)
+    reasons = [(image, f"no scores of {', '.join(names)}") for image, names in lost.items()]
+    log.warning("%s: %d images have no scores: %s.", path, len(lost), examples(lost))
+    files.write_text(path.with_suffix(".failed.csv"), _csv([("image", "reason"), *reasons]))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}.") from None
+
+
+def _check_distinct(names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(
+            f"Two members have the same name: {', '.join(twice)}. Name them with --member."
+        )
 
 
 def _named(
@@ -99,9 +165,7 @@ def _named(
     found += [(name, Path(dev), Path(test)) for name, dev, test in members]
     if not found:
         raise InputError("Name at least one run folder, or --member NAME DEV TEST.")
-    names = [name for name, _, _ in found]
-    if len(set(names)) < len(names):
-        raise InputError(f"Two members have the same name: {', '.join(names)}.")
+    _check_distinct([name for name, _, _ in found])
     for name, *paths in found:
         for path in paths:
             if not path.is_file():
@@ -109,32 +173,49 @@ def _named(
     return found
 
 
-def _table_of(runs: Sequence[str | Path]) -> Path | None:
-    for run in runs:
-        kept = Path(run) / "table.csv"
-        if kept.is_file():
-            return kept
-        settings = Path(run) / "config.yaml"
+def _labels(
+    runs: Sequence[str | Path], labels: str | Path | None, *, needed: bool
+) -> tuple[Path | None, Data]:
+    """The table, and how it is read: the first run's settings unless the table is named."""
+    if labels is not None:
+        if not Path(labels).is_file():
+            raise InputError(f"There is no table {labels}.")
+        return Path(labels), Data()
+    wanted = None
+    for settings in (Path(run) / "config.yaml" for run in runs):
         if settings.is_file():
-            return Path(read_config(settings).data.table)
-    return None
+            data = read_config(settings).data
+            own = settings.with_name("table.csv")
+            wanted = own if own.is_file() else Path(data.table)
+            if wanted.is_file():
+                return wanted, data
+            break
+    if needed:
+        why = "" if wanted is None else f" The run's own, {wanted}, is not there."
+        raise InputError(f"class-wise chooses members on dev labels: give --labels TABLE.{why}")
+    return None, Data()
 
 
-def _already(folder: Path, settings: dict[str, Any], overwrite: bool) -> bool:
+def _already(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the folder holds the ensemble of these settings; `InputError` for any other."""
     if not folder.exists():
-        return False
-    if overwrite:
-        log.info("Moved the old %s to %s.", folder, files.set_aside(folder))
         return False
     path = folder / "ensemble.json"
     if not path.is_file():
-        if any(p.name not in ("scores", "choices.csv") for p in folder.iterdir()):
+        if not folder.is_dir() or any(
+            path.name not in ("scores", "choices.csv") and not path.name.startswith(".")
+            for path in folder.iterdir()
+        ):
             raise InputError(f"{folder} is there already and is no ensemble; choose another --out.")
         return False
-    before = json.loads(path.read_text(encoding="utf-8")).get("made_from", {})
-    changed = [key for key in settings if before.get(key) != settings[key]]
+    ensembles.from_json(_read_json(path), str(path))
+    before = _read_json(path).get("made_from", {})
+    keys = dict.fromkeys([*settings, *before])
+    changed = [key for key in keys if key != "labels" and before.get(key) != settings.get(key)]
     if changed:
-        lines = [f"  {key}: {before.get(key)!r} there, {settings[key]!r} now" for key in changed]
+        lines = [
+            f"  {key}: {before.get(key)!r} there, {settings.get(key)!r} now" for key in changed
+        ]
         raise InputError(
             f"{folder} is an ensemble with other settings:\n"
             + "\n".join(lines)
@@ -144,34 +225,43 @@ def _already(folder: Path, settings: dict[str, Any], overwrite: bool) -> bool:
     return True
 
 
-def _chosen(
-    rule: str, dev: dict[str, Predictions], table_path: Path | None, split: str, top_k: int
-) -> Ensemble:
-    alike = ensembles.same_rows(dev)
-    if rule == "model-wise":
-        return ensembles.model_wise(alike)
-    if table_path is None:
-        raise InputError("class-wise chooses members on dev labels: give --labels TABLE.")
-    table = read_table(table_path)
+def _dev_part(path: Path, data: Data, split: str) -> Table:
+    classes = None if data.classes is None else label_space(data.classes)
+    table = read_table(path, classes=classes, ignore_columns=data.ignore_columns, soft=data.soft)
     rows = rows_of(table, split)
     if not len(rows):
-        raise InputError(f"{table_path} has no rows with split '{split}'.")
-    part = subset(table, rows)
+        raise InputError(f"{path} has no rows with split '{split}'.")
+    return subset(table, rows)
+
+
+def _chosen(dev: Mapping[str, Predictions], part: Table, data: Data, top_k: int) -> Ensemble:
+    alike = ensembles.same_rows(dev)
     first = next(iter(alike.values()))
+    unknown = [name for name in first.classes if name not in part.space]
+    if unknown:
+        raise InputError(
+            f"{part.path} has no labels of {examples(unknown)}, which {first.origin} scores: "
+            "members can't be chosen for them."
+        )
     places = aligned(first, part.images, part.ids)
-    lost = np.any([failed(p)[places] for p in alike.values()], axis=0)
-    values, mask = targets(subset(part, np.flatnonzero(~lost)))
-    columns = [table.space.index(name) for name in first.classes]
-    chosen = {name: picked(p, places[~lost]) for name, p in alike.items()}
+    values, mask = targets(
+        part, uncertain=data.uncertain, blank=data.blank, unmentioned=data.unmentioned
+    )
+    columns = [part.space.index(name) for name in first.classes]
+    chosen = {name: picked(member, places) for name, member in alike.items()}
     return ensembles.class_wise(chosen, values[:, columns], mask[:, columns], top_k)
 
 
 def _choices(made: Ensemble) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["class", "member", "dev_AP", "weight"])
+    rows: list[tuple[object, ...]] = [("class", "member", "dev_AP", "weight")]
     for name, weights in made.weights.items():
         for member in made.members:
             found = made.dev_ap.get(name, {}).get(member)
-            writer.writerow([name, member, "" if found is None else found, weights.get(member, 0)])
+            rows.append((name, member, "" if found is None else found, weights.get(member, 0)))
+    return _csv(rows)
+
+
+def _csv(rows: Sequence[tuple[object, ...]]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
     return stream.getvalue()

@@ -23,6 +23,8 @@ def evaluate(
     ignore_columns: Sequence[str] = (),
     uncertain: Literal["ignore", "zero", "one"] = "ignore",
     blank: Literal["ignore", "zero"] | None = None,
+    unmentioned: Literal["ignore", "zero"] = "ignore",
+    soft: bool = False,
 ) -> Evaluation:
     """AP and AUROC a class, their means, head / medium / tail; with `ci` bootstrap intervals.
 
@@ -38,10 +40,16 @@ def evaluate(
         ignore_columns: columns of the table that are neither ids nor classes.
         uncertain: what uncertain cells count as.
         blank: what blank cells count as; None: as the table says.
+        unmentioned: what cells of classes that their source does not know count as.
+        soft: the table's cells may be probabilities; at least 0.5 is positive.
     """
     return evaluate_predictions(
         read_scores(scores),
-        read_table(labels, ignore_columns=ignore_columns),
+        read_table(
+            labels,
+            ignore_columns=ignore_columns,
+            soft=soft,
+        ),
         split=split,
         by=by,
         ci=ci,
@@ -49,4 +57,5 @@ def evaluate(
         against=None if against is None else read_scores(against),
         uncertain=uncertain,
         blank=blank,
+        unmentioned=unmentioned,
     )

@@ -1,0 +1,362 @@
+"""Cells of a table file as text: which column is which, and what a label cell says.
+
+Every cell is read as text first, so that ids stay as they are. Faults are collected, not raised,
+wherever reading can go on: `read_table` raises them, `data check` lists them.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from lingula.errors import InputError, examples, nearest
+from lingula.labels import SPACES, LabelSpace, canonical, fold, is_known
+
+log = logging.getLogger("lingula")
+
+# Column names and their aliases, folded (see `labels.fold`), to fields of `Table`.
+COLUMNS = {
+    "image": "images",
+    "path": "images",
+    "fpath": "images",
+    "id": "ids",
+    "dicom id": "ids",
+    "patient": "patients",
+    "subject id": "patients",
+    "study": "studies",
+    "study id": "studies",
+    "view": "views",
+    "viewposition": "views",
+    "split": "splits",
+    "age": "ages",
+    "sex": "sexes",
+    "source": "sources",
+}
+# Fields of `Table` to the column names that are written.
+NAMES = {
+    "images": "image",
+    "ids": "id",
+    "patients": "patient",
+    "studies": "study",
+    "views": "view",
+    "splits": "split",
+    "ages": "age",
+    "sexes": "sex",
+    "sources": "source",
+}
+SPLIT_NAMES = {
+    "": "",
+    "train": "train",
+    "dev": "dev",
+    "val": "dev",
+    "valid": "dev",
+    "validate": "dev",
+    "validation": "dev",
+    "test": "test",
+}
+BLANKS = ("", "na", "n/a", "<na>", "nan", "null", "none")
+_KEYS = ("ids", "patients", "studies")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A kind of fault: `what` in short; `message` says what, where and how to mend it."""
+
+    what: str
+    message: str
+    count: int = 1
+    examples: tuple[str, ...] = ()
+
+
+def read_cells(path: str | Path) -> tuple[pl.DataFrame, str, list[Fault]]:
+    """All cells of a .csv or .parquet file as text, its SHA-256, and faults of its shape.
+
+    Headers are stripped; missing cells are ''; columns without a name and rows without a cell are
+    left out; of a column that stands twice the first is kept, with a fault.
+
+    Raises:
+        InputError: a file that is missing, empty, no table, or not comma-separated UTF-8.
+    """
+    file = Path(path)
+    if file.suffix.lower() not in (".csv", ".parquet"):
+        raise InputError(f"{file} is no table: tables are .csv or .parquet files.")
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"There is no table {file}.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"The table {file} can't be opened: {error}.") from None
+    faults: list[Fault] = []
+    try:
+        if file.suffix.lower() == ".parquet":
+            frame = _parquet(data, file)
+        else:
+            frame = _csv(data, file, faults)
+    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{file} can't be read as a table: {reason}") from None
+    nameless = [name for name in frame.columns if name in ("", "Unnamed: 0")]
+    if nameless:
+        log.info("%s has a column without a name (an index?); it is not read.", file)
+        frame = frame.drop(nameless)
+    return frame.fill_null(""), hashlib.sha256(data).hexdigest(), faults
+
+
+def _csv(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
+    try:
+        head = data.split(b"\n", 1)[0].decode("utf-8-sig").strip("\r")
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is not UTF-8 text. Save it as UTF-8 (comma separated).") from None
+    if not head.strip():
+        raise InputError(f"{file} is empty: it has no line of column names.")
+    for separator, called in ((";", ";"), ("\t", "tab")):
+        if "," not in head and separator in head:
+            raise InputError(
+                f"{file} looks like {called} separated. Save it with commas between the cells and "
+                "points in the numbers."
+            )
+    names = [name.strip() for name in next(csv.reader([head]))]
+    kept = _distinct(names, file, faults)
+    try:
+        frame = pl.read_csv(
+            data,
+            has_header=False,
+            skip_rows=1,
+            schema=dict.fromkeys(kept, pl.String),
+        )
+    except pl.exceptions.NoDataError:
+        return pl.DataFrame(schema=dict.fromkeys(names, pl.String))
+    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
+    if frame.height and frame[kept[-1]].null_count():
+        _find_short_rows(data, len(names), file, faults)
+    return frame.select(kept[names.index(name)] for name in dict.fromkeys(names)).rename(
+        {kept[names.index(name)]: name for name in dict.fromkeys(names)}
+    )
+
+
+def _distinct(names: list[str], file: Path, faults: list[Fault]) -> list[str]:
+    """Names that differ from each other; a fault for those that did not."""
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        message = f"{file} has columns that stand twice: {examples(twice)}. Keep one of each."
+        faults.append(Fault("columns that stand twice", message, len(twice), tuple(twice)))
+    return [f"{position}\0{name}" for position, name in enumerate(names)]
+
+
+def _find_short_rows(data: bytes, width: int, file: Path, faults: list[Fault]) -> None:
+    """A fault for rows with too few cells: a file that was cut, or shifted columns."""
+    reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
+    try:
+        short = [reader.line_num for row in reader if row and len(row) < width]
+    except csv.Error:
+        return
+    if short:
+        lines = tuple(f"line {line}" for line in short)
+        message = (
+            f"{file} has rows with fewer cells than its {width} columns: {examples(lines)}. "
+            "Was the file cut off? Each row needs all its commas."
+        )
+        faults.append(Fault("rows with too few cells", message, len(short), lines))
+
+
+def _parquet(data: bytes, file: Path) -> pl.DataFrame:
+    frame = pl.read_parquet(io.BytesIO(data))
+    columns = []
+    for column in frame.get_columns():
+        if column.dtype.is_nested() or column.dtype == pl.Binary:
+            raise InputError(
+                f"{file}: column '{column.name}' holds {column.dtype}, not one value a cell. "
+                "Leave it out, or write it as text."
+            )
+        columns.append(_as_text(column).alias(column.name.strip()))
+    repeated = [c.name for c in columns if sum(c.name == other.name for other in columns) > 1]
+    if repeated:
+        raise InputError(f"{file} has columns that stand twice: {examples(sorted(set(repeated)))}.")
+    return pl.DataFrame(columns)
+
+
+def _as_text(column: pl.Series) -> pl.Series:
+    """As text; whole numbers stored as floats (ids beside blanks) lose their '.0'."""
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+        known = column.drop_nulls()
+        if bool((known == known.round()).all()) and bool((known.abs() < 2.0**53).all()):
+            column = column.cast(pl.Int64)
+    return column.cast(pl.String)
+
+
+def text_cells(
+    frame: pl.DataFrame, file: Path, faults: list[Fault]
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Cells of the known columns by field of `Table`, and the names of all other columns."""
+    texts: dict[str, tuple[str, ...]] = {}
+    taken: dict[str, str] = {}
+    rest = []
+    for name in frame.columns:
+        field = COLUMNS.get(fold(name))
+        if field is None:
+            rest.append(name)
+        elif field in taken:
+            message = (
+                f"{file}: columns '{taken[field]}' and '{name}' both say the {NAMES[field]}. "
+                f"Ignore one: {ignoring([name])}"
+            )
+            faults.append(Fault("columns that stand twice", message, 1, (name,)))
+        else:
+            taken[field] = name
+            cells = frame[name].str.strip_chars()
+            if field in _KEYS:
+                cells = _whole_ids(cells, file, faults)
+            texts[field] = tuple(cells.to_list())
+    if "splits" in texts:
+        texts["splits"] = _split_cells(texts["splits"], file, faults)
+    return texts, rest
+
+
+def _whole_ids(cells: pl.Series, file: Path, faults: list[Fault]) -> pl.Series:
+    """'59999999.0' as '59999999', where the whole column was written that way."""
+    known = cells.filter(cells != "")
+    if len(known) and known.str.contains(r"^\d+\.0$").all():
+        return cells.str.strip_suffix(".0")
+    rounded = known.filter(known.str.contains(r"^\d(\.\d+)?[eE]\+\d+$"))
+    if len(rounded):
+        shown = tuple(rounded.unique(maintain_order=True).to_list())
+        message = (
+            f"{file}: column '{cells.name}' holds rounded numbers such as {shown[0]}: different "
+            "ids became one. Take the ids from the original table, as text."
+        )
+        faults.append(Fault("ids that were rounded", message, len(rounded), shown))
+    return cells
+
+
+def _split_cells(cells: tuple[str, ...], file: Path, faults: list[Fault]) -> tuple[str, ...]:
+    known = {cell: SPLIT_NAMES.get(cell.casefold()) for cell in set(cells)}
+    wrong = tuple(sorted(cell for cell, split in known.items() if split is None))
+    if wrong:
+        message = (
+            f"{file}: column 'split' holds {examples(repr(cell) for cell in wrong)}; it must be "
+            "train, dev (or val, valid, validate, validation), test or blank."
+        )
+        count = sum(cell in wrong for cell in cells)
+        faults.append(Fault("unknown names of splits", message, count, wrong))
+    return tuple(known[cell] or "" for cell in cells)
+
+
+def label_values(
+    cells: pl.Series, *, blank: float, uncertain: float, soft: bool = False
+) -> pl.Series:
+    """Label cells as Float32, null where a cell is no label.
+
+    1, 1.0, True are 1 and 0, 0.0, False are 0; -1 is `uncertain`; '', NA, NaN, null and the like
+    are `blank`; with `soft`, any number from 0 to 1 stands for itself.
+    """
+    text = pl.col("cells").str.strip_chars().str.to_lowercase()
+    number = text.cast(pl.Float32, strict=False)
+    allowed = number.is_between(0.0, 1.0) if soft else (number == 0.0) | (number == 1.0)
+    values = (
+        pl.when(text.is_in(BLANKS))
+        .then(pl.lit(blank, pl.Float32))
+        .when(number == -1.0)
+        .then(pl.lit(uncertain, pl.Float32))
+        .when(text.is_in(["true", "false"]))
+        .then((text == "true").cast(pl.Float32))
+        .when(allowed)
+        .then(number)
+    )
+    return pl.DataFrame({"cells": cells}).select(values.alias(cells.name)).to_series()
+
+
+def looks_like_labels(cells: pl.Series, soft: bool = False) -> bool:
+    """Whether all cells are labels and not all of them are blank."""
+    distinct = cells.unique()
+    values = label_values(distinct, blank=-2.0, uncertain=-1.0, soft=soft)
+    return not values.null_count() and bool((values > -2.0).any())
+
+
+def ignoring(columns: Iterable[str]) -> str:
+    """The setting that leaves columns out, as it is typed."""
+    named: Sequence[str] = [json.dumps(name, ensure_ascii=False) for name in columns]
+    return f"'data.ignore_columns=[{','.join(named)}]'"
+
+
+def class_columns(
+    frame: pl.DataFrame,
+    rest: list[str],
+    space: LabelSpace | None,
+    file: Path,
+    soft: bool,
+    faults: list[Fault],
+) -> dict[str, str]:
+    """Class name to column, with a fault for every column that is neither an id nor a class."""
+    found: dict[str, str] = {}
+    spelled: dict[str, str] = {}
+    strange = []
+    unasked = []
+    for column in rest:
+        known = space.classes[space.index(column)] if space and column in space else None
+        if space is None and (is_known(column) or looks_like_labels(frame[column], soft)):
+            known = canonical(column)
+            _warn_of_typo(column, file)
+        if known is None and is_known(column):
+            unasked.append(column)
+        elif known is None:
+            strange.append(column)
+        elif fold(known) in spelled:
+            other = spelled[fold(known)]
+            message = (
+                f"{file}: columns '{other}' and '{column}' are the same class. Ignore one: "
+                f"{ignoring([column])}"
+            )
+            faults.append(Fault("columns of the same class", message, 1, (column,)))
+        else:
+            found[known] = spelled[fold(known)] = column
+    if unasked:
+        log.info("%s: findings outside the label space, not read: %s.", file, examples(unasked, 26))
+    if strange:
+        faults.append(_neither(frame, strange, space, file))
+    return found
+
+
+def _warn_of_typo(column: str, file: Path) -> None:
+    if is_known(column):
+        return
+    names = {fold(name): name for name in [*NAMES.values(), *_known_classes()]}
+    close = difflib.get_close_matches(fold(column), list(names), n=1, cutoff=0.88)
+    if close:
+        meant = names[close[0]]
+        log.warning("%s: '%s' is read as a class of its own. Is it '%s'?", file, column, meant)
+
+
+def _known_classes() -> list[str]:
+    return sorted({name for space in SPACES.values() for name in space.classes})
+
+
+def _neither(
+    frame: pl.DataFrame, strange: list[str], space: LabelSpace | None, file: Path
+) -> Fault:
+    """The fault for columns that are neither ids nor classes, with how to mend it."""
+    names = [*NAMES.values(), *(space.classes if space else _known_classes())]
+    told = []
+    for column in strange[:5]:
+        cell = next((text for text in frame[column].head(1000) if text.strip()), "")
+        shown = cell if len(cell) <= 40 else cell[:37] + "..."
+        hint = nearest(column, names)
+        if "|" in cell:
+            hint = " It holds lists; a table has a column of 1 and 0 for each finding."
+        told.append(f"'{column}' (e.g. {shown!r}){hint}")
+    more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
+    what = "ids nor classes" if space is None else f"ids nor one of the {len(space)} classes"
+    message = (
+        f"{file} has columns that are neither {what}: {'; '.join(told)}{more}. "
+        f"Rename them, or leave them out: {ignoring(strange)}"
+    )
+    return Fault("columns that are neither ids nor classes", message, len(strange), tuple(strange))

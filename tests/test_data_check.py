@@ -1,0 +1,206 @@
+"""`data check` names every fault in one run; folders and tables are found for `--data`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import lingula
+from lingula.data.checking import CheckReport, check, to_json, to_text
+from lingula.data.folder import images_in, scan
+from lingula.data.table import UNMENTIONED
+from lingula.errors import InputError
+
+
+def film(path: Path, seed: int, dtype: type = np.uint8, top: int = 255) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, top, (20, 20)).astype(dtype)
+    Image.fromarray(pixels).save(path, "PNG")
+    return path
+
+
+def checked(folder: Path, text: str, images: bool = False) -> CheckReport:
+    (folder / "t.csv").write_text(text, encoding="utf-8")
+    return check(folder / "t.csv", images=images)
+
+
+def test_a_sound_table_is_fit(tiny_table: Path) -> None:
+    report = lingula.data_check(tiny_table)
+    assert report.fit and not report.problems
+    facts = report.facts
+    assert facts["images"] == facts["patients"] == 40
+    assert sum(facts["splits"].values()) == 40
+    assert facts["positives"]["Cardiomegaly"]["all"] == 20
+    assert facts["groups"]["head"] and facts["sha256"]
+    assert "fit to train on" in to_text(report)
+    assert json.loads(json.dumps(to_json(report)))["fit"] is True
+
+
+def test_every_fault_of_the_columns_is_told(tmp_path: Path) -> None:
+    report = checked(
+        tmp_path,
+        "image,path,patient,split,Edema,Edema,Effusion,Pleural Effusion,note\n"
+        "a,a,1.2E+10,train,yes,1,0,0,text\n"
+        "a,a,2,early,1,1,0,2,text\n",
+    )
+    found = {fault.what: fault for fault in report.problems}
+    assert set(found) == {
+        "columns that stand twice",
+        "columns of the same class",
+        "columns that are neither ids nor classes",
+        "ids that were rounded",
+        "unknown names of splits",
+        "images in more than one row",
+        "cells of 'Edema' that are no labels",
+    }
+    text = to_text(report)
+    for part in ("'early'", "note", "1.2E+10", "row 2", "not fit"):
+        assert part in text
+
+
+def test_counts_and_examples_are_bounded(tmp_path: Path) -> None:
+    rows = "".join(f"{i}.png,{i},maybe\n" for i in range(50))
+    report = checked(tmp_path, "image,patient,Edema\n" + rows, images=True)
+    for fault in report.problems:
+        assert fault.count == 50 and len(fault.examples) == 5
+    missing = next(fault for fault in report.problems if fault.what == "images: missing")
+    # Case 53: the count and one full path that was tried.
+    assert "50 images: missing" in missing.message and str(tmp_path / "0.png") in missing.message
+
+
+@pytest.mark.parametrize("text", ["image;Edema\na;1\n", "", "image,Edema\n", "Edema\n1\n"])
+def test_what_is_no_table_is_one_problem(tmp_path: Path, text: str) -> None:
+    report = checked(tmp_path, text)
+    assert not report.fit and report.problems[0].what == "the table can't be read"
+    assert "not fit" in to_text(report)
+    with pytest.raises(InputError, match="no table"):
+        lingula.data_check(tmp_path / "nowhere.csv")
+
+
+def test_images_are_read_and_sorted_by_fault(tmp_path: Path) -> None:
+    for i in range(4):
+        film(tmp_path / f"{i}.png", i)
+    (tmp_path / "page.png").write_text("<html>403</html>")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "0.png").read_bytes()[:200])
+    (tmp_path / "empty.png").touch()
+    Image.fromarray(np.full((9, 9), 5, np.uint8)).save(tmp_path / "flat.png")
+    Image.fromarray(np.full((9, 9), 5, np.uint8)).save(tmp_path / "flat2.png")
+    film(tmp_path / "dark.png", 9, np.uint16, 4000)
+    film(tmp_path / "again.png", 3)
+    names = ["0", "1", "2", "3", "page", "cut", "empty", "flat", "flat2", "dark", "again", "gone"]
+    splits = {"3": "train", "again": "test"}
+    rows = [f"{n}.png,{n},{splits.get(n, 'dev')},{i % 2}" for i, n in enumerate(names)]
+    ticks: list[tuple[int, int]] = []
+    (tmp_path / "t.csv").write_text("\n".join(["image,patient,split,Edema", *rows, "/x,y,dev,0"]))
+    report = check(tmp_path / "t.csv", progress=lambda done, total: ticks.append((done, total)))
+    problems = {fault.what: fault.examples for fault in report.problems}
+    assert problems == {
+        "images: missing": ("gone.png",),
+        "images: not an image": ("page.png",),
+        "images: truncated": ("cut.png",),
+        "images: empty": ("empty.png",),
+        "images: outside the data root": ("/x",),
+    }
+    warnings = {fault.what: fault for fault in report.warnings}
+    assert warnings["images: blank"].examples == ("flat.png", "flat2.png")
+    assert warnings["images: mis-scaled"].examples == ("dark.png",)
+    assert "data.bits=12" in warnings["images: mis-scaled"].message
+    assert warnings["images with the same pixels"].examples == ("3.png = again.png",)
+    leak = warnings["images with the same pixels in two splits"].examples
+    assert leak == ("3.png (train) = again.png (test)",)
+    assert ticks[-1] == (13, 13) and len(ticks) == 13
+
+
+# Case 47
+
+
+def test_no_finding_beside_support_devices_is_legal(tmp_path: Path) -> None:
+    report = checked(
+        tmp_path,
+        "image,patient,No Finding,Support Devices,Edema,Pneumonia\na,1,1,1,,0\nb,2,1,0,0,1\n",
+    )
+    assert report.fit
+    found = {fault.what: fault for fault in report.warnings}
+    assert found["images with No Finding and a finding"].examples == ("b",)
+    assert found["classes without a positive in the table"].examples == ("Edema",)
+    assert report.facts["blank_cells"] == 1
+
+
+def test_leaks_and_blank_ids(tmp_path: Path) -> None:
+    report = checked(
+        tmp_path, "image,patient,split,Edema\na,1,train,1\nb,1,test,1\nc,,dev,0\nd,2,,0\n"
+    )
+    assert report.problems[0].what == "patients in more than one split"
+    assert report.problems[0].examples == ("1 (train, test)",)
+    warnings = {fault.what: fault.examples for fault in report.warnings}
+    assert warnings["images without a patient"] == ("c",)
+    assert warnings["images without a split"] == ("d",)
+
+
+@pytest.mark.parametrize(("name", "rows"), [("nih-mini", 1419), ("nih-64", 993)])
+def test_real_tables(real_data: Path, name: str, rows: int) -> None:
+    report = check(real_data / name / "labels.csv", images=name == "nih-64")
+    assert report.fit and report.facts["images"] == rows
+    assert not any(fault.what.startswith("images: ") for fault in report.warnings)
+
+
+# Folders
+
+
+def test_a_folder_is_scanned_by_content(tmp_path: Path) -> None:
+    film(tmp_path / "b" / "png.jpg", 0)
+    film(tmp_path / "a", 1)
+    film(tmp_path / "C.PNG", 2)
+    (tmp_path / "page.png").write_text("<html>")
+    film(tmp_path / "__MACOSX" / "x.png", 3)
+    for junk in ("._a.png", ".DS_Store", "Thumbs.db"):
+        (tmp_path / junk).write_bytes(b"junk")
+    (tmp_path / "notes.txt").write_text("text")
+    (tmp_path / "d").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.png")
+    images, skipped = scan(tmp_path)
+    # A file that bears an image's name and is none stays in, to fail by name.
+    assert images == ("C.PNG", "a", "b/png.jpg", "page.png")
+    assert skipped == {
+        "hidden or system files": 3,
+        "files that are no images": 1,
+        "DICOM (not read by this version; convert to PNG)": 1,
+        "links to nothing, pipes and devices": 2,
+    }
+    assert images_in(tmp_path) == (tmp_path, images, None)
+
+
+def test_a_folder_without_images_is_wrong_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no images"):
+        scan(tmp_path)
+    (tmp_path / "d").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    with pytest.raises(InputError, match="Convert DICOM to PNG"):
+        images_in(tmp_path)
+
+
+def test_one_file(tmp_path: Path) -> None:
+    path = film(tmp_path / "röntgen é.png", 0)
+    assert images_in(path) == (tmp_path, ("röntgen é.png",), None)
+    with pytest.raises(InputError, match="There is no"):
+        images_in(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match="save it as"):
+        (tmp_path / "t.xlsx").write_bytes(b"PK")
+        images_in(tmp_path / "t.xlsx")
+
+
+def test_a_table_without_classes_can_be_predicted(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("image,patient,split,finding_text\na.png,7,val,COVID-19\nb.png,8,test,maybe\n")
+    root, images, table = images_in(path)
+    assert root == tmp_path and images == ("a.png", "b.png")
+    assert table is not None and table.patients == ("7", "8") and table.splits == ("dev", "test")
+    assert (table.labels == UNMENTIONED).all()
+    path.write_text("image,patient\na.png,7\na.png,8\n")
+    with pytest.raises(InputError, match=r"more than one row: a\.png"):
+        images_in(path)

@@ -1,0 +1,295 @@
+"""Scores against labels: what is joined, masked, grouped, drawn, compared and said."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table
+from lingula.errors import InputError
+from lingula.evaluation import evaluate_predictions, to_json, to_text
+from lingula.intervals import interval
+from lingula.labels import LabelSpace
+from lingula.predictions import Predictions
+from lingula.verbs.evaluate import evaluate
+
+
+def table(labels: Any, classes: str = "Edema,Mass", **columns: Any) -> Table:
+    cells = np.array(labels, dtype=np.float32)
+    images = columns.pop("images", tuple(f"{i}.png" for i in range(len(cells))))
+    return Table(images, Path(), LabelSpace(tuple(classes.split(","))), cells, **columns)
+
+
+def scores(rows: Any, classes: str = "Edema,Mass", **columns: Any) -> Predictions:
+    values = np.array(rows, dtype=float)
+    images = columns.pop("images", tuple(f"{i}.png" for i in range(len(values))))
+    return Predictions(tuple(classes.split(",")), images, values, **columns)
+
+
+def random_pair(rows: int = 120, seed: int = 0, **columns: Any) -> tuple[Predictions, Table]:
+    random = np.random.default_rng(seed)
+    labels = (random.random((rows, 2)) < 0.3).astype(np.float32)
+    values = np.clip(random.normal(0.4 + 0.2 * labels, 0.15), 0, 1)
+    return scores(values), table(labels, **columns)
+
+
+def test_the_shape_that_was_promised() -> None:
+    made, labels = random_pair(patients=tuple(f"p{i // 2}" for i in range(120)))
+    plain = to_json(evaluate_predictions(made, labels))
+    assert {"mAP", "AUROC", "n", "n_classes", "undefined", "groups", "classes"} <= set(plain)
+    assert set(plain["groups"]) == {"head", "medium", "tail"}
+    assert {"AP", "AUROC", "positives", "prevalence"} <= set(plain["classes"]["Edema"])
+    assert "mAP_ci" not in plain and "against" not in plain
+    value = to_json(evaluate_predictions(made, labels, ci=200, against=made, seed=3))
+    for low, high, middle in (
+        (*value["mAP_ci"], value["mAP"]),
+        (*value["AUROC_ci"], value["AUROC"]),
+        (*value["classes"]["Mass"]["AP_ci"], value["classes"]["Mass"]["AP"]),
+        (*value["groups"]["head"]["mAP_ci"], value["groups"]["head"]["mAP"]),
+    ):
+        assert low < middle < high
+    assert value["against"] == {"mAP_difference": 0.0, "ci": [0.0, 0.0]}
+    assert value["drawn"] == {"what": "patients", "n": 60}
+    assert json.loads(json.dumps(value, allow_nan=False)) == value
+
+
+def test_rows_and_columns_in_any_order_give_the_same() -> None:
+    made, labels = random_pair()
+    rows = np.random.default_rng(1).permutation(120)
+    turned = scores(
+        made.probabilities[rows][:, ::-1],
+        "mass,edema",
+        images=tuple(made.images[i] for i in rows),
+    )
+    assert to_json(evaluate_predictions(made, labels, ci=20)) == to_json(
+        evaluate_predictions(turned, labels, ci=20)
+    )
+
+
+def test_masked_cells_are_as_if_they_were_not_there() -> None:
+    made, labels = random_pair()
+    cells = labels.labels.copy()
+    random = np.random.default_rng(2)
+    hidden = random.random(cells.shape) < 0.3
+    cells[hidden] = random.choice([UNCERTAIN, BLANK, UNMENTIONED], int(hidden.sum()))
+    result = evaluate_predictions(made, table(cells))
+    for k, name in enumerate(("Edema", "Mass")):
+        kept = np.flatnonzero(~hidden[:, k])
+        alone = evaluate_predictions(
+            scores(made.probabilities[kept][:, [k]], name), table(labels.labels[kept][:, [k]], name)
+        )
+        assert alone.found.ap[0] == result.found.ap[k]
+        assert alone.found.auroc[0] == result.found.auroc[k]
+        assert result.found.known[k] == len(kept)
+    counted = {
+        name: int((cells == code).sum())
+        for name, code in (("uncertain", UNCERTAIN), ("blank", BLANK), ("unmentioned", UNMENTIONED))
+    }
+    assert to_json(result)["masked_cells"] == counted
+    told = evaluate_predictions(
+        made, table(cells), uncertain="one", blank="zero", unmentioned="zero"
+    )
+    assert set(told.masked.values()) == {0} and told.found.known.tolist() == [120, 120]
+    assert evaluate_predictions(made, table(cells, blank="zero")).masked["blank"] == 0
+
+
+def test_soft_labels_are_positive_from_one_half() -> None:
+    result = evaluate_predictions(
+        scores([[0.9], [0.8], [0.1]], "Edema"), table([[0.5], [0.49], [0]], "Edema")
+    )
+    assert result.found.positives[0] == 1 and result.found.ap[0] == 1
+
+
+def test_undefined_and_scarce_classes_are_named() -> None:
+    result = evaluate_predictions(
+        scores([[0.9, 0.2, 0.3], [0.1, 0.3, 0.2], [0.8, 0.4, 0.1]], "Edema,Mass,Hernia"),
+        table([[1, 0, 1], [0, 0, 1], [1, 0, 1]], "Edema,Mass,Hernia"),
+        ci=20,
+    )
+    value = to_json(result)
+    assert value["undefined"] == ["Mass"] and value["n_classes"] == 2 and value["mAP"] == 1
+    assert value["classes"]["Mass"]["AP_ci"] is None
+    assert value["classes"]["Hernia"] | {"AP_ci": 0} == {
+        "AP": 1.0,
+        "AUROC": None,
+        "AUROC_ci": None,
+        "AP_ci": 0,
+        "positives": 3,
+        "prevalence": 1.0,
+        "n": 3,
+        "undefined_draws": 0,
+    }
+    assert value["AUROC"] == 1.0 and value["few"] == ["Edema", "Hernia"]
+    one = evaluate_predictions(scores([[0.0]], "Edema"), table([[1]], "Edema"))
+    assert one.few == ("Edema",) and to_json(one)["mAP"] == 1  # too small to mean anything
+
+
+def test_classes_in_one_file_only_are_left_out_and_named() -> None:
+    made = scores([[0.9, 0.2], [0.1, 0.3]], "Effusion,Own")
+    result = evaluate_predictions(made, table([[1, 0], [0, 1]], "Pleural Effusion,Mass"))
+    assert result.classes == ("Pleural Effusion",)
+    assert to_json(result)["left_out"] == {"only_in_scores": ["Own"], "only_in_labels": ["Mass"]}
+    assert "only in the labels, left out: Mass" in to_text(result)
+    with pytest.raises(InputError, match="no class in common"):
+        evaluate_predictions(made, table([[1], [0]], "Mass"))
+
+
+def test_splits() -> None:
+    cells = [[1, 0], [0, 1], [1, 1], [0, 0], [0, 1]]
+    labels = table(cells, splits=("train", "train", "test", "test", "dev"))
+    every = scores(np.linspace(0, 1, 10).reshape(5, 2))
+    result = evaluate_predictions(every, labels, split="test")
+    assert (result.n, result.ignored_rows, result.splits) == (2, 3, ("test",))
+    assert result.groups_from == "the table's train split"
+    only = scores([[0.9, 0.8], [0.1, 0.2]], images=("2.png", "3.png"))
+    alone = evaluate_predictions(only, labels)  # the split that the scores are of
+    assert (alone.n, alone.splits, alone.found.mAP) == (2, ("test",), 1.0)
+    assert evaluate_predictions(every, labels).splits == ()
+    with pytest.raises(InputError, match=r"no scores for 3\.png"):
+        evaluate_predictions(scores([[0.9, 0.8]], images=("2.png",)), labels)
+    with pytest.raises(InputError, match="no rows with split 'dev'"):
+        evaluate_predictions(every, table(cells), split="dev")
+    with pytest.raises(InputError, match="no split 'tset'"):
+        evaluate_predictions(every, labels, split="tset")
+
+
+def test_head_and_tail_come_from_training_where_it_is_known() -> None:
+    cells = np.zeros((300, 3))
+    cells[:100, 0], cells[:10, 1], cells[0, 2] = 1, 1, 1
+    cells[200:] = 1  # in test everything is common
+    labels = table(cells, "Edema,Mass,Hernia", splits=("train",) * 200 + ("test",) * 100)
+    made = scores(np.full((300, 3), 0.5), "Edema,Mass,Hernia")
+    result = evaluate_predictions(made, labels, split="test")
+    assert result.groups == {"head": ("Edema",), "medium": ("Mass",), "tail": ("Hernia",)}
+    moved = evaluate_predictions(made, labels, split="test", limits=(0.04, 0.03))
+    assert moved.groups["head"] == ("Edema", "Mass")
+
+
+def test_failed_images_are_left_out_and_named() -> None:
+    made = scores([[0.9, 0.1], [np.nan, np.nan], [0.2, 0.8]])
+    result = evaluate_predictions(made, table([[1, 0], [1, 1], [0, 1]]))
+    assert result.failed == ("1.png",) and result.n == 2
+    assert "without scores, left out: 1.png" in to_text(result)
+    with pytest.raises(InputError, match="no scores for any"):
+        evaluate_predictions(scores([[np.nan]], "Edema"), table([[1]], "Edema"))
+
+
+def test_studies_are_told_apart_by_patient_and_labels_merged() -> None:
+    labels = table(
+        [[1, UNCERTAIN], [0, 1], [0, 0], [0, BLANK]],
+        patients=("p", "p", "q", "q"),
+        studies=("1", "1", "1", ""),
+    )
+    made = scores([[0.9, 0.2], [0.5, 0.4], [0.3, 0.6], [0.1, 0.7]])
+    result = evaluate_predictions(made, labels, by="study", ci=5)
+    value = to_json(result)
+    assert (result.n, result.differing, value["drawn"]["n"]) == (3, 1, 2)
+    assert value["classes"]["Edema"]["positives"] == 1 and value["classes"]["Edema"]["n"] == 3
+    assert value["classes"]["Mass"]["positives"] == 1 and value["classes"]["Mass"]["n"] == 2
+    assert value["masked_cells"] == {"uncertain": 1, "blank": 1, "unmentioned": 0}
+    assert value["classes"]["Mass"]["AP"] == 0.5  # 0.3 for the positive study, 0.6 for the other
+    with pytest.raises(InputError, match="study column"):
+        evaluate_predictions(made, table(np.zeros((4, 2))), by="study")
+
+
+def test_rows_join_by_id_and_patients_may_come_from_the_scores() -> None:
+    labels = table(
+        [[1], [0], [1]], "Edema", images=("x/a.jpg", "x/b.jpg", "x/c.jpg"), ids=("a", "b", "c")
+    )
+    made = scores([[0.1], [0.9], [0.8]], "Edema", images=("b", "a", "c"), patients=("1", "2", "2"))
+    result = evaluate_predictions(made, labels, ci=10)
+    assert result.found.ap[0] == 1
+    assert result.drawn == "patients" and result.draws is not None and result.draws.units == 2
+
+
+def test_without_patients_images_are_drawn_and_that_is_said() -> None:
+    made, labels = random_pair()
+    result = evaluate_predictions(made, labels, ci=10)
+    assert to_json(result)["drawn"] == {"what": "images", "n": 120}
+    assert "10 draws of 120 images" in to_text(result)
+
+
+def test_a_comparison_is_over_what_both_have() -> None:
+    made, labels = random_pair(rows=60)
+    worse = np.random.default_rng(5).random((60, 2))
+    worse[3] = np.nan
+    other = scores(worse)
+    result = evaluate_predictions(made, labels, against=other, ci=100)
+    assert result.against is not None and result.n == 60 and result.against.n == 59
+    kept = np.delete(np.arange(60), 3)
+    part = table(labels.labels[kept], images=tuple(labels.images[i] for i in kept))
+    parts = [evaluate_predictions(one, part, ci=100) for one in (made, other)]
+    assert result.against.difference == parts[0].found.mAP - parts[1].found.mAP
+    gaps = [p.draws.ap.mean(axis=1) for p in parts if p.draws is not None]
+    assert result.against.ci == interval(gaps[0] - gaps[1])
+    turned = evaluate_predictions(other, labels, against=made, ci=100)
+    assert turned.against is not None
+    assert turned.against.difference == pytest.approx(-result.against.difference)
+    fewer = evaluate_predictions(made, labels, against=scores(worse[:, :1], "Edema"))
+    assert to_json(fewer)["against"]["classes"] == ["Edema"]
+    with pytest.raises(InputError, match="has none of the classes"):
+        evaluate_predictions(
+            scores(made.probabilities[:, :1], "Edema"), labels, against=scores(worse[:, 1:], "Mass")
+        )
+
+
+def test_the_text_is_a_table() -> None:
+    made, labels = random_pair(patients=tuple(str(i) for i in range(120)))
+    lines = to_text(evaluate_predictions(made, labels, ci=50, against=made)).splitlines()
+    head = lines[0].split()
+    assert head == ["class", "positives", "prevalence", "AP", "95", "%", "lift", "AUROC", "95", "%"]
+    assert len({len(line) for line in lines[1:3]}) == 1
+    assert any(line.startswith("all:") and "over 2 classes" in line for line in lines)
+    assert any(line.startswith("mAP difference +0.0000 (0.0000 to 0.0000)") for line in lines)
+    plain = to_text(evaluate_predictions(made, labels))
+    assert "95 %" not in plain and "draws" not in plain
+
+
+def test_a_wrong_request_is_refused() -> None:
+    made, labels = random_pair(rows=4)
+    with pytest.raises(InputError, match="by is image or study"):
+        evaluate_predictions(made, labels, by="patient")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="number of draws"):
+        evaluate_predictions(made, labels, ci=-1)
+
+
+def test_the_verb_reads_soft_tables_and_ignores_columns(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,Edema,note\na,0.7,x\nb,0.2,y\n")
+    (tmp_path / "s.csv").write_text("image,Edema\nb,.1\na,.9\n")
+    result = evaluate(
+        tmp_path / "s.csv", labels=tmp_path / "t.csv", ignore_columns=["note"], soft=True
+    )
+    assert result.found.ap[0] == 1 and result.found.positives[0] == 1
+
+
+def test_no_torch_is_needed() -> None:
+    code = (
+        "import sys, lingula.evaluation, lingula.ensembles, lingula.verbs.evaluate, "
+        "lingula.verbs.ensemble; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_real_scores(real_data: Path) -> None:
+    folder = real_data / "nih-scores"
+    result = evaluate(
+        folder / "resnet50_seed0.parquet",
+        labels=folder / "labels.parquet",
+        split="test",
+        against=folder / "vit_small_seed0.parquet",
+        ci=50,
+    )
+    value = to_json(result)
+    assert value["drawn"]["what"] == "patients" and value["n_classes"] == 14
+    low, high = value["mAP_ci"]
+    assert low < value["mAP"] < high < low + 0.1
+    assert (
+        value["classes"]["Pleural Effusion"]["AP"]
+        > value["classes"]["Pleural Effusion"]["prevalence"]
+    )

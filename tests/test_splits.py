@@ -1,0 +1,138 @@
+"""Splits by patient: disjoint, complete, repeatable, and with every class where that can be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lingula.data.splits import classes_missing, patients_in_two_splits, split_by_patient
+from lingula.data.table import Table, class_counts, rows_of, subset, with_splits
+from lingula.errors import InputError
+from lingula.labels import LabelSpace
+
+
+def made(labels: np.ndarray, patients: list[str] | None) -> Table:
+    n, k = labels.shape
+    return Table(
+        images=tuple(f"{i:04}.png" for i in range(n)),
+        root=Path(),
+        space=LabelSpace(tuple(f"class {i}" for i in range(k))),
+        labels=labels.astype(np.float32),
+        patients=None if patients is None else tuple(patients),
+    )
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    n=st.integers(1, 120),
+    classes=st.integers(1, 6),
+    people=st.integers(1, 60),
+)
+@settings(max_examples=80, deadline=None)
+def test_a_split_covers_all_rows_and_no_patient_twice(
+    seed: int, n: int, classes: int, people: int
+) -> None:
+    random = np.random.default_rng(seed)
+    labels = random.choice([0, 1, -1, -2, -3], (n, classes), p=[0.5, 0.2, 0.1, 0.1, 0.1])
+    table = made(labels, [f"p{i}" for i in random.integers(0, people, n)])
+    splits = split_by_patient(table, seed=seed)
+    assert len(splits) == n and set(splits) <= {"train", "dev", "test"}
+    done = with_splits(table, splits)
+    assert patients_in_two_splits(done) == {}
+    together = np.concatenate([rows_of(done, split) for split in ("train", "dev", "test")])
+    assert sorted(together) == list(range(n))
+
+
+@given(seed=st.integers(0, 2**31))
+@settings(max_examples=25, deadline=None)
+def test_the_order_of_the_rows_changes_nothing(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    table = made(random.random((60, 3)) < 0.2, [f"p{i}" for i in random.integers(0, 25, 60)])
+    order = random.permutation(60)
+    shuffled = split_by_patient(subset(table, order), seed=3)
+    assert tuple(split_by_patient(table, seed=3)[i] for i in order) == shuffled
+    assert split_by_patient(table, seed=3) == split_by_patient(table, seed=3)
+
+
+@given(st.integers(0, 2**31), st.integers(3, 12))
+@settings(max_examples=40, deadline=None)
+def test_three_patients_of_a_class_are_enough_for_three_splits(seed: int, rare: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = np.zeros((100, 4), dtype=bool)
+    labels[:, 0] = random.random(100) < 0.5
+    for k, count in ((1, rare), (2, 3), (3, 40)):
+        labels[random.choice(100, count, replace=False), k] = True
+    table = made(labels, [f"p{i}" for i in range(100)])
+    done = with_splits(table, split_by_patient(table, seed=seed))
+    assert classes_missing(done) == {"train": (), "dev": (), "test": ()}
+
+
+def test_shares_and_prevalences_are_kept() -> None:
+    random = np.random.default_rng(0)
+    labels = random.random((3000, 5)) < [0.4, 0.2, 0.1, 0.05, 0.02]
+    table = made(labels, [f"p{i}" for i in random.integers(0, 1200, 3000)])
+    done = with_splits(table, split_by_patient(table, fractions=(0.6, 0.2, 0.2)))
+    everywhere = class_counts(table)
+    for split, share in (("train", 0.6), ("dev", 0.2), ("test", 0.2)):
+        rows = rows_of(done, split)
+        assert len(rows) / 3000 == pytest.approx(share, abs=0.01)
+        for name, count in class_counts(done, rows).items():
+            assert count == pytest.approx(everywhere[name] * share, rel=0.25, abs=3)
+
+
+# Case 64: two positives can't reach three splits, and the check says where none is.
+
+
+def test_a_class_of_two_patients_is_named_where_it_lacks() -> None:
+    labels = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [1, 0, 0], [1, 1, 0]] * 2)
+    labels[5:] = [[0, 1, 0], [1, 0, 1], [1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    table = made(labels, [f"p{i}" for i in range(10)])
+    done = with_splits(table, split_by_patient(table))
+    missing = classes_missing(done)
+    assert missing["train"] == ()
+    assert Counter(name for names in missing.values() for name in names)["class 2"] == 1
+
+
+# Case 65
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_overlapping_labels_do_not_overlap_splits(seed: int) -> None:
+    table = made(np.array([[0, 1], [1, 1], [1, 1], [0, 1]]), list("abcd"))
+    splits = split_by_patient(table, seed=seed)
+    assert len(splits) == 4 and "" not in splits
+
+
+def test_a_share_of_nothing_gets_nothing() -> None:
+    random = np.random.default_rng(1)
+    table = made(random.random((200, 3)) < 0.3, [f"p{i}" for i in range(200)])
+    splits = split_by_patient(table, fractions=(0.8, 0.2, 0.0))
+    assert set(splits) == {"train", "dev"}
+    with pytest.raises(InputError, match="sum to 1"):
+        split_by_patient(table, fractions=(0.8, 0.3, 0.0))
+
+
+# Case 63
+
+
+def test_patients_in_two_splits_are_named() -> None:
+    table = made(np.zeros((6, 1)), ["a", "a", "b", "b", "", ""])
+    shared = with_splits(table, ("train", "test", "dev", "dev", "train", "test"))
+    assert patients_in_two_splits(shared) == {"a": ("train", "test")}
+    assert patients_in_two_splits(replace(shared, patients=None)) == {}
+    assert patients_in_two_splits(table) == {}
+
+
+def test_rows_without_a_patient_must_be_declared() -> None:
+    labels = np.eye(4)
+    for patients in (None, ["a", "b", "c", ""]):
+        table = made(labels, patients)
+        with pytest.raises(InputError, match="images_are_patients=true"):
+            split_by_patient(table)
+        assert len(split_by_patient(table, images_are_patients=True)) == 4

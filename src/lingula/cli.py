@@ -264,9 +264,11 @@ def _apply(
     ensemble: Annotated[Path, typer.Argument(help="DIR/ensemble.json")],
     out: OutFile,
     member: MemberScores = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Apply an ensemble made before to new scores of its members."""
-    typer.echo(lingula.ensemble_apply(ensemble, [(n, s) for n, s in _unfolded(member)], out=out))
+    members = [(name, scores) for name, scores in _unfolded(member)]
+    typer.echo(lingula.ensemble_apply(ensemble, members, out=out, overwrite=overwrite))
 
 
 @app.command()

@@ -17,7 +17,7 @@ class ImageError(InputError):
     """One image can't be used. `kind` is a short fixed name; the message names the file.
 
     Kinds: `missing`, `empty`, `not an image`, `truncated`, `damaged`, `too large`, `outside the
-    data root`, `unsupported`.
+    data root`, `unreadable`, `declared bits`, `unsupported`.
     """
 
     def __init__(self, kind: str, message: str) -> None:

@@ -201,10 +201,8 @@ def _samples(run: Path, table: Table, split: str) -> tuple[tuple[Sample, ...], b
         found, maps = attend(trained.network, torch.from_numpy(small.copy())[None, None])
         labels = {n: float(part.labels[row, k]) for k, n in enumerate(part.space.classes)}
         guesses = []
-        for k in np.argsort(-_excess(found[0], trained.classes, thresholds))[:3]:
+        for k in _above(found[0], trained.classes, thresholds)[:3]:
             class_name = trained.classes[k]
-            if found[0, k] < thresholds.get(class_name, np.inf):
-                continue
             mine = [
                 (x / grey.shape[1], y / grey.shape[0], w / grey.shape[1], h / grey.shape[0])
                 for x, y, w, h in boxes.get((name, class_name), [])
@@ -220,12 +218,12 @@ def _samples(run: Path, table: Table, split: str) -> tuple[tuple[Sample, ...], b
     return tuple(samples), bool(boxes)
 
 
-def _excess(
+def _above(
     scores: NDArray[np.float64], classes: Sequence[str], thresholds: dict[str, float]
-) -> NDArray[np.float64]:
-    """How far each score lies above its threshold, as a ratio: common findings do not crowd out."""
+) -> list[int]:
+    """The classes at or above their threshold, by falling score."""
     limits = np.array([thresholds.get(name, np.inf) for name in classes])
-    return np.asarray(scores / np.maximum(limits, 1e-9))
+    return [int(k) for k in np.argsort(-scores, kind="stable") if scores[k] >= limits[k]]
 
 
 def _boxes(table: Table) -> dict[tuple[str, str], list[tuple[float, float, float, float]]]:

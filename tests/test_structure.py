@@ -31,7 +31,7 @@ LAYERS = [
 NO_TORCH = (
     "labels config recipe metrics intervals predictions evaluation ensembles files errors runs "
     "data/table data/reading data/splits data/images data/folder data/checking "
-    "reporting/page reporting/figures"
+    "data/configured reporting/page reporting/figures"
 ).split()
 
 

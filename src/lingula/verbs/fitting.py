@@ -17,7 +17,8 @@ import lingula
 from lingula import files, runs
 from lingula.config import Config
 from lingula.data.batches import Radiographs, decode_all, fits_in_memory
-from lingula.data.table import Table, image_path, rows_of, subset, targets
+from lingula.data.configured import configured_targets
+from lingula.data.table import Table, image_path, rows_of, subset
 from lingula.devices import make_fabric, resolve_device
 from lingula.errors import InputError, examples
 from lingula.evaluation import evaluate_predictions
@@ -100,7 +101,7 @@ def _same_data(run: Path, environment: Mapping[str, Any]) -> None:
 def facts_of(config: Config, table: Table) -> dict[str, Any]:
     """What `model.json` says besides the network: data, reading, evaluation, settings."""
     rows = rows_of(table, "train")
-    values, mask = _targets(config, subset(table, rows))
+    values, mask = configured_targets(config.data, subset(table, rows))
     positives = ((values >= 0.5) & mask).sum(0)
     counts = {name: int(n) for name, n in zip(table.space.classes, positives, strict=True)}
     return {
@@ -120,15 +121,6 @@ def facts_of(config: Config, table: Table) -> dict[str, Any]:
         },
         "config": config.model_dump(mode="json"),
     }
-
-
-def _targets(config: Config, table: Table) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    return targets(
-        table,
-        uncertain=config.data.uncertain,
-        blank=config.data.blank,
-        unmentioned=config.data.unmentioned,
-    )
 
 
 def build(
@@ -214,7 +206,7 @@ def examples_of(config: Config, table: Table, split: str) -> Examples:
                 f"{examples(memory.failures.values(), 3)} `lingula data check "
                 f"{table.path}` lists them all."
             )
-    values, mask = _targets(config, part)
+    values, mask = configured_targets(config.data, part)
     return Examples(dataset, values, mask, memory)
 
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from lingula import files, metrics
 from lingula.config import Config, read_config
+from lingula.data.configured import configured_table
 from lingula.data.images import read_image
 from lingula.data.reading import read_table
 from lingula.data.table import Table, image_path, rows_of, subset, targets
 from lingula.ensembles import from_json
 from lingula.errors import InputError
 from lingula.evaluation import evaluate_predictions, to_json
-from lingula.labels import label_space
 from lingula.predictions import Predictions, aligned, failed, read_scores
 from lingula.reporting import figures
 from lingula.reporting.page import Entry, Guess, Page, Sample, render
@@ -66,13 +66,7 @@ def report(runs: Sequence[str | Path], *, out: str | Path) -> Path:
 
 def _config_table(config: Config, run: Path) -> Table:
     kept = run / "table.csv"
-    return read_table(
-        kept if kept.is_file() else config.data.table,
-        classes=None if config.data.classes is None else label_space(config.data.classes),
-        root=None if config.data.root is None else Path(config.data.root),
-        ignore_columns=() if kept.is_file() else config.data.ignore_columns,
-        soft=config.data.soft,
-    )
+    return configured_table(config.data, kept if kept.is_file() else None)
 
 
 def _table(folder: Path, trained: Sequence[Path]) -> Table:

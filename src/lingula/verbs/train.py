@@ -11,11 +11,12 @@ import numpy as np
 
 from lingula import files
 from lingula.config import Config, diff, overridden, read_config
-from lingula.data.reading import read_frame, read_table, write_table
+from lingula.data.configured import configured_table, configured_targets
+from lingula.data.reading import read_frame, write_table
 from lingula.data.splits import patients_in_two_splits, split_by_patient
-from lingula.data.table import Table, rows_of, targets, with_splits
+from lingula.data.table import Table, rows_of, with_splits
 from lingula.errors import InputError, examples
-from lingula.labels import fold, label_space
+from lingula.labels import fold
 from lingula.progress import counting, progress
 from lingula.recipe import recipe
 
@@ -129,13 +130,7 @@ def _with_phantom(config: Config, run: Path) -> Config:
 def prepared_table(config: Config) -> Table:
     """The table as the config reads it, with splits that are there, disjoint and not empty."""
     data = config.data
-    table = read_table(
-        data.table,
-        classes=None if data.classes is None else label_space(data.classes),
-        root=None if data.root is None else Path(data.root),
-        ignore_columns=data.ignore_columns,
-        soft=data.soft,
-    )
+    table = configured_table(data)
     if table.splits is None:
         made = split_by_patient(
             table, seed=config.seed, images_are_patients=data.images_are_patients
@@ -161,12 +156,7 @@ def prepared_table(config: Config) -> Table:
 
 def _name_empty_classes(table: Table, config: Config) -> None:
     rows = rows_of(table, "train")
-    values, mask = targets(
-        table,
-        uncertain=config.data.uncertain,
-        blank=config.data.blank,
-        unmentioned=config.data.unmentioned,
-    )
+    values, mask = configured_targets(config.data, table)
     positives = ((values[rows] >= 0.5) & mask[rows]).sum(0)
     empty = [table.space.classes[i] for i in np.flatnonzero(positives == 0)]
     if len(empty) == len(table.space):

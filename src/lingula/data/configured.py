@@ -1,0 +1,29 @@
+"""A table as a config's `data` section reads it, and what its cells mean there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingula.config import Data
+from lingula.data.reading import read_table
+from lingula.data.table import Table, targets
+from lingula.labels import label_space
+
+
+def configured_table(data: Data, path: Path | None = None) -> Table:
+    """The section's table; or `path`, a copy that lingula wrote, which has no columns to ignore."""
+    return read_table(
+        data.table if path is None else path,
+        classes=None if data.classes is None else label_space(data.classes),
+        root=None if data.root is None else Path(data.root),
+        ignore_columns=data.ignore_columns if path is None else (),
+        soft=data.soft,
+    )
+
+
+def configured_targets(data: Data, table: Table) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Targets and mask (N, K), unknown cells as the section says."""
+    return targets(table, uncertain=data.uncertain, blank=data.blank, unmentioned=data.unmentioned)

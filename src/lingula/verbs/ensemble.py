@@ -14,11 +14,10 @@ import numpy as np
 
 from lingula import ensembles, files
 from lingula.config import Data, read_config
-from lingula.data.reading import read_table
-from lingula.data.table import Table, rows_of, subset, targets
+from lingula.data.configured import configured_table, configured_targets
+from lingula.data.table import Table, rows_of, subset
 from lingula.ensembles import Ensemble
 from lingula.errors import InputError, examples, nearest
-from lingula.labels import label_space
 from lingula.predictions import Predictions, aligned, failed, picked, read_scores, write_scores
 
 log = logging.getLogger("lingula")
@@ -226,8 +225,8 @@ def _already(folder: Path, settings: dict[str, Any]) -> bool:
 
 
 def _dev_part(path: Path, data: Data, split: str) -> Table:
-    classes = None if data.classes is None else label_space(data.classes)
-    table = read_table(path, classes=classes, ignore_columns=data.ignore_columns, soft=data.soft)
+    # A run's own copy of its table has no columns left to ignore.
+    table = configured_table(data, None if path == Path(data.table) else path)
     rows = rows_of(table, split)
     if not len(rows):
         raise InputError(f"{path} has no rows with split '{split}'.")
@@ -244,9 +243,7 @@ def _chosen(dev: Mapping[str, Predictions], part: Table, data: Data, top_k: int)
             "members can't be chosen for them."
         )
     places = aligned(first, part.images, part.ids)
-    values, mask = targets(
-        part, uncertain=data.uncertain, blank=data.blank, unmentioned=data.unmentioned
-    )
+    values, mask = configured_targets(data, part)
     columns = [part.space.index(name) for name in first.classes]
     chosen = {name: picked(member, places) for name, member in alike.items()}
     return ensembles.class_wise(chosen, values[:, columns], mask[:, columns], top_k)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lingula.cli import folded
+from lingula.cli.ensemble import folded
 from lingula.config import KEYS, Config, diff, from_plain, overridden, to_yaml
 from lingula.errors import InputError
 from lingula.recipe import RECIPES, recipe

@@ -196,7 +196,7 @@ def test_an_interrupted_run_ends_the_same(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_phantom(broken, n=40, size=32, seed=2, progress=stop)
     assert not (broken / "labels.json").exists()
-    with pytest.raises(InputError, match="n: 40 there, 41 asked for"):
+    with pytest.raises(InputError, match="n: 40 there, 41 now"):
         write_phantom(broken, n=41, size=32, seed=2)
     write_phantom(broken, n=40, size=32, seed=2)
     assert contents(broken) == contents(whole)
@@ -211,7 +211,7 @@ def test_a_finished_folder_is_left_alone(made: Path, tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in made.rglob("*")}
     assert data_phantom(made, n=240, size=48, seed=3) == made / "labels.csv"
     assert before == {p: p.stat().st_mtime_ns for p in made.rglob("*")}
-    with pytest.raises(InputError, match="seed: 3 there, 4 asked for"):
+    with pytest.raises(InputError, match="seed: 3 there, 4 now"):
         data_phantom(made, n=240, size=48, seed=4)
 
 

@@ -18,7 +18,7 @@ LAYERS = [
     ("labels", "config", "progress"),
     ("recipe", "runs"),
     ("data",),
-    ("metrics", "intervals", "predictions"),
+    ("metrics", "intervals", "predictions", "joining"),
     ("evaluation", "ensembles"),
     ("model",),
     ("devices",),
@@ -29,7 +29,7 @@ LAYERS = [
     ("cli", "__main__"),
 ]
 NO_TORCH = (
-    "labels config recipe metrics intervals predictions evaluation ensembles files errors runs "
+    "labels config recipe metrics intervals predictions joining evaluation ensembles files errors runs "
     "data/table data/reading data/splits data/images data/folder data/checking "
     "data/configured reporting/page reporting/figures"
 ).split()

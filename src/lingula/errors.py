@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class InputError(Exception):
@@ -37,3 +38,16 @@ def examples(items: Iterable[object], limit: int = 5) -> str:
     every = [str(item) for item in items]
     shown = ", ".join(every[:limit])
     return shown if len(every) <= limit else f"{shown}, ... ({len(every)} in all)"
+
+
+def changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], skip: Iterable[str] = ()
+) -> dict[str, tuple[Any, Any]]:
+    """What differs between the settings of an output that is there and those asked for now."""
+    keys = [key for key in dict.fromkeys([*now, *before]) if key not in set(skip)]
+    return {k: (before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)}
+
+
+def differences(changed: Mapping[str, tuple[Any, Any]]) -> str:
+    """Lines that name each changed setting with its value there and now."""
+    return "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in changed.items())

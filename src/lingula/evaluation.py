@@ -13,16 +13,9 @@ from lingula import metrics
 from lingula.data.table import Table, rows_of, subset
 from lingula.errors import InputError, examples
 from lingula.intervals import Draws, bootstrap, interval, mean_by_draw
+from lingula.joining import Joined, Meaning, asked, joined_with, meant, with_classes
 from lingula.labels import fold, groups
-from lingula.predictions import (
-    Joined,
-    Meaning,
-    Predictions,
-    asked,
-    joined_with,
-    meant,
-    with_classes,
-)
+from lingula.predictions import Predictions
 
 Interval = tuple[float, float] | None
 FEW = 20  # a class with fewer positives or negatives is marked: its numbers mean little

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import lingula
 from lingula import files
 from lingula.config import Config, diff, read_config, write_config
-from lingula.errors import InputError
+from lingula.errors import InputError, differences
 
 log = logging.getLogger("lingula")
 
@@ -42,9 +42,8 @@ def open_run(run: Path, config: Config) -> Literal["new", "unfinished", "finishe
         return "new"
     changed = diff(read_config(settings), config)
     if changed:
-        lines = [f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in changed.items()]
         raise InputError(
-            f"{run} is a run with other settings:\n" + "\n".join(lines) + "\n"
+            f"{run} is a run with other settings:\n{differences(changed)}\n"
             "Choose another --out, or --overwrite to set the old one aside."
         )
     return "finished" if is_finished(run) else "unfinished"

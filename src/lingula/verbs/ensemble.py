@@ -17,7 +17,7 @@ from lingula.config import Data, read_config
 from lingula.data.configured import configured_table, configured_targets
 from lingula.data.table import Table, rows_of, subset
 from lingula.ensembles import Ensemble
-from lingula.errors import InputError, examples, nearest
+from lingula.errors import InputError, changes, differences, examples, nearest
 from lingula.predictions import Predictions, aligned, failed, picked, read_scores, write_scores
 
 log = logging.getLogger("lingula")
@@ -209,16 +209,11 @@ def _already(folder: Path, settings: dict[str, Any]) -> bool:
         return False
     ensembles.from_json(_read_json(path), str(path))
     before = _read_json(path).get("made_from", {})
-    keys = dict.fromkeys([*settings, *before])
-    changed = [key for key in keys if key != "labels" and before.get(key) != settings.get(key)]
+    changed = changes(before, settings, skip=("labels",))
     if changed:
-        lines = [
-            f"  {key}: {before.get(key)!r} there, {settings.get(key)!r} now" for key in changed
-        ]
         raise InputError(
-            f"{folder} is an ensemble with other settings:\n"
-            + "\n".join(lines)
-            + "\nChoose another --out, or --overwrite to set the old one aside."
+            f"{folder} is an ensemble with other settings:\n{differences(changed)}\n"
+            "Choose another --out, or --overwrite to set the old one aside."
         )
     log.info("%s is there already, made with the same settings.", folder)
     return True

@@ -18,6 +18,7 @@ from lingula import files, runs
 from lingula.config import Config
 from lingula.data.batches import Radiographs, decode_all, fits_in_memory
 from lingula.data.configured import configured_targets
+from lingula.data.reading import write_table
 from lingula.data.table import Table, image_path, rows_of, subset
 from lingula.devices import make_fabric, resolve_device
 from lingula.errors import InputError, examples
@@ -51,9 +52,8 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
     with runs.logged(run / "train.log"):
         if standing == "new":
             files.write_json(run / "environment.json", environment)
-            from lingula.verbs.train import save_split
-
-            save_split(table, run)
+            if plan.split_made:
+                write_table(table, run / "table.csv")
         fabric = make_fabric(config.device, config.precision)
         facts = facts_of(config, table)
         network, architecture, facts = build(config, table, facts)

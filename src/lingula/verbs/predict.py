@@ -16,7 +16,7 @@ from lingula import files
 from lingula.data.folder import images_in
 from lingula.data.phantom import is_phantom
 from lingula.data.table import Table, image_path, rows_of, subset
-from lingula.errors import ImageError, InputError, examples
+from lingula.errors import ImageError, InputError, changes, differences, examples
 from lingula.predictions import Predictions, write_scores
 from lingula.progress import counting, progress
 
@@ -188,12 +188,15 @@ def _scores(
 def _study_means(probabilities: NDArray[np.float64], table: Table | None) -> NDArray[np.float64]:
     if table is None or table.studies is None:
         raise InputError("--by study needs a table with a study column.")
+    # Some data sets count studies from 1 for each patient, so the patient is part of the key.
+    patients = table.patients or ("",) * len(table.studies)
+    rows: dict[tuple[str, str], list[int]] = {}
+    for row, key in enumerate(zip(patients, table.studies, strict=True)):
+        if key[1] and np.isfinite(probabilities[row]).all():
+            rows.setdefault(key, []).append(row)
     means = probabilities.copy()
-    for study in set(table.studies) - {""}:
-        rows = [i for i, name in enumerate(table.studies) if name == study]
-        good = [i for i in rows if np.isfinite(probabilities[i]).all()]
-        if good:
-            means[good] = probabilities[good].mean(0)
+    for good in rows.values():
+        means[good] = probabilities[good].mean(0)
     return means
 
 
@@ -223,18 +226,12 @@ def _already(target: Path, settings: dict[str, Any], overwrite: bool) -> Predict
         log.info("%s is there already, made with the same settings.", target)
         return Predicted(target, settings["images"], _read_failures(target))
     if not overwrite:
-        changed = (
-            "it was not made by this command"
-            if before is None
-            else "; ".join(
-                f"{key}: {before.get(key)!r} there, {value!r} now"
-                for key, value in settings.items()
-                if before.get(key) != value
-            )
-        )
+        why = "and was not made by this command."
+        if before is not None:
+            why = f"made with other settings:\n{differences(changes(before, settings))}"
         raise InputError(
-            f"{target} is there already ({changed}). Choose another --out, or "
-            "--overwrite to set it aside."
+            f"{target} is there already, {why}\n"
+            "Choose another --out, or --overwrite to set it aside."
         )
     for path in (target, made, _failed_path(target)):
         if path.exists():

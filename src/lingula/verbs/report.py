@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula import files, metrics
-from lingula.config import Config, read_config
-from lingula.data.configured import configured_table
+from lingula.config import Data, read_config
+from lingula.data.configured import configured_table, configured_targets
 from lingula.data.images import read_image
 from lingula.data.reading import read_table
-from lingula.data.table import Table, image_path, rows_of, subset, targets
+from lingula.data.table import Table, image_path, rows_of, subset
 from lingula.ensembles import from_json
 from lingula.errors import InputError
 from lingula.evaluation import evaluate_predictions, to_json
@@ -40,13 +41,14 @@ def report(runs: Sequence[str | Path], *, out: str | Path) -> Path:
     if not folders:
         raise InputError("Name at least one run folder.")
     ordered = [folders[-1], *folders[:-1]]
-    entries = [_entry(folder) for folder in ordered]
     trained = [folder for folder in folders if (folder / "config.yaml").is_file()]
-    table = _table(ordered[0], trained)
+    known = {folder: _labels(folder, trained) for folder in ordered}
+    entries = [_entry(folder, known[folder]) for folder in ordered]
+    shown = known[ordered[0]]
     split = entries[0].split
     predictions = read_scores(ordered[0] / "scores" / f"{split}.csv")
-    roc, pr = _curves(predictions, table, split)
-    samples, boxed = _samples(trained[0], table, split) if trained else ((), False)
+    roc, pr = _curves(predictions, shown, split)
+    samples, boxed = _samples(trained[0], known[trained[0]], split) if trained else ((), False)
     page = Page(
         title="Chest radiograph classification",
         entries=entries,
@@ -58,29 +60,36 @@ def report(runs: Sequence[str | Path], *, out: str | Path) -> Path:
         curves=figures.curves(roc, pr),
         samples=samples,
         boxes_shown=boxed,
-        phantom=table.phantom,
+        phantom=shown.table.phantom,
     )
     files.write_text(out, render(page))
     return Path(out)
 
 
-def _config_table(config: Config, run: Path) -> Table:
-    kept = run / "table.csv"
-    return configured_table(config.data, kept if kept.is_file() else None)
+@dataclass(frozen=True)
+class _Labels:
+    """A table, and the settings that say what its unknown cells mean."""
+
+    table: Table
+    data: Data
+
+    def part(self, split: str) -> Table:
+        return subset(self.table, rows_of(self.table, split))
 
 
-def _table(folder: Path, trained: Sequence[Path]) -> Table:
-    if (folder / "config.yaml").is_file():
-        return _config_table(read_config(folder / "config.yaml"), folder)
-    if trained:
-        return _config_table(read_config(trained[0] / "config.yaml"), trained[0])
+def _labels(folder: Path, trained: Sequence[Path]) -> _Labels:
+    """A run's own labels; an ensemble's are those of the first run named, or the ones it kept."""
+    for run in (folder, *trained):
+        if (run / "config.yaml").is_file():
+            data, kept = read_config(run / "config.yaml").data, run / "table.csv"
+            return _Labels(configured_table(data, kept if kept.is_file() else None), data)
     made = json.loads((folder / "ensemble.json").read_text(encoding="utf-8")).get("made_from", {})
     if not made.get("labels"):
         raise InputError(f"{folder} does not say which labels it belongs to; name its runs too.")
-    return read_table(made["labels"])
+    return _Labels(read_table(made["labels"]), Data())
 
 
-def _entry(folder: Path) -> Entry:
+def _entry(folder: Path, labels: _Labels) -> Entry:
     is_run = (folder / "config.yaml").is_file()
     if not is_run and not (folder / "ensemble.json").is_file():
         raise InputError(f"{folder} is neither a run nor an ensemble.")
@@ -88,15 +97,25 @@ def _entry(folder: Path) -> Entry:
     scores = folder / "scores" / f"{split}.csv"
     if not scores.is_file():
         raise InputError(f"{folder} has no scores yet; finish it first.")
-    table = _table(folder, ())
-    result = to_json(evaluate_predictions(read_scores(scores), table, split=split, ci=DRAWS))
+    data = labels.data
+    result = to_json(
+        evaluate_predictions(
+            read_scores(scores),
+            labels.table,
+            split=split,
+            ci=DRAWS,
+            uncertain=data.uncertain,
+            blank=data.blank,
+            unmentioned=data.unmentioned,
+        )
+    )
     if not is_run:
         value = json.loads((folder / "ensemble.json").read_text(encoding="utf-8"))
         made = from_json(value, str(folder / "ensemble.json"))
         facts = [("Rule", made.rule), ("Members", ", ".join(made.members))]
         return Entry(folder.name, f"{made.rule} ensemble", split, result, facts)
     settings = (folder / "config.yaml").read_text(encoding="utf-8")
-    return Entry(folder.name, "model", split, result, _facts(folder, table), settings)
+    return Entry(folder.name, "model", split, result, _facts(folder, labels.table), settings)
 
 
 def _facts(run: Path, table: Table) -> list[tuple[str, str]]:
@@ -125,18 +144,20 @@ def _facts(run: Path, table: Table) -> list[tuple[str, str]]:
     return lines
 
 
-def _rows(predictions: Predictions, table: Table, split: str) -> tuple[Table, NDArray[np.float64]]:
-    part = subset(table, rows_of(table, split))
+def _rows(
+    predictions: Predictions, labels: _Labels, split: str
+) -> tuple[Table, NDArray[np.float64]]:
+    part = labels.part(split)
     rows = aligned(predictions, part.images, part.ids)
     good = ~failed(predictions)[rows]
     return subset(part, np.flatnonzero(good)), predictions.probabilities[rows[good]]
 
 
 def _curves(
-    predictions: Predictions, table: Table, split: str
+    predictions: Predictions, labels: _Labels, split: str
 ) -> tuple[list[figures.Curve], list[figures.Curve]]:
-    part, probabilities = _rows(predictions, table, split)
-    values, mask = targets(part)
+    part, probabilities = _rows(predictions, labels, split)
+    values, mask = configured_targets(labels.data, part)
     roc, pr = [], []
     counts = {
         name: int(((values[:, k] >= 0.5) & mask[:, k]).sum())
@@ -156,11 +177,11 @@ def _curves(
     return roc, pr
 
 
-def _thresholds(run: Path, table: Table) -> dict[str, float]:
+def _thresholds(run: Path, labels: _Labels) -> dict[str, float]:
     """Max-F1 thresholds on dev, by class; a class without positives there has none."""
     predictions = read_scores(run / "scores" / "dev.csv")
-    part, probabilities = _rows(predictions, table, "dev")
-    values, mask = targets(part)
+    part, probabilities = _rows(predictions, labels, "dev")
+    values, mask = configured_targets(labels.data, part)
     found = {}
     for column, name in enumerate(predictions.classes):
         k = part.space.index(name)
@@ -171,29 +192,29 @@ def _thresholds(run: Path, table: Table) -> dict[str, float]:
     return found
 
 
-def _samples(run: Path, table: Table, split: str) -> tuple[tuple[Sample, ...], bool]:
+def _samples(run: Path, labels: _Labels, split: str) -> tuple[tuple[Sample, ...], bool]:
     """A few images with the classes scored above their threshold and where the decoder looked."""
     import torch
 
     from lingula.model.checkpoint import load_model
     from lingula.prediction import attend
 
-    part = subset(table, rows_of(table, split))
+    part = labels.part(split)
     normal = [k for k, n in enumerate(part.space.classes) if n in ("No Finding", "Support Devices")]
     findings = np.delete(part.labels, normal, axis=1)
     candidates = np.flatnonzero((findings == 1).any(1))
     chosen = np.random.default_rng(0).permutation(candidates)[:SAMPLES]
     trained = load_model(run)
     reading = trained.facts["reading"]
-    boxes = _boxes(table)
-    thresholds = _thresholds(run, table)
+    boxes = _boxes(labels.table)
+    thresholds = _thresholds(run, labels)
     samples = []
     for row in chosen:
         name = part.images[row]
         grey = read_image(image_path(part.root, name), bits=reading["bits"])
         small = read_image(image_path(part.root, name), reading["image_size"], bits=reading["bits"])
         found, maps = attend(trained.network, torch.from_numpy(small.copy())[None, None])
-        labels = {n: float(part.labels[row, k]) for k, n in enumerate(part.space.classes)}
+        cells = {n: float(part.labels[row, k]) for k, n in enumerate(part.space.classes)}
         guesses = []
         for k in _above(found[0], trained.classes, thresholds)[:3]:
             class_name = trained.classes[k]
@@ -204,10 +225,10 @@ def _samples(run: Path, table: Table, split: str) -> tuple[tuple[Sample, ...], b
             picture = None
             if maps is not None and class_name != "No Finding":
                 picture = figures.png(figures.overlay(grey, maps[0, k], mine))
-            label = labels.get(class_name, -2.0)
+            label = cells.get(class_name, -2.0)
             present = None if label < 0 else label >= 0.5
             guesses.append(Guess(class_name, float(found[0, k]), present, picture))
-        truth = tuple(n for n, value in labels.items() if value == 1)
+        truth = tuple(n for n, value in cells.items() if value == 1)
         samples.append(Sample(name, figures.png(figures.film(grey)), truth, tuple(guesses)))
     return tuple(samples), bool(boxes)
 

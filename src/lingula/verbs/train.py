@@ -12,11 +12,9 @@ import numpy as np
 from lingula import files
 from lingula.config import Config, diff, overridden, read_config
 from lingula.data.configured import configured_table, configured_targets
-from lingula.data.reading import read_frame, write_table
 from lingula.data.splits import patients_in_two_splits, split_by_patient
 from lingula.data.table import Table, rows_of, with_splits
-from lingula.errors import InputError, examples
-from lingula.labels import fold
+from lingula.errors import InputError, differences, examples
 from lingula.progress import counting, progress
 from lingula.recipe import recipe
 
@@ -25,11 +23,15 @@ log = logging.getLogger("lingula")
 
 @dataclass(frozen=True)
 class Plan:
-    """A training that is ready to start: settings, table, and where it goes."""
+    """A training that is ready to start: settings, table, and where it goes.
+
+    `split_made`: the table had no split; the one made here is to be kept in the run folder.
+    """
 
     config: Config
     table: Table
     run: Path
+    split_made: bool = False
 
 
 def train(
@@ -62,10 +64,10 @@ def train(
         log.info("Moved the old %s to %s.", run, files.set_aside(run))
     if config.data.table == "phantom":
         config = _with_phantom(config, run)
-    table = prepared_table(config)
+    table, split_made = prepared_table(config)
     from lingula.verbs.fitting import fit_and_score  # imports torch
 
-    fit_and_score(Plan(config, table, run), resuming=resume is not None)
+    fit_and_score(Plan(config, table, run, split_made), resuming=resume is not None)
     return run
 
 
@@ -84,8 +86,9 @@ def _settings(
         stored = read_config(run / "config.yaml")
         changed = diff(stored, overridden(stored, overrides))
         if changed:
-            lines = [f"  {key}: {old!r} there, {new!r} now" for key, (old, new) in changed.items()]
-            raise InputError("A resumed run keeps its settings; these differ:\n" + "\n".join(lines))
+            raise InputError(
+                f"A resumed run keeps its settings; these differ:\n{differences(changed)}"
+            )
         return stored, run
     if name is None or out is None:
         raise InputError("Say what to train and where: lingula train RECIPE|config.yaml --out RUN.")
@@ -127,11 +130,12 @@ def _with_phantom(config: Config, run: Path) -> Config:
     return config.model_copy(update={"data": data})
 
 
-def prepared_table(config: Config) -> Table:
-    """The table as the config reads it, with splits that are there, disjoint and not empty."""
+def prepared_table(config: Config) -> tuple[Table, bool]:
+    """The table as the config reads it, with disjoint splits; and whether they were made here."""
     data = config.data
     table = configured_table(data)
-    if table.splits is None:
+    split_made = table.splits is None
+    if split_made:
         made = split_by_patient(
             table, seed=config.seed, images_are_patients=data.images_are_patients
         )
@@ -151,7 +155,7 @@ def prepared_table(config: Config) -> Table:
     _name_empty_classes(table, config)
     for name in config.loss.class_weights:
         table.space.index(name)
-    return table
+    return table, split_made
 
 
 def _name_empty_classes(table: Table, config: Config) -> None:
@@ -165,18 +169,12 @@ def _name_empty_classes(table: Table, config: Config) -> None:
         log.warning("No positives in train, so nothing is learned of: %s.", examples(empty, 26))
 
 
-def save_split(table: Table, run: Path) -> None:
-    """Keep a split that was made here: the table with it is written into the run folder."""
-    if table.path is not None and "split" not in map(fold, read_frame(table.path).columns):
-        write_table(table, run / "table.csv")
-
-
 def _describe(config: Config, run: Path) -> None:
     log.info("Would train %s into %s.", config.model.encoder, run)
     if config.data.table == "phantom":
         log.info("The phantom would be drawn into %s.", run / "phantom")
         return
-    table = prepared_table(config)
+    table, _ = prepared_table(config)
     counts = {split: len(rows_of(table, split)) for split in ("train", "dev", "test")}
     steps = -(-counts["train"] // config.optim.batch_size) * config.optim.epochs
     log.info(

@@ -71,7 +71,7 @@ def shape_of(
     zoom = 0.99 + 0.05 * float(body.normal()) - 0.03 * person.female
     tall = zoom * (1 + 0.03 * float(body.normal())) * (0.94 if lying else 1.0)
     age = (person.age - 55) / 20
-    heart = 1.0 + 0.06 * float(body.normal()) + 0.02 * age + 0.015 * girth
+    heart = 1.0 + 0.085 * float(body.normal()) + 0.02 * age + 0.015 * girth
     return Shape(
         zoom=(min(max(zoom, 0.88), 1.1), min(max(tall, 0.84), 1.06)),
         tilt=float(pose.normal(0, 0.018 if not lying else 0.035)),
@@ -80,7 +80,7 @@ def shape_of(
         bulk=float(np.clip(1.02 + 0.06 * girth, 0.92, 1.2)),
         heart=heart * (1.08 if lying else 1.0),
         heart_right=float(body.normal(1.0, 0.08)),
-        upper=0.006 * float(body.normal()) + (0.008 if lying else 0.0),
+        upper=0.009 * float(body.normal()) + (0.008 if lying else 0.0),
         knob=float(np.clip(0.02 + 0.006 * body.normal() + 0.005 * age, 0.004, 0.04)),
         unfold=float(np.clip(0.004 * body.normal() + 0.005 * age, 0.0, 0.02)),
         trunk=float(np.clip(0.008 + 0.006 * body.normal(), 0.0, 0.025)),

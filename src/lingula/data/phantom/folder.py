@@ -20,10 +20,10 @@ from lingula import files
 from lingula.data.phantom.drawing import draw
 from lingula.data.phantom.frequency import Study, plan
 from lingula.data.phantom.person import Seeds
-from lingula.errors import InputError
+from lingula.errors import InputError, changes, differences
 from lingula.labels import CXR_LT_2023
 
-VERSION = 1
+VERSION = 2
 KEYWORD, VALUE = "lingula", "phantom"
 _SETTINGS = ".phantom.json"
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -120,15 +120,11 @@ def _check(out: Path, settings: dict[str, Any]) -> None:
             f"{out} holds something else than a phantom; name another folder, or set "
             "overwrite to have it renamed first."
         )
-    differ = [
-        f"{key}: {made.get(key)} there, {settings.get(key)} asked for"
-        for key in dict.fromkeys([*settings, *made])
-        if made.get(key) != settings.get(key)
-    ]
-    if differ:
+    changed = changes(made, settings)
+    if changed:
         raise InputError(
-            f"{out} holds a phantom with other settings ({'; '.join(differ)}). Name another "
-            "folder, or set overwrite to have the old one renamed."
+            f"{out} holds a phantom with other settings:\n{differences(changed)}\n"
+            "Name another folder, or set overwrite to have the old one renamed."
         )
 
 

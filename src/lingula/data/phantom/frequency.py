@@ -202,8 +202,9 @@ def _label(
         score[i, column["Lung Opacity"]] += sum(
             _CHILDREN[name] for name in CXR_LT_2023 if name in studies[i].findings & set(_CHILDREN)
         )
-        # A healthy chest has a line or a pacemaker less often.
+        # A healthy chest has a line or a pacemaker less often, a patient filmed in bed more often.
         score[i, column[DEVICES]] -= 0.7 * (HEALTHY in studies[i].findings)
+        score[i, column[DEVICES]] += 0.5 * (studies[i].views[0] == "AP")
     _take(studies, ranked("Lung Opacity", ill), "Lung Opacity", quota["Lung Opacity"])
     _take(studies, ranked(DEVICES, list(everyone)), DEVICES, quota[DEVICES])
     _fill(studies)

@@ -107,7 +107,7 @@ def infiltration(body: Thorax, rng: np.random.Generator, s: float) -> list[Regio
 def edema(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
     """Haze about both hila, fat vessels, short septal lines at the periphery of the bases."""
     regions = []
-    body.vessels *= 1.0 + 0.7 * s
+    body.vessels *= 1.0 + 0.35 * s
     for left in (False, True):
         hilum = body.place(left, between(rng, 0.1, 0.25), between(rng, 0.42, 0.55))
         radii = (between(rng, 0.12, 0.17), between(rng, 0.17, 0.23))
@@ -117,7 +117,7 @@ def edema(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
             * body.side(left)
             * np.clip(0.9 + 0.35 * mottle(rng, body.frame.size, 24), 0.2, 1.5)
         )
-        body.density += (0.05 + 0.16 * s) * mask
+        body.density += (0.015 + 0.10 * s) * mask
         lines = np.zeros_like(mask)
         for down in np.linspace(0.68, 0.92, 7).tolist():
             ends = [body.place(left, 0.86, down), body.place(left, 0.99, down + 0.012)]
@@ -227,7 +227,7 @@ def effusion(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
     sides = [False, True] if chance < 0.4 else [chance < 0.75]
     regions = []
     for left in sides:
-        depth = between(rng, 0.02, 0.05) + 0.15 * s * between(rng, 0.5, 1.0)
+        depth = between(rng, 0.005, 0.03) + 0.11 * s * between(rng, 0.5, 1.0)
         own = body.side(left)
         sink = at(body.dome, (1 if left else -1) * 0.34)
         # The surface climbs along the wall: the meniscus.
@@ -249,7 +249,7 @@ def effusion(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
 def pneumothorax(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
     """A thin pleural line along the wall and over the apex, and no markings beyond it."""
     left = coin(rng)
-    gap = 0.018 + 0.07 * s * between(rng, 0.6, 1.0)
+    gap = 0.02 + 0.08 * s * between(rng, 0.6, 1.0)
     end = between(rng, 0.4, 0.7)
     cap = at(body.chest, 0.12)
     top = 0.1 + 1.1 * gap
@@ -263,7 +263,7 @@ def pneumothorax(body: Thorax, rng: np.random.Generator, s: float) -> list[Regio
     thin = max(0.006, 0.9 * pixel)
     line = soft(1.0 - np.abs(distance) / thin) * own * soft((end - body.frame.v) / 0.05)
     body.vessels *= 1.0 - np.minimum(beyond, 1.0)
-    body.density += (0.06 + 0.09 * s) * line - (0.03 + 0.05 * s) * beyond
+    body.density += (0.06 + 0.09 * s) * line - (0.04 + 0.07 * s) * beyond
     return bounds(np.asarray(np.maximum(beyond, line), dtype=np.float32))
 
 

@@ -24,33 +24,33 @@ from lingula.data.phantom.signs import Sign, between, coin
 
 
 def _widen_heart(shape: Shape, rng: np.random.Generator, s: float) -> None:
-    shape.heart *= 1.10 + 0.26 * s
+    shape.heart *= 1.03 + 0.20 * s
     shape.heart_right *= 1.0 - 0.04 * s
 
 
 def _widen_middle(shape: Shape, rng: np.random.Generator, s: float) -> None:
-    shape.upper += 0.012 + 0.035 * s
+    shape.upper += 0.004 + 0.020 * s
     shape.trunk += 0.012 * s
 
 
 def _inflate(shape: Shape, rng: np.random.Generator, s: float) -> None:
-    shape.flat = min(1.0, 0.45 + 0.5 * s)
-    shape.dome_right += 0.02 + 0.035 * s
-    shape.dome_left += 0.02 + 0.03 * s
-    shape.air *= 1.05 + 0.10 * s
-    shape.markings *= 0.75 - 0.2 * s
-    shape.heart *= 0.95 - 0.08 * s
+    shape.flat = min(1.0, shape.flat + 0.10 + 0.40 * s)
+    shape.dome_right += 0.004 + 0.022 * s
+    shape.dome_left += 0.004 + 0.020 * s
+    shape.air *= 1.0 + 0.07 * s
+    shape.markings *= 0.92 - 0.25 * s
+    shape.heart *= 1.0 - 0.07 * s
 
 
 def _unfold(shape: Shape, rng: np.random.Generator, s: float) -> None:
-    shape.unfold += 0.010 + 0.022 * s
-    shape.knob += 0.012 * s
+    shape.unfold += 0.003 + 0.013 * s
+    shape.knob += 0.008 * s
 
 
 def _crack(shape: Shape, rng: np.random.Generator, s: float) -> None:
     left, first = coin(rng), int(rng.integers(2, 7))
-    for i in range(1 + int(rng.random() < 0.4)):
-        step = (0.2 + 0.3 * s) * (1 if coin(rng) else -1)
+    for i in range(int(rng.integers(2, 5))):
+        step = (0.25 + 0.3 * s) * (1 if coin(rng) else -1)
         shape.breaks.append(Break(left, first + i, between(rng, 0.55, 0.85), step))
 
 
@@ -95,7 +95,7 @@ def knob(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
     """Calcification of the Aorta: a thin bright arc inside the knob's outline."""
     u = at(body.left_border, 0.32)
     arc = [(u - 0.045, 0.272), (u - 0.004, 0.265), (u + 0.002, 0.315), (u - 0.008, 0.375)]
-    mask = ribbon(body.frame, bezier(arc), 0.007)
+    mask = ribbon(body.frame, bezier(arc), 0.010)
     if coin(rng, 0.4):
         down = [(u - 0.012, 0.4), (u - 0.012, 0.44), (u - 0.015, 0.5)]
         mask = mask + ribbon(body.frame, bezier(down), 0.005)
@@ -120,8 +120,9 @@ def fracture(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
     for crack in body.shape.breaks:
         path = rib_path(crack, body, 0.1)
         u, v = path[len(path) // 2].tolist()
-        spot = blob(body.frame, (u, v), (0.013, 0.016), 0.0, 0.8)
-        body.density += (0.05 + 0.07 * s) * spot * (1 if coin(rng) else -1)
+        # Callus about an old break, a dark gap in a fresh one.
+        spot = blob(body.frame, (u, v), (0.018, 0.018), 0.0, 0.8)
+        body.density += (0.05 + 0.07 * s) * spot * (1.0 if coin(rng, 0.7) else -0.8)
         u0, v0 = path.min(axis=0).tolist()
         u1, v1 = path.max(axis=0).tolist()
         regions.append(body.frame.region(u0, v0 - 0.03, u1, v1 + 0.03))
@@ -241,7 +242,7 @@ def _leads(body: Thorax, rng: np.random.Generator, tone: float) -> list[Region]:
 
 def devices(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
     """Support Devices: one to four of tubes, central lines, drains, wires and pacemakers."""
-    tone = 0.05 + 0.055 * s
+    tone = 0.06 + 0.065 * s
     left = coin(rng)
     sign = 1.0 if left else -1.0
     regions: list[Region] = []

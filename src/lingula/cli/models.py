@@ -1,0 +1,128 @@
+"""Commands that make, use and describe models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import lingula
+from lingula.cli.options import By, Device, Json, OutFile, OutFolder, Overwrite, Split, Tta, dumped
+from lingula.errors import InputError
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(
+    out: OutFolder = Path("runs/demo"),
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller and faster.")] = False,
+) -> None:
+    """Phantom data, two models, an ensemble and a report, in minutes."""
+    typer.echo(lingula.demo(out, quick=quick))
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="Print this one as YAML.")] = None,
+) -> None:
+    """List the recipes, or print one as YAML."""
+    typer.echo(lingula.recipes(name).rstrip("\n"))
+
+
+@app.command()
+def train(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE|config.yaml] [key=value ...]",
+            help="What to train, and settings on top of it, e.g. data.table=labels.csv.",
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder to write.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Continue this run with its own settings.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check settings and table, train nothing.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a model; the same line again continues it."""
+    words = what or []
+    names = [word for word in words if "=" not in word]
+    if len(names) > 1:
+        raise InputError(f"Give one recipe or one YAML file, not {', '.join(names)}.")
+    run = lingula.train(
+        names[0] if names else None,
+        [word for word in words if "=" in word],
+        out=out,
+        resume=resume,
+        dry_run=dry_run,
+        overwrite=overwrite,
+    )
+    typer.echo(run)
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder or model folder.")],
+    data: Annotated[Path, typer.Option("--data", help="A table, a folder or one image.")],
+    out: OutFile,
+    split: Split = None,
+    tta: Annotated[
+        Tta | None, typer.Option("--tta", help="Test-time views; default: the model's own.")
+    ] = None,
+    by: Annotated[
+        By, typer.Option("--by", help="study: the mean over a study's images.")
+    ] = By.image,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Decoding processes.")] = 0,
+    device: Annotated[Device, typer.Option("--device")] = Device.auto,
+    allow_phantom_model: Annotated[
+        bool, typer.Option("--allow-phantom-model", help="Score films with a phantom's model.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Score images with a trained model."""
+    done = lingula.predict(
+        run,
+        data=data,
+        out=out,
+        split=split,
+        tta=None if tta is None else tta.value,
+        by=by.value,
+        batch_size=batch_size,
+        workers=workers,
+        device=device.value,
+        allow_phantom_model=allow_phantom_model,
+        overwrite=overwrite,
+    )
+    typer.echo(done.path)
+    if done.failures:
+        failed = done.path.with_suffix(".failed.csv")
+        typer.echo(
+            f"{len(done.failures)} of {done.images} images could not be scored; they are named in "
+            f"{failed}.",
+            err=True,
+        )
+        raise typer.Exit(3)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]")],
+    out: Annotated[Path, typer.Option("--out", help="HTML file.")],
+) -> None:
+    """One page, readable offline: what was trained on what, and how well it does."""
+    typer.echo(lingula.report(runs, out=out))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine has, and what is wrong with it."""
+    from lingula.verbs.doctor import to_text
+
+    facts = lingula.doctor()
+    typer.echo(dumped(facts) if as_json else to_text(facts))

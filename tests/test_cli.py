@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +17,8 @@ from lingula.config import KEYS, Config, diff, from_plain, overridden, to_yaml
 from lingula.errors import InputError
 from lingula.recipe import RECIPES, recipe
 
+# Children that touch the network die of it: see its sitecustomize.
+OFFLINE = Path(__file__).parent / "offline"
 NO_TORCH = """
 import sys
 from lingula.cli import main
@@ -30,8 +34,36 @@ finally:
 def lingula(*words: str, torch: bool = False) -> subprocess.CompletedProcess[str]:
     start = ["-m", "lingula"] if torch else ["-c", NO_TORCH]
     return subprocess.run(
-        [sys.executable, *start, *words], capture_output=True, text=True, timeout=120
+        [sys.executable, *start, *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(OFFLINE)},
     )
+
+
+def test_the_network_guard_of_these_tests_works() -> None:
+    reach = "import socket; socket.create_connection(('127.0.0.1', 9), timeout=1)"
+    done = subprocess.run(
+        [sys.executable, "-c", reach],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(OFFLINE)},
+    )
+    assert done.returncode == 97 and "reached for the network" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_demo_as_typed_without_a_network(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    done = lingula("demo", "--quick", "--out", str(out), torch=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == str(out / "report.html")
+    page = (out / "report.html").read_text()
+    loaded = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(\w+:)""", page)
+    assert set(loaded) == {"data:"}
+    again = lingula("demo", "--quick", "--out", str(out), torch=True)
+    assert again.returncode == 0 and "nothing to do" in again.stderr
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ class Shape:
     bubble: tuple[float, float, float]  # across, width, height of the gastric bubble
     upright: bool
     breaks: list[Break] = field(default_factory=list)
+    collapsed: bool = False  # the side that has lost volume, where one has: True is left
 
 
 def shape_of(

@@ -129,7 +129,7 @@ def edema(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
 
 def atelectasis(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
     """Plate-like bands at a base, or a collapsed left lower lobe behind the heart."""
-    left = coin(rng, 0.55)
+    left = body.shape.collapsed
     mask = np.zeros_like(body.density)
     if left and coin(rng, 0.35):
         a, top = body.frame.u, between(rng, 0.5, 0.58)

@@ -42,6 +42,20 @@ def _inflate(shape: Shape, rng: np.random.Generator, s: float) -> None:
     shape.heart *= 1.0 - 0.07 * s
 
 
+def _collapse(shape: Shape, rng: np.random.Generator, s: float) -> None:
+    """Atelectasis: the diaphragm of the smaller side stands higher."""
+    shape.collapsed = coin(rng, 0.55)
+    rise = 0.004 + 0.014 * s
+    shape.dome_left -= rise * shape.collapsed
+    shape.dome_right -= rise * (not shape.collapsed)
+
+
+def _shrink(shape: Shape, rng: np.random.Generator, s: float) -> None:
+    """Fibrosis: small stiff lungs, both domes high."""
+    shape.dome_left -= 0.008 + 0.012 * s
+    shape.dome_right -= 0.008 + 0.012 * s
+
+
 def _unfold(shape: Shape, rng: np.random.Generator, s: float) -> None:
     shape.unfold += 0.003 + 0.013 * s
     shape.knob += 0.008 * s
@@ -273,9 +287,11 @@ def devices(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
 
 
 RESHAPE: dict[str, Callable[[Shape, np.random.Generator, float], None]] = {
+    "Atelectasis": _collapse,
     "Cardiomegaly": _widen_heart,
     "Emphysema": _inflate,
     "Enlarged Cardiomediastinum": _widen_middle,
+    "Fibrosis": _shrink,
     "Fracture": _crack,
     "Tortuous Aorta": _unfold,
 }

@@ -22,12 +22,15 @@ def _data_phantom(
     imbalance: Annotated[
         float | None, typer.Option("--imbalance", help="Head : tail ratio; default: CXR-LT's 164.")
     ] = None,
+    style: Annotated[
+        str, typer.Option("--style", help="cxr-lt, or nih or chexpert: 14 labels, another look.")
+    ] = "cxr-lt",
     overwrite: Overwrite = False,
 ) -> None:
     """Draw synthetic radiographs with all 26 findings of CXR-LT 2023."""
     typer.echo(
         lingula.data_phantom(
-            out, n=n, size=size, seed=seed, imbalance=imbalance, overwrite=overwrite
+            out, n=n, size=size, seed=seed, imbalance=imbalance, style=style, overwrite=overwrite
         )
     )
 

@@ -17,6 +17,7 @@ def data_phantom(
     size: int = 128,
     seed: int = 0,
     imbalance: float | None = None,
+    style: str = "cxr-lt",
     overwrite: bool = False,
 ) -> Path:
     """Write `n` synthetic radiographs with labels and boxes into the folder `out`.
@@ -26,7 +27,9 @@ def data_phantom(
         n: images, 30 or more.
         size: pixels a side, 32 to 2048.
         seed: everything follows from it.
-        imbalance: ratio of the commonest to the rarest class, 1 or more; None for CXR-LT 2023's.
+        imbalance: ratio of the commonest to the rarest class, 1 or more; None for the style's.
+        style: the data set that it stands for, with its labels and look: `cxr-lt` (all 26
+            findings), `nih` or `chexpert` (14 each).
         overwrite: rename what is in the way instead of refusing.
 
     Returns:
@@ -47,6 +50,7 @@ def data_phantom(
             size=size,
             seed=seed,
             imbalance=imbalance,
+            style=style,
             overwrite=overwrite,
             progress=counting(tick),
         )

@@ -16,6 +16,7 @@ from lingula.data.phantom.film import develop, distract
 from lingula.data.phantom.person import Seeds, person
 from lingula.data.phantom.signs import LUNG_SIGNS
 from lingula.data.phantom.signs_chest import CHEST_SIGNS, RESHAPE
+from lingula.data.phantom.style import CXR_LT, Style
 from lingula.errors import InputError
 from lingula.labels import CXR_LT_2023, suggestion
 
@@ -51,7 +52,7 @@ def _box(finding: str, region: Region, size: int) -> Box | None:
 
 
 def draw(
-    findings: Iterable[str], seeds: Seeds, size: int, view: str
+    findings: Iterable[str], seeds: Seeds, size: int, view: str, style: Style = CXR_LT
 ) -> tuple[NDArray[np.uint8], list[Box]]:
     """Draw one image. Signs follow the study's chance, body and pose the patient's and image's."""
     wanted = set(findings)
@@ -75,7 +76,7 @@ def draw(
         boxes += [Box("Lung Opacity", b.x, b.y, b.w, b.h) for b in kin]
     film = seeds.image(2)
     distract(body, film)
-    return develop(body, film, view), boxes
+    return develop(body, film, view, style), boxes
 
 
 def render(

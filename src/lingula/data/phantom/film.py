@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from lingula.data.phantom.anatomy import Thorax
 from lingula.data.phantom.canvas import Image, bezier, blob, mottle, ribbon, veil
 from lingula.data.phantom.severity import NOISE
+from lingula.data.phantom.style import CXR_LT, Style
 
 
 def distract(body: Thorax, rng: np.random.Generator) -> None:
@@ -51,15 +52,26 @@ def distract(body: Thorax, rng: np.random.Generator) -> None:
     body.density += 0.012 * grain * body.lung
 
 
-def _mark(grey: Image, rng: np.random.Generator) -> None:
-    """The side marker: a lead L beside the patient's left shoulder."""
+def _mark(grey: Image, rng: np.random.Generator, letter: str) -> None:
+    """The side marker: a lead L beside the patient's left shoulder, or an R beside the right."""
     size = len(grey)
     tall, thick = round(0.045 * size), max(1, round(0.011 * size))
     wide = max(thick + 1, round(0.028 * size))
     x, y = round(size * rng.uniform(0.86, 0.94)), round(size * rng.uniform(0.03, 0.16))
+    if letter == "R":
+        x = size - x - wide
     tone = float(rng.uniform(0.75, 0.97))
     grey[y : y + tall, x : x + thick] = tone
-    grey[y + tall - thick : y + tall, x : x + wide] = tone
+    if letter == "L":
+        grey[y + tall - thick : y + tall, x : x + wide] = tone
+        return
+    middle = y + tall // 2
+    grey[y : y + thick, x : x + wide] = tone
+    grey[y:middle, x + wide - thick : x + wide] = tone
+    grey[middle : middle + thick, x : x + wide] = tone
+    for row in range(middle, y + tall):
+        leg = x + thick + (wide - 2 * thick) * (row - middle) // max(1, y + tall - middle)
+        grey[row, leg : leg + thick] = tone
 
 
 def _collimate(grey: Image, rng: np.random.Generator) -> None:
@@ -86,21 +98,23 @@ def _blur(image: Image, sigma: float) -> Image:
     return image
 
 
-def develop(body: Thorax, rng: np.random.Generator, view: str) -> NDArray[np.uint8]:
-    """(size, size) grey levels of a finished thorax."""
+def develop(
+    body: Thorax, rng: np.random.Generator, view: str, style: Style = CXR_LT
+) -> NDArray[np.uint8]:
+    """(size, size) grey levels of a finished thorax, as the films of a data set look."""
     size = body.frame.size
     lying = view == "AP"
     total: Image = body.density + body.vessels
     scatter = float(rng.uniform(0.05, 0.2)) + (0.1 if lying else 0.0)
     total = total + np.float32(scatter) * (veil(total) - total)
-    total = _blur(total, float(rng.uniform(0.0012, 0.0028)) * size)
+    total = _blur(total, style.blur * float(rng.uniform(0.0012, 0.0028)) * size)
     # Exposure and the reader's window: which density is black, which is white, and the curve.
     black = float(rng.normal(0.02, 0.02))
     white = float(rng.normal(0.93, 0.04)) + (0.03 if lying else 0.0)
-    gamma = float(np.exp(rng.normal(0.0 if not lying else -0.1, 0.16)))
+    gamma = style.gamma * float(np.exp(rng.normal(0.0 if not lying else -0.1, 0.16)))
     dose = float(np.exp(rng.normal(0.0, 0.35))) * (1.25 if lying else 1.0)
     # Quantum noise: fewer photons behind denser parts, and fewer for each smaller pixel.
-    sigma = np.float32(0.0085 * NOISE * dose * math.sqrt(size / 128))
+    sigma = np.float32(0.0085 * NOISE * style.grain * dose * math.sqrt(size / 128))
     noise = rng.standard_normal((size, size), dtype=np.float32)
     total = total + sigma * (0.45 + np.clip(total, 0.0, 1.0)) * noise
     grey = np.clip((total - black) / (white - black), 0.002, None)
@@ -108,7 +122,7 @@ def develop(body: Thorax, rng: np.random.Generator, view: str) -> NDArray[np.uin
     grey = np.where(grey > 0.8, 0.8 + 0.2 * np.tanh((grey - 0.8) / 0.25), grey)
     grey = np.power(grey, np.float32(gamma), dtype=np.float32)
     if rng.random() < 0.75:
-        _mark(grey, rng)
+        _mark(grey, rng, style.marker)
     if rng.random() < 0.35:
         _collimate(grey, rng)
     levels: NDArray[np.uint8] = np.clip(grey * 255.0 + 0.5, 0, 255).astype(np.uint8)

@@ -20,8 +20,8 @@ from lingula import files
 from lingula.data.phantom.drawing import draw
 from lingula.data.phantom.frequency import Study, plan
 from lingula.data.phantom.person import Seeds
+from lingula.data.phantom.style import CXR_LT, Style, style_of
 from lingula.errors import InputError, changes, differences
-from lingula.labels import CXR_LT_2023
 
 VERSION = 2
 KEYWORD, VALUE = "lingula", "phantom"
@@ -36,10 +36,11 @@ class _Film:
     number: int
 
 
-def _films(studies: list[Study]) -> Iterator[_Film]:
+def _films(studies: list[Study], letter: str) -> Iterator[_Film]:
     for study in studies:
         for number in range(len(study.views)):
-            yield _Film(f"p{study.patient:05d}_s{study.number + 1}_{number + 1}", study, number)
+            name = f"{letter}{study.patient:05d}_s{study.number + 1}_{number + 1}"
+            yield _Film(name, study, number)
 
 
 def _csv(header: list[str], rows: list[list[Any]]) -> str:
@@ -50,17 +51,17 @@ def _csv(header: list[str], rows: list[list[Any]]) -> str:
     return text.getvalue()
 
 
-def _table(films: list[_Film]) -> str:
+def _table(films: list[_Film], style: Style) -> str:
     header = ["image", "id", "patient", "study", "view", "split", "age", "sex", "source"]
     rows: list[list[Any]] = []
     for film in films:
         study = film.study
-        patient = f"p{study.patient:05d}"
+        patient = f"{style.letter}{study.patient:05d}"
         about = [f"images/{film.name}.png", film.name, patient, f"{patient}_s{study.number + 1}"]
         about += [study.views[film.number], study.split, str(study.age)]
-        about += ["F" if study.female else "M", "phantom"]
-        rows.append([*about, *(int(name in study.findings) for name in CXR_LT_2023)])
-    return _csv([*header, *CXR_LT_2023], rows)
+        about += ["F" if study.female else "M", style.source]
+        rows.append([*about, *(int(name in study.findings) for name in style.classes)])
+    return _csv([*header, *style.classes], rows)
 
 
 def _save(pixels: NDArray[np.uint8], path: Path) -> None:
@@ -136,13 +137,13 @@ def _finished(out: Path, films: list[_Film]) -> bool:
     return all((out / "images" / f"{film.name}.png").is_file() for film in films)
 
 
-def _description(sha: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _description(sha: str, settings: dict[str, Any], style: Style) -> dict[str, Any]:
     return {
         "format": 1,
         "root": ".",
-        "classes": list(CXR_LT_2023),
-        "label_space": "cxr-lt-2023",
-        "sources": {"phantom": {"knows": list(CXR_LT_2023)}},
+        "classes": list(style.classes),
+        "label_space": "cxr-lt-2023" if style is CXR_LT else "own",
+        "sources": {style.source: {"knows": list(style.classes)}},
         "blank": "ignore",
         "phantom": True,
         "sha256": sha,
@@ -157,6 +158,7 @@ def write_phantom(
     size: int = 128,
     seed: int = 0,
     imbalance: float | None = None,
+    style: str = "cxr-lt",
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -167,7 +169,8 @@ def write_phantom(
         n: images.
         size: pixels a side.
         seed: everything follows from it.
-        imbalance: ratio of the commonest to the rarest class; None for that of CXR-LT 2023.
+        imbalance: ratio of the commonest to the rarest class; None for the data set's own.
+        style: the data set that it stands for: `cxr-lt`, `nih` or `chexpert`.
         overwrite: rename what is in the way to `NAME.old-1` instead of refusing or continuing.
         progress: called with (done, all) after each image.
 
@@ -180,10 +183,13 @@ def write_phantom(
     out = Path(out)
     settings: dict[str, Any] = {"n": n, "size": size, "seed": seed}
     settings |= {"imbalance": None if imbalance is None else float(imbalance), "version": VERSION}
+    kind = style_of(style)
+    if kind is not CXR_LT:
+        settings["style"] = style
     if overwrite and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
         files.set_aside(out)
     _check(out, settings)
-    films = list(_films(plan(n, seed, imbalance)))
+    films = list(_films(plan(n, seed, imbalance, kind), kind.letter))
     if _finished(out, films):
         return out / "labels.csv"
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -192,18 +198,19 @@ def write_phantom(
     for done, film in enumerate(films, start=1):
         study = film.study
         key = (study.patient, study.number, film.number)
-        seeds = Seeds(np.random.SeedSequence(seed, spawn_key=key))
-        pixels, found = draw(study.findings, seeds, size, study.views[film.number])
+        seeds = Seeds(np.random.SeedSequence(kind.seed(seed), spawn_key=key))
+        pixels, found = draw(study.findings, seeds, size, study.views[film.number], kind)
         path = out / "images" / f"{film.name}.png"
         if not path.is_file():
             _save(pixels, path)
         name = f"images/{film.name}.png"
-        boxes += [[name, b.finding, b.x, b.y, b.w, b.h, study.split] for b in found]
+        known = [box for box in found if box.finding in kind.classes]
+        boxes += [[name, b.finding, b.x, b.y, b.w, b.h, study.split] for b in known]
         if progress is not None:
             progress(done, len(films))
     header = ["image", "finding", "x", "y", "w", "h", "split"]
     files.write_text(out / "boxes.csv", _csv(header, boxes))
-    files.write_text(out / "labels.csv", _table(films))
+    files.write_text(out / "labels.csv", _table(films, kind))
     sha = files.sha256(out / "labels.csv")
-    files.write_json(out / "labels.json", _description(sha, settings))
+    files.write_json(out / "labels.json", _description(sha, settings, kind))
     return out / "labels.csv"

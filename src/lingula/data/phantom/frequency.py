@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.data.phantom.person import Seeds, person
+from lingula.data.phantom.style import CXR_LT, Style
 from lingula.labels import CXR_LT_2023
 
 IMAGES = 264_849
@@ -84,13 +85,13 @@ class Study:
     findings: set[str] = field(default_factory=set)
 
 
-def prevalences(imbalance: float | None = None) -> dict[str, float]:
+def prevalences(imbalance: float | None = None, style: Style = CXR_LT) -> dict[str, float]:
     """Share of images with each class, in `CXR_LT_2023` order.
 
     `imbalance` sets the ratio of the commonest to the rarest class; the mean number of labels an
     image stays as it is.
     """
-    natural = {name: COUNTS[name] / IMAGES for name in CXR_LT_2023}
+    natural = {name: style.share.get(name, COUNTS[name] / IMAGES) for name in CXR_LT_2023}
     if imbalance is None:
         return natural
     head, tail, labels = max(natural.values()), min(natural.values()), sum(natural.values())
@@ -101,7 +102,7 @@ def prevalences(imbalance: float | None = None) -> dict[str, float]:
     return {name: share * scale for name, share in tempered.items()}
 
 
-def _visits(n: int, seed: int) -> list[Study]:
+def _visits(n: int, seed: int | tuple[int, ...], bedside: float) -> list[Study]:
     studies: list[Study] = []
     images = patient = 0
     while images < n:
@@ -111,7 +112,7 @@ def _visits(n: int, seed: int) -> list[Study]:
             count = min(1 + int(rng.random() < 0.4), n - images)
             if count < 1:
                 break
-            view = "AP" if rng.random() < 0.55 else "PA"
+            view = "AP" if rng.random() < bedside else "PA"
             studies.append(Study(patient, number, [view] * count, who.age, who.female))
             images += count
         patient += 1
@@ -132,7 +133,7 @@ def _divide(studies: list[Study], n: int, rng: np.random.Generator) -> None:
                 had += len(study.views)
 
 
-def _scores(studies: list[Study], seed: int) -> NDArray[np.float64]:
+def _scores(studies: list[Study], seed: int | tuple[int, ...]) -> NDArray[np.float64]:
     """(studies, classes) how inclined each study is to each class; the patient sways it."""
     weights = np.array([[cause.get(name, 0.0) for name in CXR_LT_2023] for cause in _CAUSES])
     rest = np.sqrt(np.maximum(1.0 - (weights**2).sum(axis=0), 0.1))
@@ -210,17 +211,19 @@ def _label(
     _fill(studies)
 
 
-def plan(n: int, seed: int, imbalance: float | None = None) -> list[Study]:
+def plan(n: int, seed: int, imbalance: float | None = None, style: Style = CXR_LT) -> list[Study]:
     """All studies of a data set of `n` images, with splits and findings.
 
     Within a split the classes get their expected number of images, to within one study; who has
     them follows latent causes that findings, and the studies of a patient, have in common.
     """
-    studies = _visits(n, seed)
-    rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence([seed, n])))
+    entropy = style.seed(seed)
+    studies = _visits(n, entropy, style.bedside)
+    mixed = [*(entropy if isinstance(entropy, tuple) else (entropy,)), n]
+    rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence(mixed)))
     _divide(studies, n, rng)
-    share = prevalences(imbalance)
-    score = _scores(studies, seed)
+    share = prevalences(imbalance, style)
+    score = _scores(studies, entropy)
     for split in FLOOR:
         rows = [i for i, study in enumerate(studies) if study.split == split]
         if rows:

@@ -20,9 +20,18 @@ from lingula.model.encoders import build_encoder
 from lingula.model.loader import load_encoder
 from lingula.model.losses import LOSSES, asymmetric, bce, reduce_loss
 from lingula.model.network import Architecture, Network
-from lingula.model.optim import learning_rate, parameter_groups
+from lingula.model.optim import Schedule, learning_rate, parameter_groups, warmup_steps
 from lingula.model.text import embed, orthogonal, phrase
-from lingula.prediction import FLOOR, VIEWS, attend, geometric, merge_views, score_batch
+from lingula.prediction import (
+    FLOOR,
+    VIEWS,
+    View,
+    attend,
+    geometric,
+    key_of,
+    merge_views,
+    score_batch,
+)
 
 NAMES = ("Edema", "Mass", "Hernia", "Pleural Thickening", "No Finding")
 TINY = Architecture(
@@ -43,6 +52,9 @@ TINY = Architecture(
 def network(**changes: object) -> Network:
     torch.manual_seed(0)
     return Network(replace(TINY, **changes), orthogonal(NAMES, 32))  # type: ignore[arg-type]
+
+
+KEYS = [11, 22, 33]
 
 
 def films(n: int = 3) -> torch.Tensor:
@@ -280,22 +292,50 @@ def test_views_and_their_means() -> None:
     torch.testing.assert_close(merge_views(five, "geometric"), one[0].double().sigmoid())
     net = network().eval()
     with pytest.raises(InputError, match="uint8"):
-        score_batch(net, films().float() / 255, VIEWS["none"], "geometric", net)
-    flipped = score_batch(net, films().flip(-1), VIEWS["flip"], "geometric", net)
+        score_batch(net, films().float() / 255, VIEWS["none"], "geometric", net, KEYS)
+    flipped = score_batch(net, films().flip(-1), VIEWS["flip"], "geometric", net, KEYS)
     torch.testing.assert_close(
-        flipped, score_batch(net, films(), VIEWS["flip"], "geometric", net), atol=1e-6, rtol=0
+        flipped, score_batch(net, films(), VIEWS["flip"], "geometric", net, KEYS), atol=1e-6, rtol=0
     )
-    assert score_batch(net, films(), VIEWS["paper"], "geometric", net).shape == (3, 5)
+    assert score_batch(net, films(), VIEWS["paper"], "geometric", net, KEYS).shape == (3, 5)
 
 
 def test_learning_rates_by_step() -> None:
-    rates = [
-        learning_rate(s, peak=5e-5, steps=50, warmup=20, warmup_lr=1e-6, min_lr=0)
-        for s in range(50)
-    ]
+    rates = [learning_rate(Schedule(1, 50, 20, 1e-6, 0), s, 5e-5) for s in range(50)]
     assert rates[0] == 1e-6 and rates[20] == 5e-5
     assert rates[25] == pytest.approx(4.66506e-5, rel=1e-5)
     assert rates[35] == pytest.approx(2.5e-5) and rates[49] == pytest.approx(1.3695e-7, rel=1e-3)
+
+
+def test_the_other_warm_ups() -> None:
+    constant = Schedule(10, 500, 200, 1e-6, 1e-6, "constant")
+    assert {learning_rate(constant, s, 5e-5) for s in range(200)} == {1e-6}
+    assert learning_rate(constant, 200, 5e-5) == 5e-5
+    # ALBEF: 20 ticks of 100 steps in the first epoch, then one value an epoch, e / T of the cosine.
+    ticks = warmup_steps("albef", 20, 8000, 50 * 8000)
+    albef = Schedule(8000, 50 * 8000, ticks, 1e-6, 1e-6, "albef")
+    assert learning_rate(albef, 99, 5e-5) == 1e-6
+    assert learning_rate(albef, 1000, 5e-5) == pytest.approx(1e-6 + 4.9e-5 / 2)
+    assert learning_rate(albef, 2000, 5e-5) == learning_rate(albef, 7999, 5e-5) == 5e-5
+    half = [learning_rate(albef, 25 * 8000 + s, 5e-5) for s in (0, 7999)]
+    assert half == [pytest.approx(2.55e-5)] * 2
+
+
+def test_random_crops_follow_the_image_alone() -> None:
+    crop = View("random crop", side=0.8, crop=1)
+    images = films()
+    together = crop(images, KEYS)
+    for i in (2, 0, 1):
+        torch.testing.assert_close(crop(images[i : i + 1], KEYS[i : i + 1])[0], together[i])
+    other = View("random crop", side=0.8, crop=2)(images, KEYS)
+    assert not torch.equal(together, other)
+    assert not torch.equal(crop(images, [KEYS[1], *KEYS[1:]])[0], together[0])
+    assert key_of("/a/files/p10/s50/abc.jpg") == key_of("abc.png") != key_of("abd.png")
+    net = network().eval()
+    order = score_batch(net, images, VIEWS["paper"][::-1], "geometric", net, KEYS)
+    torch.testing.assert_close(
+        score_batch(net, images, VIEWS["paper"], "geometric", net, KEYS), order, atol=1e-9, rtol=0
+    )
 
 
 def test_biases_and_norms_are_not_decayed() -> None:

@@ -15,7 +15,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 # From the bottom up; a module imports only from its own layer or a lower one.
 LAYERS = [
     ("lingula", "errors", "files"),
-    ("labels", "config", "progress"),
+    ("labels", "config", "progress", "weights"),
     ("recipe", "runs"),
     ("data",),
     ("metrics", "intervals", "predictions", "joining"),

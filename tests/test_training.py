@@ -15,7 +15,15 @@ import torch
 
 import lingula
 from lingula.config import Config, to_yaml, vary
-from lingula.data.batches import Radiographs, decode_all, epoch_batches, load, training_batches
+from lingula.data.batches import (
+    Radiographs,
+    Rows,
+    decode_all,
+    epoch_batches,
+    epoch_order,
+    load,
+    training_batches,
+)
 from lingula.errors import InputError
 from lingula.model.checkpoint import load_model, newest_checkpoint
 from lingula.predictions import read_scores
@@ -26,14 +34,15 @@ WEIGHTS = Path("best") / "model.safetensors"
 
 def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     for rows, size in ((33, 32), (5, 32), (64, 32), (65, 32)):
-        batches = epoch_batches(rows, size, seed=1, epoch=0)
+        batches = epoch_batches(Rows(rows), size, seed=1, epoch=0)
         assert sorted(np.concatenate(batches).tolist()) == list(range(rows))
         assert min(len(b) for b in batches) >= 2
-    first = [b.tolist() for b in training_batches(20, 4, seed=0, epochs=3, start=0)]
-    later = [b.tolist() for b in training_batches(20, 4, seed=0, epochs=3, start=7)]
+    first = [b.tolist() for b in training_batches(Rows(20), 4, seed=0, epochs=3, start=0)]
+    later = [b.tolist() for b in training_batches(Rows(20), 4, seed=0, epochs=3, start=7)]
     assert first[7:] == later and first[:5] != first[5:10]
     shares = [
-        list(training_batches(20, 4, seed=0, epochs=1, start=0, rank=r, world=2)) for r in (0, 1)
+        list(training_batches(Rows(20), 4, seed=0, epochs=1, start=0, rank=r, world=2))
+        for r in (0, 1)
     ]
     for whole, *parts in zip(first, *shares, strict=False):
         assert sorted(np.concatenate(parts).tolist()) == sorted(whole)
@@ -255,3 +264,16 @@ def test_killed_at_any_moment_and_resumed_is_the_same(tiny_config: Config, tmp_p
 def test_the_quick_demo(tmp_path: Path) -> None:
     page = lingula.demo(tmp_path / "demo", quick=True)
     assert page.is_file() and lingula.demo(tmp_path / "demo", quick=True) == page
+
+
+def test_rows_from_outside_keep_to_their_ratio() -> None:
+    rows = Rows(110, outside=10, ratio=0.25)  # 100 of one's own and 25 drawn from 10
+    order = epoch_order(rows, seed=1, epoch=0)
+    own, others = order[order < 100], order[order >= 100]
+    assert sorted(own) == list(range(100)) and len(others) == 25
+    times = np.bincount(others - 100, minlength=10)
+    assert times.min() >= 2 and times.max() <= 3
+    few = [epoch_order(Rows(110, 10, 0.05), seed=1, epoch=e) for e in (0, 1)]
+    assert all(len(order) == 105 for order in few)
+    assert set(few[0][few[0] >= 100]) != set(few[1][few[1] >= 100])
+    assert sorted(epoch_order(Rows(110, 10), seed=1, epoch=0)) == list(range(110))

@@ -39,6 +39,12 @@ class Data(BaseModel):
     soft: bool = Field(False, description="cells may be probabilities")
     ignore_columns: tuple[str, ...] = ()
     images_are_patients: bool = Field(False, description="no patient column: each image is one")
+    outside: tuple[str, ...] = Field(
+        (), description="more tables to train on, each with classes of its own, joined by name"
+    )
+    outside_ratio: Positive | None = Field(
+        None, description="their images an epoch for each of the table's own; null: all of them"
+    )
     bits: Annotated[int, Field(ge=9, le=16)] | None = Field(
         None, description="bits in use in 16-bit files, if not all 16"
     )
@@ -98,6 +104,16 @@ class Augment(BaseModel):
         return self
 
 
+class Worst(BaseModel):
+    """Up-weighting of the classes that an earlier run did worst on (paper section 2.2)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run: str | None = Field(None, description="a finished run; its dev scores say which")
+    k: Annotated[int, Field(ge=1)] = Field(9, description="how many classes, by AP on dev")
+    factor: Positive = 2.0
+
+
 class Loss(BaseModel):
     """The loss on (B, K) logits and the weight of each class."""
 
@@ -107,6 +123,7 @@ class Loss(BaseModel):
     class_weights: dict[str, Positive] = Field(
         {}, description="class name: factor on both terms of its loss (paper section 2.2)"
     )
+    worst: Worst = Worst()
 
 
 class Optim(BaseModel):
@@ -121,6 +138,9 @@ class Optim(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.02, description="not on biases and norms")
     warmup_epochs: Annotated[float, Field(ge=0)] | None = Field(
         None, description="null: 5 % of the steps"
+    )
+    warmup: Literal["linear", "constant", "albef"] = Field(
+        "linear", description="from warmup_lr up; or constant; or as ALBEF's code does it"
     )
     warmup_lr: Annotated[float, Field(ge=0)] = 1e-6
     min_lr: Annotated[float, Field(ge=0)] = 1e-6

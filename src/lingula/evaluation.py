@@ -140,6 +140,15 @@ def evaluate_predictions(
     )
 
 
+def worst_classes(result: Evaluation, k: int) -> tuple[str, ...]:
+    """The `k` classes with the lowest AP, lowest first; ties in the order of the classes.
+
+    Classes without positives have no AP and are not chosen.
+    """
+    ranked = np.argsort(result.found.ap, kind="stable")  # NaN goes last
+    return tuple(result.classes[i] for i in ranked[:k] if not np.isnan(result.found.ap[i]))
+
+
 def _draws(joined: Joined, draws: int, seed: int) -> Draws:
     return bootstrap(
         joined.probabilities, joined.targets, joined.mask, joined.patients, draws=draws, seed=seed

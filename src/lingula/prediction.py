@@ -6,8 +6,10 @@ merged by the geometric mean (section 3.2) or the arithmetic one.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 import numpy as np
 import torch
@@ -27,19 +29,43 @@ FLOOR = 1e-7  # a probability below this counts as this in the geometric mean
 
 @dataclass(frozen=True)
 class View:
-    """A fixed way to look at an image: part of its side shown (above 1: zoomed out), flipped."""
+    """A way to look at an image: part of its side shown (above 1: zoomed out), flipped or not.
+
+    With a `crop` number, size (from `side` to 1) and place of the part are drawn for each image
+    from that number and the image's key, so that an image has the same crops whenever it is scored.
+    """
 
     name: str
     side: float = 1.0
     flip: bool = False
+    crop: int | None = None
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Grey (B, 1, H, W) to the view of it; the identity returns its input untouched."""
+    def __call__(self, images: Tensor, keys: Sequence[int]) -> Tensor:
+        """Grey (B, 1, H, W) and B keys to the view of it; the identity returns its input as is."""
         seen = images.flip(-1) if self.flip else images
+        if self.crop is not None:
+            drawn = np.stack([self._part(key) for key in keys])
+            return warp_images(seen, torch.from_numpy(drawn).to(images.device))
         if self.side == 1.0:
             return seen
         matrix = torch.tensor([[self.side, 0, 0], [0, self.side, 0]], device=images.device)
         return warp_images(seen, matrix.float().expand(len(images), -1, -1))
+
+    def _part(self, key: int) -> NDArray[np.float32]:
+        draw = np.random.Generator(np.random.Philox(key=[key, self.crop or 0]))
+        size, x, y = draw.random(3)
+        side = self.side + (1.0 - self.side) * size
+        shift_x, shift_y = (1 - side) * (2 * x - 1), (1 - side) * (2 * y - 1)
+        return np.array([[side, 0, shift_x], [0, side, shift_y]], dtype=np.float32)
+
+
+def key_of(path: str) -> int:
+    """The number that an image's random crops follow from: a hash of its file name's stem.
+
+    In the public data sets that is the image's id, so a film has the same crops whether it is named
+    by a table, found in a folder or given alone.
+    """
+    return int.from_bytes(hashlib.sha256(PurePath(path).stem.encode()).digest()[:8], "big")
 
 
 VIEWS: dict[str, tuple[View, ...]] = {
@@ -48,8 +74,8 @@ VIEWS: dict[str, tuple[View, ...]] = {
     "paper": (
         View("identity"),
         View("flip", flip=True),
-        View("crop 0.9", side=0.9),
-        View("crop 0.9, flip", side=0.9, flip=True),
+        View("random crop", side=0.8, crop=1),
+        View("random crop, flip", side=0.8, crop=2, flip=True),
         View("scale 1.1", side=1.1),
         View("scale 1.1, flip", side=1.1, flip=True),
     ),
@@ -97,10 +123,14 @@ def score_batch(
     views: Sequence[View],
     merge: str,
     forward: Callable[[Tensor], Tensor],
+    keys: Sequence[int],
 ) -> Tensor:
-    """Probabilities (B, K) float64 of a uint8 batch (B, 1, H, W) on the network's device."""
+    """Probabilities (B, K) float64 of a uint8 batch (B, 1, H, W) on the network's device.
+
+    `keys` are the images' own numbers (`key_of`), which random crops are drawn from.
+    """
     check_images(images)
-    seen = [forward(network.prepare(view(images))) for view in views]
+    seen = [forward(network.prepare(view(images, keys))) for view in views]
     return merge_views(torch.stack(seen).float(), merge)
 
 
@@ -148,7 +178,8 @@ def score(
         failures.update(loaded.failures)
         if len(loaded.indices):
             images = loaded.images.to(fabric.device, non_blocking=True)
-            found = score_batch(network, images, VIEWS[tta], merge, forward)
+            keys = [key_of(str(dataset.paths[i])) for i in loaded.indices]
+            found = score_batch(network, images, VIEWS[tta], merge, forward, keys)
             rows[loaded.indices] = found.cpu().numpy()
         done += len(loaded.indices) + len(loaded.failures)
         if tick is not None:

@@ -24,6 +24,7 @@ from lingula.data.batches import (
     Loaded,
     Memory,
     Radiographs,
+    Rows,
     epoch_batches,
     load,
     training_batches,
@@ -34,7 +35,7 @@ from lingula.model.augment import Batch, Warp, draw_warps, mixup, warp_images
 from lingula.model.checkpoint import newest_checkpoint, save_checkpoint, save_model
 from lingula.model.losses import LOSSES, reduce_loss
 from lingula.model.network import Architecture, Network
-from lingula.model.optim import adamw, learning_rate, parameter_groups, warmup_steps
+from lingula.model.optim import Schedule, adamw, learning_rate, parameter_groups, warmup_steps
 from lingula.prediction import score
 
 log = logging.getLogger("lingula")
@@ -45,23 +46,16 @@ CHECK_EVERY = 20  # steps between looks at the loss; on a GPU each look waits fo
 
 @dataclass(frozen=True)
 class Examples:
-    """Images with targets (N, K) float32 in [0, 1] and the mask (N, K) of known cells."""
+    """Images with targets (N, K) float32 in [0, 1] and the mask (N, K) of known cells.
+
+    The last `outside` of them are from other tables.
+    """
 
     dataset: Radiographs
     targets: NDArray[np.float32]
     mask: NDArray[np.bool_]
     memory: Memory | None = None
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Steps of a run and its learning rates."""
-
-    steps_per_epoch: int
-    steps: int
-    warmup: int
-    warmup_lr: float
-    min_lr: float
+    outside: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,8 @@ def fit(
     Every epoch is scored on dev; the best by dev mAP goes to `run/best`. Raises `RuntimeError`,
     naming the step, if the loss is not finite; the last good checkpoint stays.
     """
-    rows, world, seed = len(train.dataset), fabric.world_size, config.seed
+    world, seed = fabric.world_size, config.seed
+    rows = Rows(len(train.dataset), train.outside, config.data.outside_ratio)
     schedule = plan(config, rows, world)
     layout = torch.channels_last if config.channels_last == "yes" else torch.contiguous_format
     network.to(memory_format=layout)
@@ -175,27 +170,19 @@ def fit(
     return state
 
 
-def plan(config: Config, rows: int, world: int = 1) -> Schedule:
+def plan(config: Config, rows: Rows, world: int = 1) -> Schedule:
     """The run's steps and rates. A run too short for its warm-up was refused by `Config`."""
     o = config.optim
     per_epoch = len(epoch_batches(rows, o.batch_size, seed=config.seed, epoch=0, world=world))
     steps = per_epoch * o.epochs
-    warmup = warmup_steps(o.warmup_epochs, per_epoch, steps)
-    return Schedule(per_epoch, steps, warmup, o.warmup_lr, o.min_lr)
+    warmup = warmup_steps(o.warmup, o.warmup_epochs, per_epoch, steps)
+    return Schedule(per_epoch, steps, warmup, o.warmup_lr, o.min_lr, o.warmup)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
     """Give each parameter group its rate at `step`; the floors never exceed a group's peak."""
     for group in optimizer.param_groups:
-        peak = group["initial_lr"]
-        group["lr"] = learning_rate(
-            step,
-            peak=peak,
-            steps=schedule.steps,
-            warmup=schedule.warmup,
-            warmup_lr=min(schedule.warmup_lr, peak),
-            min_lr=min(schedule.min_lr, peak),
-        )
+        group["lr"] = learning_rate(schedule, step, group["initial_lr"])
 
 
 def make_batch(

@@ -84,16 +84,41 @@ def decode_all(dataset: Radiographs, progress: Callable[[int, int], None] | None
     return Memory(images, dict(sorted(failures.items())))
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What an epoch is made of: `all` rows, the last `outside` of them from other tables.
+
+    Without a `ratio` every row stands once in an epoch. With one, each epoch has as many rows from
+    outside as `ratio` times the table's own, drawn anew, each once before any twice.
+    """
+
+    all: int
+    outside: int = 0
+    ratio: float | None = None
+
+
+def epoch_order(rows: Rows, *, seed: int, epoch: int) -> NDArray[np.intp]:
+    """The rows of an epoch, in order; a function of seed and epoch alone."""
+    draw = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    if rows.ratio is None or not rows.outside:
+        return draw.permutation(rows.all)
+    own = rows.all - rows.outside
+    wanted = round(rows.ratio * own)
+    rounds = [own + draw.permutation(rows.outside) for _ in range(-(-wanted // rows.outside))]
+    drawn = np.concatenate([np.arange(own), *rounds])[: own + wanted]
+    return draw.permutation(drawn)
+
+
 def epoch_batches(
-    rows: int, batch_size: int, *, seed: int, epoch: int, world: int = 1
+    rows: Rows, batch_size: int, *, seed: int, epoch: int, world: int = 1
 ) -> list[NDArray[np.intp]]:
-    """The global batches of an epoch: a permutation, each row once.
+    """The global batches of an epoch, in the order of `epoch_order`.
 
     A last batch with fewer than two rows a process is joined to the one before it: batch norm has
     no statistics of a single row, and no process may be left without work.
     """
-    order = np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
-    batches = [order[i : i + batch_size] for i in range(0, rows, batch_size)]
+    order = epoch_order(rows, seed=seed, epoch=epoch)
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     if len(batches) > 1 and len(batches[-1]) < 2 * world:
         tail = batches.pop()
         batches[-1] = np.concatenate([batches[-1], tail])
@@ -101,7 +126,14 @@ def epoch_batches(
 
 
 def training_batches(
-    rows: int, batch_size: int, *, seed: int, epochs: int, start: int, rank: int = 0, world: int = 1
+    rows: Rows,
+    batch_size: int,
+    *,
+    seed: int,
+    epochs: int,
+    start: int,
+    rank: int = 0,
+    world: int = 1,
 ) -> Iterator[NDArray[np.intp]]:
     """This process's share of every batch from step `start` to the end of the last epoch."""
     step = 0

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.config import Data
-from lingula.data.reading import read_table
+from lingula.data.reading import read_frame, read_table
 from lingula.data.table import Table, targets
-from lingula.labels import label_space
+from lingula.labels import fold, label_space
 
 
 def configured_table(data: Data, path: Path | None = None) -> Table:
@@ -27,3 +27,13 @@ def configured_table(data: Data, path: Path | None = None) -> Table:
 def configured_targets(data: Data, table: Table) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Targets and mask (N, K), unknown cells as the section says."""
     return targets(table, uncertain=data.uncertain, blank=data.blank, unmentioned=data.unmentioned)
+
+
+def configured_outside(data: Data, path: Path) -> Table:
+    """Another table to train on, with classes and image root of its own.
+
+    Of `ignore_columns` those apply that it has.
+    """
+    folded = {fold(name) for name in read_frame(path).columns}
+    ignored = tuple(name for name in data.ignore_columns if fold(name) in folded)
+    return read_table(path, ignore_columns=ignored, soft=data.soft)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lingula.errors import InputError, examples
 from lingula.model.encoders import Normalisation
+from lingula.weights import fetched_image
 
 log = logging.getLogger("lingula")
 
@@ -139,7 +140,10 @@ def _metadata_normalisation(metadata: dict[str, str]) -> Normalisation | None:
 
 
 def load_imagenet(encoder: nn.Module, name: str) -> Report:
-    """Fill an encoder with timm's ImageNet weights from the local hub cache; never downloads."""
+    """Fill an encoder with timm's ImageNet weights, fetched or in the hub's cache; no download."""
+    fetched = fetched_image(name)
+    if fetched is not None:
+        return load_encoder(encoder, fetched)[0]
     from huggingface_hub import try_to_load_from_cache
     from timm.models import get_pretrained_cfg
 
@@ -153,6 +157,7 @@ def load_imagenet(encoder: nn.Module, name: str) -> Report:
     if not isinstance(found, str):
         raise InputError(
             f"The ImageNet weights of '{name}' are not on this machine. Where there is internet: "
+            "`lingula fetch RECIPE`, or "
             f"`hf download {repository or 'timm/' + name} model.safetensors`; or give a file, "
             "model.weights=FILE; or start at random on purpose, model.weights=none."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -36,21 +37,63 @@ def adamw(groups: list[dict[str, object]]) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, fused=True)
 
 
-def learning_rate(
-    step: int, *, peak: float, steps: int, warmup: int, warmup_lr: float, min_lr: float
-) -> float:
-    """Linear warm-up from `warmup_lr` to `peak`, then a cosine to `min_lr` at the last step.
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of a run and the shape of its learning rate.
 
-    A function of the step alone, so that a resumed run has the uninterrupted run's rates.
+    Attributes:
+        steps_per_epoch: optimiser steps an epoch.
+        steps: of the whole run.
+        warmup: steps of the warm-up, for `albef` a number of its ticks.
+        warmup_lr: the rate that the warm-up starts from, or stays at.
+        min_lr: the rate that the cosine ends at.
+        kind: `linear`, `constant` or `albef`.
     """
-    if step < warmup:
-        return warmup_lr + (peak - warmup_lr) * step / warmup
-    done = (step - warmup) / max(1, steps - warmup)
-    return min_lr + (peak - min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+    steps_per_epoch: int
+    steps: int
+    warmup: int
+    warmup_lr: float
+    min_lr: float
+    kind: str = "linear"
 
 
-def warmup_steps(epochs: float | None, steps_per_epoch: int, steps: int) -> int:
-    """Warm-up length in steps: given in epochs, or 5 % of all steps."""
+# ALBEF's loop, from which the paper's laboratory took its own, moves the rate once in so many steps
+# of the first epoch, and once an epoch after that.
+ALBEF_TICK = 100
+
+
+def learning_rate(schedule: Schedule, step: int, peak: float) -> float:
+    """The rate at a step, a function of the step alone, so that a resumed run has the same rates.
+
+    `linear` climbs from `warmup_lr` to `peak`; `constant` stays at `warmup_lr` for the warm-up.
+    Then both follow a cosine to `min_lr` at the last step. `albef` climbs in ticks of 100 steps
+    within the first epoch and takes the cosine over all epochs, one value an epoch.
+    """
+    low, floor = min(schedule.warmup_lr, peak), min(schedule.min_lr, peak)
+    if schedule.kind == "albef":
+        epoch = step // schedule.steps_per_epoch
+        if epoch == 0:
+            tick = min(step // ALBEF_TICK, schedule.warmup)
+            return low + (peak - low) * (tick / schedule.warmup if schedule.warmup else 1.0)
+        return _cosine(peak, floor, epoch / (schedule.steps / schedule.steps_per_epoch))
+    if step < schedule.warmup:
+        climbed = 0.0 if schedule.kind == "constant" else step / schedule.warmup
+        return low + (peak - low) * climbed
+    return _cosine(peak, floor, (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup))
+
+
+def _cosine(peak: float, floor: float, done: float) -> float:
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def warmup_steps(kind: str, epochs: float | None, steps_per_epoch: int, steps: int) -> int:
+    """Length of the warm-up in steps: given in epochs, or 5 % of all steps.
+
+    For `albef`, whose "epochs" of warm-up are ticks, the number of ticks.
+    """
+    if kind == "albef":
+        return round(epochs) if epochs is not None else 20
     if epochs is None:
         return math.ceil(0.05 * steps) if steps > 1 else 0
     return round(epochs * steps_per_epoch)

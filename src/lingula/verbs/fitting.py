@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 import lingula
 from lingula import files, runs
 from lingula.config import Config
-from lingula.data.batches import Radiographs, decode_all, fits_in_memory
+from lingula.data.batches import Memory, Radiographs, decode_all, fits_in_memory
 from lingula.data.configured import configured_targets
+from lingula.data.outside import Outside
 from lingula.data.reading import write_table
 from lingula.data.table import Table, image_path, rows_of, subset
 from lingula.devices import make_fabric, resolve_device
@@ -44,7 +46,7 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
     run, table = plan.run, plan.table
     config = plan.config if resuming else resolve_device(plan.config)
     standing = runs.open_run(run, config)
-    environment = runs.environment(config, table.sha256, torch.get_num_threads())
+    environment = runs.environment(config, _data_sha256(plan), torch.get_num_threads())
     _same_data(run, environment)
     if standing == "finished":
         log.info("%s is finished; nothing to do.", run)
@@ -55,9 +57,12 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
             if plan.split_made:
                 write_table(table, run / "table.csv")
         fabric = make_fabric(config.device, config.precision)
-        facts = facts_of(config, table)
+        facts = facts_of(config, table, plan.outside)
         network, architecture, facts = build(config, table, facts)
-        train, dev = (examples_of(config, table, split) for split in ("train", "dev"))
+        train = examples_of(config, table, "train", decode=not plan.outside)
+        dev = examples_of(config, table, "dev")
+        if plan.outside:
+            train = with_outside(config, train, plan.outside)
         if config.model.bias == "prior":
             start_at_prior(network, train.targets, train.mask)
         with progress("training", quiet=fabric.global_rank != 0) as tick:
@@ -89,6 +94,14 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
             )
 
 
+def _data_sha256(plan: Plan) -> str:
+    """Hash of the table; with outside tables, of all their hashes."""
+    every = [plan.table.sha256, *(other.table.sha256 for other in plan.outside)]
+    if len(every) == 1:
+        return every[0]
+    return hashlib.sha256("\n".join(every).encode()).hexdigest()
+
+
 def _same_data(run: Path, environment: Mapping[str, Any]) -> None:
     before = runs.read_environment(run).get("data_sha256")
     if before is not None and before != environment["data_sha256"]:
@@ -98,11 +111,12 @@ def _same_data(run: Path, environment: Mapping[str, Any]) -> None:
         )
 
 
-def facts_of(config: Config, table: Table) -> dict[str, Any]:
+def facts_of(config: Config, table: Table, others: Sequence[Outside] = ()) -> dict[str, Any]:
     """What `model.json` says besides the network: data, reading, evaluation, settings."""
     rows = rows_of(table, "train")
-    values, mask = configured_targets(config.data, subset(table, rows))
-    positives = ((values >= 0.5) & mask).sum(0)
+    parts = [subset(table, rows), *(other.table for other in others)]
+    read = [configured_targets(config.data, part) for part in parts]
+    positives = np.sum([((values >= 0.5) & mask).sum(0) for values, mask in read], axis=0)
     counts = {name: int(n) for name, n in zip(table.space.classes, positives, strict=True)}
     return {
         "lingula": lingula.__version__,
@@ -116,6 +130,15 @@ def facts_of(config: Config, table: Table) -> dict[str, Any]:
             "patients": len({table.patients[i] for i in rows}) if table.patients else None,
             "sources": sorted(set(table.sources)) if table.sources else [],
             "phantom": table.phantom,
+            "outside": [
+                {
+                    "table": other.table.path.name if other.table.path else "",
+                    "sha256": other.table.sha256,
+                    "images": len(other.table),
+                    "unmentioned": list(other.lacks),
+                }
+                for other in others
+            ],
             "positives": counts,
             "never_positive": [name for name, n in counts.items() if n == 0],
         },
@@ -186,28 +209,60 @@ def start_at_prior(network: Network, values: NDArray[np.float32], mask: NDArray[
         network.bias.copy_(odds if len(network.bias) == len(odds) else odds.mean().view(1))
 
 
-def examples_of(config: Config, table: Table, split: str) -> Examples:
+def examples_of(config: Config, table: Table, split: str, *, decode: bool = True) -> Examples:
     """A split's images and targets; decoded at once where they fit into memory."""
     part = subset(table, rows_of(table, split))
     dataset = dataset_of(part, config.model.image_size, config.data.bits)
+    _check_there(dataset, split)
+    memory = None
+    if decode and config.data.workers == 0 and fits_in_memory(dataset):
+        memory = _decoded(dataset, split, [str(table.path)])
+    values, mask = configured_targets(config.data, part)
+    return Examples(dataset, values, mask, memory)
+
+
+def _check_there(dataset: Radiographs, what: str) -> None:
     missing = [path for path in dataset.paths if not os.path.isfile(path)]  # noqa: PTH113
     if missing:
         raise InputError(
-            f"{len(missing)} of {len(dataset)} {split} images are missing, first: {missing[0]}. "
+            f"{len(missing)} of {len(dataset)} {what} images are missing, first: {missing[0]}. "
             "Say data.root=FOLDER if the paths are relative to another folder."
         )
+
+
+def _decoded(dataset: Radiographs, what: str, tables: Sequence[str]) -> Memory:
+    with progress(f"reading {what} images") as tick:
+        memory = decode_all(dataset, counting(tick))
+    if memory.failures and what != "dev":
+        raise InputError(
+            f"{len(memory.failures)} {what} images can't be read: "
+            f"{examples(memory.failures.values(), 3)} `lingula data check "
+            f"{' '.join(tables)}` lists them all."
+        )
+    return memory
+
+
+def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Examples:
+    """One's own examples followed by those of other tables."""
+    tables = [other.table for other in others]
+    paths = [image_path(table.root, name) for table in tables for name in table.images]
+    dataset = Radiographs(
+        [*(Path(str(path)) for path in own.dataset.paths), *paths],
+        own.dataset.size,
+        own.dataset.bits,
+    )
+    _check_there(dataset, "outside")
+    read = [configured_targets(config.data, table) for table in tables]
     memory = None
     if config.data.workers == 0 and fits_in_memory(dataset):
-        with progress(f"reading {split} images") as tick:
-            memory = decode_all(dataset, counting(tick))
-        if memory.failures and split == "train":
-            raise InputError(
-                f"{len(memory.failures)} {split} images can't be read: "
-                f"{examples(memory.failures.values(), 3)} `lingula data check "
-                f"{table.path}` lists them all."
-            )
-    values, mask = configured_targets(config.data, part)
-    return Examples(dataset, values, mask, memory)
+        memory = _decoded(dataset, "train and outside", [str(table.path) for table in tables])
+    return Examples(
+        dataset,
+        np.concatenate([own.targets, *(values for values, _ in read)]),
+        np.concatenate([own.mask, *(mask for _, mask in read)]),
+        memory,
+        outside=len(paths),
+    )
 
 
 def dataset_of(table: Table, size: int, bits: int | None) -> Radiographs:
@@ -240,7 +295,13 @@ def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> di
         if fabric.global_rank == 0:
             path = run / "scores" / f"{split}.csv"
             write_scores(predictions, path)
-            result = evaluate_predictions(read_scores(path), part)
+            result = evaluate_predictions(
+                read_scores(path),
+                part,
+                uncertain=config.data.uncertain,
+                blank=config.data.blank,
+                unmentioned=config.data.unmentioned,
+            )
             summary[split] = {k: evaluation_to_json(result)[k] for k in ("mAP", "AUROC", "n")}
             log.info("%s: %s", split, summary[split])
     return summary

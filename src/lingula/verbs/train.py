@@ -10,15 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from lingula import files
-from lingula.config import Config, diff, overridden, read_config
-from lingula.data.configured import configured_table, configured_targets
+from lingula.config import Config, Worst, diff, overridden, read_config
+from lingula.data.configured import configured_outside, configured_table, configured_targets
+from lingula.data.outside import Outside, check_apart, outside
+from lingula.data.phantom import write_phantom
 from lingula.data.splits import patients_in_two_splits, split_by_patient
 from lingula.data.table import Table, rows_of, with_splits
 from lingula.errors import InputError, differences, examples
+from lingula.evaluation import evaluate_predictions, worst_classes
+from lingula.predictions import read_scores
 from lingula.progress import counting, progress
 from lingula.recipe import recipe
 
 log = logging.getLogger("lingula")
+
+# Names that `data.outside` knows: the embedded stand-ins of the paper's outside data.
+OUTSIDE_PHANTOMS = {"phantom:nih": "nih", "phantom:chexpert": "chexpert"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,7 @@ class Plan:
     table: Table
     run: Path
     split_made: bool = False
+    outside: tuple[Outside, ...] = ()
 
 
 def train(
@@ -57,17 +65,19 @@ def train(
         The run folder.
     """
     config, run = _settings(name, overrides, out, resume)
+    if config.loss.worst.run is not None:
+        config = with_worst(config)
     if dry_run:
         _describe(config, run)
         return run
     if overwrite and run.exists():
         log.info("Moved the old %s to %s.", run, files.set_aside(run))
-    if config.data.table == "phantom":
-        config = _with_phantom(config, run)
+    config = _with_phantom(config, run)
     table, split_made = prepared_table(config)
+    others = outside_tables(config, table)
     from lingula.verbs.fitting import fit_and_score  # imports torch
 
-    fit_and_score(Plan(config, table, run, split_made), resuming=resume is not None)
+    fit_and_score(Plan(config, table, run, split_made, others), resuming=resume is not None)
     return run
 
 
@@ -110,8 +120,18 @@ def _absolute(config: Config) -> Config:
     data, model = config.data, config.model
     if data.table != "phantom":
         data = data.model_copy(update={"table": str(Path(data.table).expanduser().resolve())})
+    outside = tuple(
+        place if place in OUTSIDE_PHANTOMS else str(Path(place).expanduser().resolve())
+        for place in data.outside
+    )
+    data = data.model_copy(update={"outside": outside})
     if data.root is not None:
         data = data.model_copy(update={"root": str(Path(data.root).expanduser().resolve())})
+    if config.loss.worst.run is not None:
+        run = str(Path(config.loss.worst.run).expanduser().resolve())
+        worst = config.loss.worst.model_copy(update={"run": run})
+        loss = config.loss.model_copy(update={"worst": worst})
+        config = config.model_copy(update={"loss": loss})
     for field in ("weights", "text"):
         place = Path(getattr(model, field)).expanduser()
         if place.exists():
@@ -120,14 +140,72 @@ def _absolute(config: Config) -> Config:
 
 
 def _with_phantom(config: Config, run: Path) -> Config:
-    """The embedded data set, drawn into the run's folder at its first use."""
-    from lingula.data.phantom import write_phantom
+    """The embedded data sets, drawn into the run's folder at their first use."""
+    data, size = config.data, max(128, config.model.image_size)
+    drawn = [place for place in data.outside if place in OUTSIDE_PHANTOMS]
+    if drawn and data.table != "phantom":
+        raise InputError(
+            f"data.outside={drawn[0]} is a phantom and data.table is not: give tables of real "
+            "films as data.outside=[nih.csv,chexpert.csv]."
+        )
+    if data.table != "phantom":
+        return config
 
-    size = max(128, config.model.image_size)
-    with progress("drawing the phantom") as tick:
-        table = write_phantom(run / "phantom", size=size, seed=0, progress=counting(tick))
-    data = config.data.model_copy(update={"table": str(table.resolve())})
+    def draw(folder: str, style: str) -> str:
+        with progress(f"drawing {folder}") as tick:
+            table = write_phantom(run / folder, size=size, style=style, progress=counting(tick))
+        return str(table.resolve())
+
+    outside = tuple(
+        draw(place.replace(":", "-"), OUTSIDE_PHANTOMS[place])
+        if place in OUTSIDE_PHANTOMS
+        else place
+        for place in data.outside
+    )
+    data = data.model_copy(update={"table": draw("phantom", "cxr-lt"), "outside": outside})
     return config.model_copy(update={"data": data})
+
+
+def outside_tables(config: Config, own: Table) -> tuple[Outside, ...]:
+    """The tables of `data.outside`, joined to the classes by name; what they lack is logged."""
+    found = []
+    for place in config.data.outside:
+        joined = outside(configured_outside(config.data, Path(place)), own.space)
+        check_apart(own, joined.table)
+        log.info(
+            "%s: %d images to train on; it does not know %s%s.",
+            place,
+            len(joined.table),
+            examples(joined.lacks, 26) or "nothing (it has every class)",
+            f"; left out: {examples(joined.dropped)}" if joined.dropped else "",
+        )
+        found.append(joined)
+    return tuple(found)
+
+
+def with_worst(config: Config) -> Config:
+    """The config with the weights of the classes that `loss.worst.run` did worst on, on dev."""
+    worst = config.loss.worst
+    run = Path(str(worst.run))
+    if not (run / "scores" / "dev.csv").is_file() or not (run / "config.yaml").is_file():
+        raise InputError(f"{run} (loss.worst.run) is no finished run: it has no scores/dev.csv.")
+    data, kept = read_config(run / "config.yaml").data, run / "table.csv"
+    table = configured_table(data, kept if kept.is_file() else None)
+    found = evaluate_predictions(
+        read_scores(run / "scores" / "dev.csv"),
+        table,
+        split="dev",
+        uncertain=data.uncertain,
+        blank=data.blank,
+        unmentioned=data.unmentioned,
+    )
+    chosen = worst_classes(found, worst.k)
+    log.info(
+        "Worst on the dev split of %s, weighted by %g: %s.", run, worst.factor, examples(chosen, 26)
+    )
+    weights = {name: worst.factor for name in chosen} | config.loss.class_weights
+    loss = config.loss.model_copy(update={"class_weights": weights, "worst": Worst()})
+    return config.model_copy(update={"loss": loss})
 
 
 def prepared_table(config: Config) -> tuple[Table, bool]:

@@ -1,0 +1,128 @@
+"""Training on tables from outside, and up-weighting what an earlier run did worst on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lingula
+from lingula.config import Config, read_config, vary
+from lingula.data.outside import check_apart, outside
+from lingula.data.phantom import write_phantom
+from lingula.data.reading import read_table
+from lingula.data.table import UNMENTIONED, targets
+from lingula.errors import InputError
+from lingula.evaluation import evaluate_predictions, worst_classes
+from lingula.labels import CHEXPERT, CXR_LT_2023, NIH, LabelSpace
+from lingula.predictions import Predictions
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("phantoms")
+    return {
+        style: write_phantom(folder / style, n=60, size=32, style=style)
+        for style in ("cxr-lt", "nih", "chexpert")
+    }
+
+
+def test_three_label_spaces_become_one(phantoms: dict[str, Path]) -> None:
+    own = read_table(phantoms["cxr-lt"])
+    for style, knows in (("nih", set(NIH) - {"No Finding"}), ("chexpert", set(CHEXPERT))):
+        table = read_table(phantoms[style])
+        joined = outside(table, own.space)
+        assert joined.table.space.classes == CXR_LT_2023 and not joined.dropped
+        assert set(joined.lacks) == set(CXR_LT_2023) - knows and len(knows) == 14
+        assert set(joined.table.splits or ()) == {"train"}
+        for name in CXR_LT_2023:
+            cells = joined.table.labels[:, own.space.index(name)]
+            if name in knows:
+                train = np.array(table.splits) == "train"
+                np.testing.assert_array_equal(cells, table.labels[train, table.space.index(name)])
+            else:
+                assert (cells == UNMENTIONED).all()
+
+
+def test_what_is_unmentioned_is_masked_or_zero(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("image,patient,Effusion,Zebra\nx,1,1,0\ny,2,,1\n")
+    joined = outside(read_table(tmp_path / "a.csv"), LabelSpace(("Fracture", "Pleural Effusion")))
+    assert joined.lacks == ("Fracture",) and joined.dropped == ("Zebra",)
+    values, mask = targets(joined.table)
+    assert mask.tolist() == [[False, True], [False, False]]
+    values, mask = targets(joined.table, unmentioned="zero")
+    assert mask.tolist() == [[True, True], [True, False]] and values[0].tolist() == [0, 1]
+    with pytest.raises(InputError, match="none of the classes"):
+        outside(read_table(tmp_path / "a.csv"), LabelSpace(("Hernia",)))
+
+
+def test_patients_who_are_measured_are_not_trained_on(tmp_path: Path) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("image,patient,source,split,Edema\na,1,h,train,1\nb,2,h,test,0\nc,3,h,dev,1\n")
+    head = "image,patient,source,Edema\n"
+    (tmp_path / "same.csv").write_text(head + "n1,2,h,1\nn2,7,h,0\n")
+    (tmp_path / "other.csv").write_text(head + "n1,2,elsewhere,1\nn2,1,h,0\n")
+    (tmp_path / "names.csv").write_text("image,Edema\nb,1\nz,0\n")
+    table = read_table(own)
+    check_apart(table, read_table(tmp_path / "other.csv"))
+    with pytest.raises(InputError, match=r"patients of the dev or test split.*: 2\."):
+        check_apart(table, read_table(tmp_path / "same.csv"))
+    with pytest.raises(InputError, match="images named as"):
+        check_apart(table, read_table(tmp_path / "names.csv"))
+
+
+def test_a_run_on_three_tables(phantoms: dict[str, Path], tmp_path: Path) -> None:
+    from lingula.recipe import recipe
+
+    config = vary(
+        recipe("smoke"),
+        data__table=str(phantoms["cxr-lt"]),
+        data__outside=[str(phantoms["nih"]), str(phantoms["chexpert"])],
+        data__unmentioned="zero",
+        optim__epochs=1,
+    )
+    run = lingula.train(config, out=tmp_path / "run")
+    facts = json.loads((run / "best" / "model.json").read_text())["trained_on"]
+    assert [len(o["unmentioned"]) for o in facts["outside"]] == [12, 12]
+    counted = sum(o["images"] for o in facts["outside"])
+    assert counted > 60
+    steps = json.loads((run / "finished.json").read_text())["steps"]
+    assert steps == -(-(facts["images"] + counted) // 32)
+    with pytest.raises(InputError, match="outside"):
+        lingula.train(vary(config, data__outside=()), out=run)
+
+
+def test_an_outside_phantom_wants_a_phantom(tiny_config: Config, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="give tables of real films"):
+        lingula.train(vary(tiny_config, data__outside=["phantom:nih"]), out=tmp_path / "run")
+
+
+def test_the_worst_classes_of_a_run_are_weighted(tiny_config: Config, tmp_path: Path) -> None:
+    first = lingula.train(vary(tiny_config, optim__epochs=1), out=tmp_path / "first")
+    second = vary(
+        tiny_config, optim__epochs=1, loss__worst={"run": str(first), "k": 2, "factor": 3.0}
+    )
+    run = lingula.train(second, out=tmp_path / "second")
+    written = read_config(run / "config.yaml").loss
+    assert list(written.class_weights.values()) == [3.0, 3.0] and written.worst.run is None
+    assert lingula.train(second, out=run) == run  # the same line again finds it finished
+    with pytest.raises(InputError, match="no finished run"):
+        wrong = vary(tiny_config, loss__worst={"run": str(tmp_path), "k": 2, "factor": 3.0})
+        lingula.train(wrong, out=tmp_path / "third")
+
+
+def test_worst_first_and_undefined_never(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("image,patient,A a,B b,C c,D d\nx,1,1,0,0,1\ny,2,0,1,0,0\nz,3,0,0,0,1\n")
+    found = evaluate_predictions(
+        Predictions(
+            ("A a", "B b", "C c", "D d"),
+            ("x", "y", "z"),
+            np.array([[0.9, 0.9, 0.1, 0.9], [0.1, 0.1, 0.2, 0.1], [0.2, 0.2, 0.3, 0.8]]),
+        ),
+        read_table(path),
+    )
+    assert worst_classes(found, 3) == ("B b", "A a", "D d")
+    assert worst_classes(found, 9) == ("B b", "A a", "D d")

@@ -22,6 +22,7 @@ from lingula.model.losses import LOSSES, asymmetric, bce, reduce_loss
 from lingula.model.network import Architecture, Network
 from lingula.model.optim import Schedule, learning_rate, parameter_groups, warmup_steps
 from lingula.model.text import embed, orthogonal, phrase
+from lingula.model.tiny_text import save_tiny
 from lingula.prediction import (
     FLOOR,
     VIEWS,
@@ -164,46 +165,10 @@ def test_embeddings_from_a_file(tmp_path: Path) -> None:
         embed(("Hernia",), "nobody/no-such-model")
 
 
-def tiny_encoder(folder: Path, kind: str) -> Path:
-    """A random BERT or T5 of a few thousand weights, saved with a tokenizer."""
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "edema", "mass", "hernia", "pleural", "thickening"]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
-    )
-    torch.manual_seed(0)
-    if kind == "bert":
-        model = transformers.BertModel(
-            transformers.BertConfig(
-                vocab_size=9,
-                hidden_size=16,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                intermediate_size=16,
-            )
-        )
-    else:
-        model = transformers.T5EncoderModel(
-            transformers.T5Config(
-                vocab_size=9, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2
-            )
-        )
-    model.save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("kind", "pooling"), [("bert", "pooler"), ("bert", "cls"), ("t5", "mean")])
 def test_text_encoders_from_a_folder(tmp_path: Path, kind: str, pooling: str) -> None:
-    folder = tiny_encoder(tmp_path / kind, kind)
+    folder = save_tiny(tmp_path / kind, kind, ("Mass", "Pleural Thickening"))  # type: ignore[arg-type]
     found = embed(
         ("Mass", "Pleural_Thickening"), str(folder), pooling=pooling, cache=tmp_path / "c"
     )

@@ -16,6 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = [
     ("lingula", "errors", "files"),
     ("labels", "config", "progress", "weights"),
+    ("paper",),
     ("recipe", "runs"),
     ("data",),
     ("metrics", "intervals", "predictions", "joining"),
@@ -29,7 +30,7 @@ LAYERS = [
     ("cli", "__main__"),
 ]
 NO_TORCH = (
-    "labels config recipe metrics intervals predictions joining evaluation ensembles files errors runs "
+    "labels config paper recipe metrics intervals predictions joining evaluation ensembles files errors runs "
     "data/table data/reading data/splits data/images data/folder data/checking "
     "data/configured reporting/page reporting/figures"
 ).split()

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from lingula.verbs.doctor import doctor
     from lingula.verbs.ensemble import ensemble, ensemble_apply
     from lingula.verbs.evaluate import evaluate
+    from lingula.verbs.fetch import fetch
     from lingula.verbs.predict import predict
     from lingula.verbs.recipes import recipes
     from lingula.verbs.report import report
+    from lingula.verbs.reproduce import reproduce
     from lingula.verbs.train import train
 
 _HOMES = {
@@ -34,9 +36,11 @@ _HOMES = {
     "ensemble": "ensemble",
     "ensemble_apply": "ensemble",
     "evaluate": "evaluate",
+    "fetch": "fetch",
     "predict": "predict",
     "recipes": "recipes",
     "report": "report",
+    "reproduce": "reproduce",
     "train": "train",
 }
 
@@ -50,9 +54,11 @@ __all__ = [
     "ensemble",
     "ensemble_apply",
     "evaluate",
+    "fetch",
     "predict",
     "recipes",
     "report",
+    "reproduce",
     "train",
 ]
 

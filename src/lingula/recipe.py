@@ -1,5 +1,7 @@
 """Recipes: named settings, each a function that returns a `Config`, with what it is for.
 
+The rows of the paper are in `paper.py`.
+
 A recipe that stands on another is that recipe with a few settings changed (`vary`), so that
 `diff(parent, child)` says exactly what it adds.
 """
@@ -8,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from lingula.config import Augment, Config, Data, Decoder, Evaluation, Model, Optim, vary
 from lingula.errors import InputError, nearest
+from lingula.paper import EXOGENOUS, TABLE_1, TABLE_2, exogenous_config, row_config
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Recipe:
     make: Callable[[], Config]
     purpose: str
     cost: str
+    parent: str | None = None
 
 
 def demo() -> Config:
@@ -74,6 +79,7 @@ def smoke() -> Config:
     )
 
 
+_PAPER_COST = "50 epochs of 512 px: a GPU for a day; see `lingula reproduce --scale`"
 RECIPES = {
     "demo": Recipe(demo, "the embedded phantom, from scratch", "about 2 minutes on 2 cores"),
     "small": Recipe(
@@ -82,14 +88,35 @@ RECIPES = {
         "about 4 minutes on 2 cores for 1,000 images",
     ),
     "smoke": Recipe(smoke, "a check that everything runs; the phantom", "seconds"),
+    **{
+        row.name: Recipe(
+            partial(row_config, row.number),
+            f"row {row.number} of the paper's Table 1, dev mAP {row.mAP:.4f} there",
+            _PAPER_COST,
+            None if row.parent is None else f"paper/t1r{row.parent}",
+        )
+        for row in TABLE_1
+    },
+    **{
+        other.name: Recipe(
+            partial(exogenous_config, other), other.purpose, _PAPER_COST, "paper/t1r9"
+        )
+        for other in EXOGENOUS
+    },
 }
+ENSEMBLES = {row.name: row for row in TABLE_2}
 
 
 def recipe(name: str) -> Config:
     """The config of a recipe; `InputError` with the nearest name if there is none."""
+    if name in ENSEMBLES:
+        raise InputError(
+            f"{name} is an ensemble of {len(ENSEMBLES[name].members)} trainings, not a training: "
+            "`lingula reproduce table2 --out DIR` makes its members and joins them."
+        )
     if name not in RECIPES:
         raise InputError(
-            f"There is no recipe '{name}'.{nearest(name, RECIPES)} "
+            f"There is no recipe '{name}'.{nearest(name, [*RECIPES, *ENSEMBLES])} "
             f"There are {', '.join(RECIPES)}; or give the path of a .yaml file."
         )
     return RECIPES[name].make()

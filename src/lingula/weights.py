@@ -57,6 +57,21 @@ def fetched_text(name: str) -> Path | None:
     return folder if (folder / "config.json").is_file() else None
 
 
+def find_text(name: str) -> Path | None:
+    """The folder of a text encoder by its name here or on the hub, if it is on this machine."""
+    fetched = fetched_text(name)
+    hub = TEXT_SOURCES[name].hub if name in TEXT_SOURCES else name
+    if fetched is not None or hub is None:
+        return fetched
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub, local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError, OSError):
+        return None
+
+
 def fetched_image(encoder: str) -> Path | None:
     """The ImageNet weights of an image encoder, if they have been fetched."""
     path = weights_folder() / f"{encoder}.safetensors"

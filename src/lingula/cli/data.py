@@ -25,12 +25,21 @@ def _data_phantom(
     style: Annotated[
         str, typer.Option("--style", help="cxr-lt, or nih or chexpert: 14 labels, another look.")
     ] = "cxr-lt",
+    dev: Annotated[float, typer.Option("--dev", help="Share of the images.")] = 0.15,
+    test: Annotated[float, typer.Option("--test", help="Share of the images.")] = 0.25,
     overwrite: Overwrite = False,
 ) -> None:
     """Draw synthetic radiographs with all 26 findings of CXR-LT 2023."""
     typer.echo(
         lingula.data_phantom(
-            out, n=n, size=size, seed=seed, imbalance=imbalance, style=style, overwrite=overwrite
+            out,
+            n=n,
+            size=size,
+            seed=seed,
+            imbalance=imbalance,
+            style=style,
+            shares=(dev, test),
+            overwrite=overwrite,
         )
     )
 

@@ -32,6 +32,17 @@ def recipes(
 
 
 @app.command()
+def fetch(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|config.yaml")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder; default: where training looks.")
+    ] = None,
+) -> None:
+    """Download the weights that a recipe needs, on a machine with internet."""
+    typer.echo(lingula.fetch(recipe, out=out))
+
+
+@app.command()
 def train(
     what: Annotated[
         list[str] | None,
@@ -117,6 +128,46 @@ def report(
 ) -> None:
     """One page, readable offline: what was trained on what, and how well it does."""
     typer.echo(lingula.report(runs, out=out))
+
+
+@app.command()
+def reproduce(
+    table: Annotated[str, typer.Argument(metavar="table1|table2")],
+    out: OutFolder,
+    data: Annotated[str, typer.Option("--data", help="A table, or phantom.")] = "phantom",
+    outside: Annotated[
+        list[Path] | None,
+        typer.Option("--outside", help="A table of outside data, for table 2; repeatable."),
+    ] = None,
+    scale: Annotated[str, typer.Option("--scale", help="tiny, small or paper.")] = "small",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings a row.")] = 1,
+    stand_in: Annotated[
+        list[str] | None,
+        typer.Option("--stand-in", metavar="NAME=FOLDER", help="Use this text encoder for NAME."),
+    ] = None,
+    rows: Annotated[
+        list[int] | None, typer.Option("--rows", help="Only this row; repeatable.")
+    ] = None,
+    print_jobs: Annotated[
+        bool, typer.Option("--print-jobs", help="Print a command a training; run nothing.")
+    ] = False,
+) -> None:
+    """The paper's tables on your data, ours beside theirs; the same line again continues."""
+    pairs = [word.partition("=") for word in stand_in or []]
+    if any(not equals for _, equals, _ in pairs):
+        raise InputError("--stand-in takes NAME=FOLDER, such as clinical-t5=my/t5.")
+    made = lingula.reproduce(
+        table,
+        out=out,
+        data=data,
+        outside=outside or (),
+        scale=scale,
+        seeds=seeds,
+        stand_ins={name: folder for name, _, folder in pairs},
+        rows=rows or (),
+        print_jobs=print_jobs,
+    )
+    typer.echo("\n".join(made) if isinstance(made, list) else made)
 
 
 @app.command()

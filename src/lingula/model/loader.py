@@ -139,26 +139,39 @@ def _metadata_normalisation(metadata: dict[str, str]) -> Normalisation | None:
     return Normalisation((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
 
-def load_imagenet(encoder: nn.Module, name: str) -> Report:
-    """Fill an encoder with timm's ImageNet weights, fetched or in the hub's cache; no download."""
+def imagenet_file(name: str) -> Path | None:
+    """timm's ImageNet weights of an encoder, fetched or in the hub's cache; None if neither."""
     fetched = fetched_image(name)
     if fetched is not None:
-        return load_encoder(encoder, fetched)[0]
+        return fetched
     from huggingface_hub import try_to_load_from_cache
-    from timm.models import get_pretrained_cfg
 
-    settings: Any = get_pretrained_cfg(name)
-    repository = getattr(settings, "hf_hub_id", None)
-    if repository and repository.endswith("/"):
-        repository = f"{repository}{settings.architecture}.{settings.tag}"
+    repository = imagenet_repository(name)
     found = (
         try_to_load_from_cache(repository, "model.safetensors") if repository is not None else None
     )
-    if not isinstance(found, str):
+    return Path(found) if isinstance(found, str) else None
+
+
+def imagenet_repository(name: str) -> str | None:
+    """Where on the hub timm keeps an encoder's default weights."""
+    from timm.models import get_pretrained_cfg
+
+    settings: Any = get_pretrained_cfg(name)
+    repository: str | None = getattr(settings, "hf_hub_id", None)
+    if repository and repository.endswith("/"):
+        repository = f"{repository}{settings.architecture}.{settings.tag}"
+    return repository
+
+
+def load_imagenet(encoder: nn.Module, name: str) -> Report:
+    """Fill an encoder with timm's ImageNet weights; never downloads."""
+    found = imagenet_file(name)
+    if found is None:
+        where = imagenet_repository(name) or f"timm/{name}"
         raise InputError(
             f"The ImageNet weights of '{name}' are not on this machine. Where there is internet: "
-            "`lingula fetch RECIPE`, or "
-            f"`hf download {repository or 'timm/' + name} model.safetensors`; or give a file, "
+            f"`lingula fetch RECIPE`, or `hf download {where} model.safetensors`; or give a file, "
             "model.weights=FILE; or start at random on purpose, model.weights=none."
         )
-    return load_encoder(encoder, Path(found))[0]
+    return load_encoder(encoder, found)[0]

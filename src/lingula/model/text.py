@@ -21,7 +21,7 @@ from torch import Tensor
 from lingula import files
 from lingula.errors import InputError, examples
 from lingula.labels import canonical, fold
-from lingula.weights import TEXT_SOURCES, fetched_text, missing_text
+from lingula.weights import TEXT_SOURCES, find_text, missing_text
 
 
 @dataclass(frozen=True)
@@ -122,33 +122,23 @@ def _from_encoder(
 
 def _folder(source: str) -> Path:
     """The local folder of a text encoder; a hub name is only looked up in the hub's cache."""
-    fetched = fetched_text(source)
-    folder = Path(source).expanduser() if fetched is None else fetched
+    folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder} holds no config.json: it is not a text encoder's folder.")
         return folder
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise InputError(f"There is no folder {folder} (model.text).")
-    hub = source
+    found = find_text(source)
+    if found is not None:
+        return found
     if source in TEXT_SOURCES:
-        named = TEXT_SOURCES[source].hub
-        if named is None:
-            raise missing_text(source)
-        hub = named
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub, local_files_only=True))
-    except (LocalEntryNotFoundError, ValueError, OSError):
-        if source in TEXT_SOURCES:
-            raise missing_text(source) from None
-        raise InputError(
-            f"The text encoder '{source}' (model.text) is not on this machine. Download it where "
-            f"there is internet (`hf download {source} --local-dir FOLDER`) and say "
-            "model.text=FOLDER, or use model.text=orthogonal, which needs no text."
-        ) from None
+        raise missing_text(source)
+    raise InputError(
+        f"The text encoder '{source}' (model.text) is not on this machine. Download it where "
+        f"there is internet (`hf download {source} --local-dir FOLDER`) and say "
+        "model.text=FOLDER, or use model.text=orthogonal, which needs no text."
+    )
 
 
 def _weights_hash(folder: Path) -> str:

@@ -18,6 +18,7 @@ def data_phantom(
     seed: int = 0,
     imbalance: float | None = None,
     style: str = "cxr-lt",
+    shares: tuple[float, float] = (0.15, 0.25),
     overwrite: bool = False,
 ) -> Path:
     """Write `n` synthetic radiographs with labels and boxes into the folder `out`.
@@ -30,6 +31,7 @@ def data_phantom(
         imbalance: ratio of the commonest to the rarest class, 1 or more; None for the style's.
         style: the data set that it stands for, with its labels and look: `cxr-lt` (all 26
             findings), `nih` or `chexpert` (14 each).
+        shares: of the images in dev and test; the rest is train.
         overwrite: rename what is in the way instead of refusing.
 
     Returns:
@@ -41,6 +43,8 @@ def data_phantom(
         raise InputError(f"size is {size}; it must be from 32 to 2048 pixels.")
     if seed < 0:
         raise InputError(f"seed is {seed}; it must be 0 or more.")
+    if min(shares) < 0 or sum(shares) >= 1:
+        raise InputError(f"The shares of dev and test, {shares}, must leave some for train.")
     if imbalance is not None and not (math.isfinite(imbalance) and imbalance >= 1):
         raise InputError(f"imbalance is {imbalance}; it must be 1 or more.")
     with progress("phantom") as tick:
@@ -51,6 +55,7 @@ def data_phantom(
             seed=seed,
             imbalance=imbalance,
             style=style,
+            shares=shares,
             overwrite=overwrite,
             progress=counting(tick),
         )

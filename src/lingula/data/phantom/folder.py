@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from lingula import files
 from lingula.data.phantom.drawing import draw
-from lingula.data.phantom.frequency import Study, plan
+from lingula.data.phantom.frequency import SHARE, Study, plan
 from lingula.data.phantom.person import Seeds
 from lingula.data.phantom.style import CXR_LT, Style, style_of
 from lingula.errors import InputError, changes, differences
@@ -159,6 +159,7 @@ def write_phantom(
     seed: int = 0,
     imbalance: float | None = None,
     style: str = "cxr-lt",
+    shares: tuple[float, float] = (SHARE["dev"], SHARE["test"]),
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -171,6 +172,7 @@ def write_phantom(
         seed: everything follows from it.
         imbalance: ratio of the commonest to the rarest class; None for the data set's own.
         style: the data set that it stands for: `cxr-lt`, `nih` or `chexpert`.
+        shares: of the images in dev and test.
         overwrite: rename what is in the way to `NAME.old-1` instead of refusing or continuing.
         progress: called with (done, all) after each image.
 
@@ -186,10 +188,13 @@ def write_phantom(
     kind = style_of(style)
     if kind is not CXR_LT:
         settings["style"] = style
+    parts = {"dev": shares[0], "test": shares[1]}
+    if parts != SHARE:
+        settings["shares"] = list(shares)
     if overwrite and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
         files.set_aside(out)
     _check(out, settings)
-    films = list(_films(plan(n, seed, imbalance, kind), kind.letter))
+    films = list(_films(plan(n, seed, imbalance, kind, parts), kind.letter))
     if _finished(out, films):
         return out / "labels.csv"
     (out / "images").mkdir(parents=True, exist_ok=True)

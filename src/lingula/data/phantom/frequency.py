@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -119,13 +120,15 @@ def _visits(n: int, seed: int | tuple[int, ...], bedside: float) -> list[Study]:
     return studies
 
 
-def _divide(studies: list[Study], n: int, rng: np.random.Generator) -> None:
+def _divide(
+    studies: list[Study], n: int, rng: np.random.Generator, shares: Mapping[str, float]
+) -> None:
     """Give whole patients to dev and test until they have their share; the rest is train."""
     by_patient: dict[int, list[Study]] = {}
     for study in studies:
         by_patient.setdefault(study.patient, []).append(study)
     order = rng.permutation(len(by_patient)).tolist()
-    for split, share in SHARE.items():
+    for split, share in shares.items():
         had = 0
         while had < round(share * n) and len(order) > 1:
             for study in by_patient[order.pop()]:
@@ -211,7 +214,13 @@ def _label(
     _fill(studies)
 
 
-def plan(n: int, seed: int, imbalance: float | None = None, style: Style = CXR_LT) -> list[Study]:
+def plan(
+    n: int,
+    seed: int,
+    imbalance: float | None = None,
+    style: Style = CXR_LT,
+    shares: Mapping[str, float] = SHARE,
+) -> list[Study]:
     """All studies of a data set of `n` images, with splits and findings.
 
     Within a split the classes get their expected number of images, to within one study; who has
@@ -221,7 +230,7 @@ def plan(n: int, seed: int, imbalance: float | None = None, style: Style = CXR_L
     studies = _visits(n, entropy, style.bedside)
     mixed = [*(entropy if isinstance(entropy, tuple) else (entropy,)), n]
     rng = np.random.Generator(np.random.SFC64(np.random.SeedSequence(mixed)))
-    _divide(studies, n, rng)
+    _divide(studies, n, rng, shares)
     share = prevalences(imbalance, style)
     score = _scores(studies, entropy)
     for split in FLOOR:

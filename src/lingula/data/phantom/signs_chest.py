@@ -226,7 +226,7 @@ def _pacemaker(body: Thorax, rng: np.random.Generator, tone: float) -> list[Regi
     tips = [(0.11, 0.7)] + ([(-0.05, 0.55)] if coin(rng) else [])
     for tip in tips:
         lead = [(u, v), (0.16, 0.1), (-0.10, 0.16), (-0.09, 0.5), (-0.06, 0.74), tip]
-        regions += _tube(body, lead, 0.006, 2.0 * tone, False)
+        regions += _tube(body, lead, 0.009, 2.0 * tone, False)
     return regions
 
 
@@ -237,7 +237,7 @@ def _wires(body: Thorax, rng: np.random.Generator, tone: float) -> list[Region]:
     for v in np.linspace(0.26, 0.62, int(rng.integers(5, 8))).tolist():
         half = between(rng, 0.012, 0.018)
         loop = [(u - half, v), (u - half, v - 0.02), (u + half, v - 0.02), (u + half, v + 0.002)]
-        mask += ribbon(body.frame, bezier([*loop, (u - half, v + 0.012)]), 0.004)
+        mask += ribbon(body.frame, bezier([*loop, (u - half, v + 0.012)]), 0.007)
     body.density += 2.2 * tone * mask
     return bounds(mask)
 
@@ -250,33 +250,33 @@ def _leads(body: Thorax, rng: np.random.Generator, tone: float) -> list[Region]:
         dot = blob(body.frame, (u, v), (0.012, 0.012), 0.0, 0.4)
         body.density += 2.2 * tone * dot
         wire = [(u, v), (u + between(rng, -0.1, 0.1), v + 0.3), (between(rng, -0.3, 0.3), 1.02)]
-        regions += bounds(dot) + _tube(body, wire, 0.005, 1.2 * tone, False)
+        regions += bounds(dot) + _tube(body, wire, 0.007, 1.2 * tone, False)
     return regions
 
 
 def devices(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
-    """Support Devices: one to four of tubes, central lines, drains, wires and pacemakers."""
+    """Support Devices: two to four of tubes, central lines, drains, wires and pacemakers."""
     tone = 0.06 + 0.065 * s
     left = coin(rng)
     sign = 1.0 if left else -1.0
     regions: list[Region] = []
-    picks = rng.permutation(7)[: 1 + int(rng.integers(0, 3))].tolist()
+    picks = rng.permutation(7)[: 2 + int(rng.integers(0, 3))].tolist()
     turn, depth = body.shape.turn, between(rng, -0.03, 0.03)
     for pick in picks:
         if pick == 0:  # endotracheal tube
             ends = [(turn, -0.02), (turn - 0.004, 0.15), (turn - 0.006, 0.29 + depth)]
-            regions += _tube(body, ends, 0.013, tone, True)
+            regions += _tube(body, ends, 0.017, tone, True)
         elif pick == 1:  # central line by way of the jugular or the subclavian vein
             start = (-0.09, 0.0) if coin(rng) else (-0.3, 0.2)
             knots = [start, (-0.1, 0.12), (-0.055, 0.2), (-0.075, 0.44 + depth)]
-            regions += _tube(body, knots, 0.008, 1.5 * tone, False)
+            regions += _tube(body, knots, 0.012, 1.5 * tone, False)
         elif pick == 2:  # feeding tube
             knots = [(turn + 0.01, -0.02), (0.0, 0.4), (0.02, 0.72), (0.16, 0.74), (0.14, 0.9)]
-            regions += _tube(body, knots, 0.008, 1.5 * tone, False)
+            regions += _tube(body, knots, 0.012, 1.5 * tone, False)
         elif pick == 3:  # chest drain
             wall = at(body.chest, 0.62)
             knots = [(sign * (wall + 0.09), 0.68), (sign * wall, 0.6), (sign * 0.28, 0.35)]
-            regions += _tube(body, [*knots, (sign * 0.16, 0.2 + depth)], 0.015, tone, True)
+            regions += _tube(body, [*knots, (sign * 0.16, 0.2 + depth)], 0.019, tone, True)
         elif pick == 4:
             regions += _pacemaker(body, rng, tone)
         elif pick == 5:

@@ -1,0 +1,175 @@
+"""The paper's tables with ours beside them: markdown, CSV and HTML from the same lines."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+Interval = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row: the paper's figures, ours, and what is to be said about it.
+
+    Attributes:
+        name: the recipe's or ensemble's name.
+        design: what it consists of, one text a column of the paper's table.
+        parent: the row that it changes one thing of, or empty.
+        paper: the paper's mAP, and `paper_gain` over its parent.
+        dev: our mAP on dev, the mean over seeds; None where it was not run.
+        test: our mAP on test, the mean over seeds, and `spread`: their standard deviation.
+        gain: test mAP minus the parent's, on scores averaged over seeds, and its interval.
+        tail: test mAP over the tail classes; `tail_gain` over the first row, with its interval.
+        seconds: what its trainings took, together; 0 where it shares one.
+        note: why it was not run, or what stood in for what.
+    """
+
+    name: str
+    design: tuple[str, ...]
+    parent: str
+    paper: float
+    paper_gain: float | None = None
+    dev: float | None = None
+    test: float | None = None
+    spread: float | None = None
+    gain: float | None = None
+    gain_ci: Interval = None
+    tail: float | None = None
+    tail_gain: float | None = None
+    tail_ci: Interval = None
+    seconds: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """A table to write.
+
+    Attributes:
+        title: what it reproduces.
+        columns: names of the design columns.
+        lines: its rows.
+        comparable: whether the paper's absolute figures may stand beside ours: they are of another
+            data set where ours are of the phantom, and then stand in a table of their own.
+        facts: sentences below the table.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+    comparable: bool
+    facts: tuple[str, ...]
+
+
+def _number(value: float | None, digits: int = 4, sign: bool = False) -> str:
+    if value is None:
+        return ""
+    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
+
+
+def _with_interval(value: float | None, ci: Interval) -> str:
+    if value is None:
+        return ""
+    around = "" if ci is None else f" ({ci[0]:+.4f} to {ci[1]:+.4f})"
+    return _number(value, sign=True) + around
+
+
+def _head(ladder: Ladder) -> list[str]:
+    paper = ["paper mAP"] if ladder.comparable else []
+    ours = ["dev mAP", "test mAP", "sd over seeds", "gain over parent (95 %)"]
+    tail = ["tail mAP", "tail gain over the first row (95 %)", "seconds", "note"]
+    return ["row", *ladder.columns, "parent", *paper, *ours, "the paper's gain", *tail]
+
+
+def _cells(ladder: Ladder, line: Line) -> list[str]:
+    paper = [_number(line.paper)] if ladder.comparable else []
+    return [
+        line.name,
+        *line.design,
+        line.parent,
+        *paper,
+        _number(line.dev),
+        _number(line.test),
+        _number(line.spread),
+        _with_interval(line.gain, line.gain_ci),
+        _number(line.paper_gain, sign=True),
+        _number(line.tail),
+        _with_interval(line.tail_gain, line.tail_ci),
+        "" if line.seconds is None else f"{line.seconds:.0f}",
+        line.note,
+    ]
+
+
+def _paper_table(ladder: Ladder) -> list[list[str]]:
+    return [["row", "the paper's mAP"], *([x.name, _number(x.paper)] for x in ladder.lines)]
+
+
+_APART = "The paper's own figures, on MIMIC-CXR; not to be compared with those above"
+
+
+def to_markdown(ladder: Ladder) -> str:
+    """The table as markdown."""
+    rows = [_head(ladder), *(_cells(ladder, line) for line in ladder.lines)]
+    text = [f"## {ladder.title}", "", *_markdown(rows), ""]
+    if not ladder.comparable:
+        text += [f"{_APART}:", "", *_markdown(_paper_table(ladder)), ""]
+    return "\n".join([*text, *(f"- {fact}" for fact in ladder.facts)]) + "\n"
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def to_csv(ladder: Ladder) -> str:
+    """The table as CSV, with plain numbers and intervals in columns of their own."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    figures = ["paper_mAP", "paper_gain", "dev_mAP", "test_mAP", "sd", "gain", "gain_low"]
+    figures += ["gain_high", "tail_mAP", "tail_gain", "tail_low", "tail_high", "seconds", "note"]
+    writer.writerow(["row", *ladder.columns, "parent", *figures])
+    for x in ladder.lines:
+        gain, tail = x.gain_ci or (None, None), x.tail_ci or (None, None)
+        ours = [x.dev, x.test, x.spread, x.gain, *gain, x.tail, x.tail_gain, *tail, x.seconds]
+        writer.writerow([x.name, *x.design, x.parent, x.paper, x.paper_gain, *ours, x.note])
+    return stream.getvalue()
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 1280px; margin: 2em auto;
+       padding: 0 1em; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
+th { text-align: left; border-bottom: 2px solid #1d2733; padding: .4em .7em; vertical-align: bottom;
+     font-weight: 600; }
+td { border-bottom: 1px solid #d8dee6; padding: .35em .7em; white-space: nowrap; }
+td:last-child { white-space: normal; color: #5b6875; }
+tr:hover td { background: #f4f6f9; }
+ul, p { color: #3a4653; max-width: 56em; }
+"""
+
+
+def to_html(ladder: Ladder, notice: str) -> str:
+    """The table as one page that needs nothing else; `notice` stands at its foot."""
+    rows = [_head(ladder), *(_cells(ladder, line) for line in ladder.lines)]
+    body = [f"<h1>{html.escape(ladder.title)}</h1>", _html(rows)]
+    if not ladder.comparable:
+        body += [f"<p>{html.escape(_APART)}:</p>", _html(_paper_table(ladder))]
+    facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in ladder.facts)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{html.escape(ladder.title)}</title><style>{_STYLE}</style></head><body>"
+        f"{''.join(body)}<ul>{facts}</ul><p>{html.escape(notice)}</p></body></html>\n"
+    )
+
+
+def _html(rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
+    lines = [
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in rows[1:]
+    ]
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"

@@ -70,8 +70,8 @@ def reproduce(
     if print_jobs:
         return commands_of(jobs, seeds, folder, table, data, outside, scale, stand_ins or {}, rows)
     measured = configured_table(recipe("paper/t1r1").data.model_copy(update={"table": str(own)}))
-    for job in jobs.values():
-        for seed in range(seeds):
+    for seed in range(seeds):
+        for job in jobs.values():
             if not job.missing:
                 _run(job, seed, folder, measured)
     made = {name: _scores(job, jobs, folder, seeds) for name, job in jobs.items()}

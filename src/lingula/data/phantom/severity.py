@@ -29,7 +29,7 @@ VISIBILITY: dict[str, tuple[float, float]] = {
     "Lung Opacity": (0.50, 1.3),
     "Mass": (0.40, 1.2),
     "Nodule": (0.50, 1.4),
-    "Pleural Effusion": (0.20, 1.0),
+    "Pleural Effusion": (0.25, 1.1),
     "Pleural Other": (0.70, 1.8),
     "Pleural Thickening": (0.70, 1.8),
     "Pneumomediastinum": (0.70, 1.7),

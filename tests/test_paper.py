@@ -1,0 +1,224 @@
+"""The paper's tables as recipes, and their reproduction."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lingula
+from lingula.config import diff, read_config
+from lingula.errors import InputError
+from lingula.paper import NINE, TABLE_1, TABLE_2, row_config
+from lingula.recipe import RECIPES, recipe
+from lingula.reporting.ladder import Ladder, Line, to_csv, to_html, to_markdown
+from lingula.verbs.lines import averaged
+
+# Tables 1 and 2 of the paper, typed off it: encoder, text, separate, factor, MixUp, TTA, mAP.
+PAPER = """
+ResNet-50    PubMedBERT  - - - - 0.3187
+ResNet-50    PubMedBERT  x - - - 0.3193
+ResNet-50    PubMedBERT  x - - x 0.3220
+ResNet-50    PubMedBERT  x 2 - x 0.3273
+DenseNet-121 PubMedBERT  x 2 - x 0.3236
+ResNet-50    Clinical-T5 x 3 x x 0.3273
+ResNet-50    PubMedBERT  x 3 x x 0.3247
+ResNet-50    Clinical-T5 x 2 x x 0.3244
+ResNet-50    PubMedBERT  x 2 x x 0.3280
+"""
+PARENTS = {2: 1, 3: 2, 4: 3, 5: 4, 9: 4, 7: 9, 8: 9, 6: 8}
+
+
+def test_every_row_is_the_papers() -> None:
+    encoders = {"ResNet-50": "resnet50", "DenseNet-121": "densenet121"}
+    texts = {"PubMedBERT": "med-kebert", "Clinical-T5": "clinical-t5"}
+    lines = PAPER.split("\n")[1:-1]
+    assert len(lines) == len(TABLE_1) == 9
+    for row, line in zip(TABLE_1, lines, strict=True):
+        encoder, text, separate, factor, mixup, tta, score = line.split()
+        config = recipe(row.name)
+        assert row.mAP == float(score) and row.parent == PARENTS.get(row.number)
+        assert (row.encoder, row.text) == (encoder, text)
+        assert config.model.encoder == encoders[encoder] and config.model.text == texts[text]
+        assert config.model.classifier == ("separate" if separate == "x" else "shared")
+        assert (config.model.classifier == "separate") == row.separate
+        weights = {} if factor == "-" else dict.fromkeys(NINE, float(factor))
+        assert config.loss.class_weights == weights and row.factor == (
+            None if factor == "-" else int(factor)
+        )
+        assert config.augment.mixup == (4.0 if mixup == "x" else None)
+        assert row.mixup == (mixup == "x") and row.tta == (tta == "x")
+        assert config.evaluation.tta == ("paper" if tta == "x" else "none")
+    assert [row.mAP for row in TABLE_2] == [0.347, 0.348, 0.349]
+    assert [row.rule for row in TABLE_2] == ["model-wise", "class-wise", "class-wise"]
+
+
+def test_each_row_changes_one_thing_of_its_parent() -> None:
+    for row in TABLE_1:
+        if row.parent is not None:
+            changed = diff(row_config(row.parent), row_config(row.number))
+            assert list(changed) == [key.replace("__", ".") for key in row.changes]
+            assert len(changed) == 1
+    shared = diff(recipe("paper/t1r2"), recipe("paper/t1r3"))
+    assert list(shared) == ["evaluation.tta"]  # so the two share one training
+
+
+def test_the_settings_of_section_3_2() -> None:
+    config = recipe("paper/t1r1")
+    assert config.model.image_size == 512 and config.model.decoder.width == 768
+    assert config.model.decoder.layers == 4 and config.evaluation.merge == "geometric"
+    o = config.optim
+    assert (o.lr, o.warmup_lr, o.batch_size, o.epochs, o.warmup_epochs) == (5e-5, 1e-6, 32, 50, 20)
+    assert set(NINE) <= set(recipe("paper/t1r9").loss.class_weights)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("paper/")])
+def test_rows_come_back_from_their_yaml(name: str, tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(lingula.recipes(name))
+    assert read_config(tmp_path / "r.yaml") == recipe(name)
+
+
+def test_ensembles_are_listed_but_not_trained(tmp_path: Path) -> None:
+    listed = lingula.recipes()
+    for row in (*TABLE_1, *TABLE_2):
+        assert row.name in listed
+    assert "rule: class-wise" in lingula.recipes("paper/t2r3")
+    assert "- paper/exo-both" in lingula.recipes("paper/t2r3")
+    with pytest.raises(InputError, match="lingula reproduce table2"):
+        lingula.train("paper/t2r1", out=tmp_path / "run")
+    with pytest.raises(InputError, match="Did you mean 'paper/t1r9'"):
+        recipe("paper/t1r99")
+
+
+def test_text_encoders_that_are_not_here_say_how_to_get_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lingula.model.text import embed
+
+    monkeypatch.setenv("LINGULA_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="lingula fetch"):
+        embed(("Mass",), "med-kebert")
+    with pytest.raises(InputError, match="PhysioNet"):
+        embed(("Mass",), "clinical-t5")
+    from lingula.model.tiny_text import save_tiny
+
+    save_tiny(tmp_path / "clinical-t5", "t5", ("Mass",))
+    assert embed(("Mass",), "clinical-t5").origin.startswith("clinical-t5, mean")
+
+
+def test_fetching_puts_files_where_training_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    from lingula.model.tiny_text import save_tiny
+
+    asked = []
+
+    def snapshot(hub: str, local_dir: Path, **_: object) -> None:
+        asked.append(hub)
+        save_tiny(Path(local_dir), "bert", ("Mass",))
+
+    def file(hub: str, name: str, local_dir: Path) -> None:
+        asked.append(hub)
+        Path(local_dir).mkdir()
+        (Path(local_dir) / name).write_bytes(b"weights")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", file)
+    monkeypatch.setenv("LINGULA_WEIGHTS", str(tmp_path / "w"))
+    folder = lingula.fetch("paper/t1r5")
+    assert asked == ["xmcmic/Med-KEBERT", "timm/densenet121.ra_in1k"]
+    assert {path.name for path in folder.iterdir()} == {"med-kebert", "densenet121.safetensors"}
+    lingula.fetch("paper/t1r5")
+    assert len(asked) == 2  # what is there is not fetched again
+    with pytest.raises(InputError, match="PhysioNet"):
+        lingula.fetch("paper/t1r8")
+
+    def unreachable(hub: str, local_dir: Path, **_: object) -> None:
+        raise OSError("no route to the hub")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    with pytest.raises(InputError, match="no route to the hub"):
+        lingula.fetch("paper/t1r1", out=tmp_path / "other")
+    assert not (tmp_path / "other" / "med-kebert").exists()
+
+
+def test_the_table_in_three_formats() -> None:
+    run = Line("a", ("R", "x"), "", 0.3, None, 0.2, 0.21, 0.01, None, None, 0.1, seconds=5.0)
+    bare = Line("b", ("<i>", ""), "a", 0.31, 0.01, note="not run: needs <weights>")
+    ladder = Ladder("T", ("encoder", "separate"), (run, bare), comparable=False, facts=("one",))
+    text = to_markdown(ladder)
+    assert text.count("\n| a |") == 2 and "not to be compared" in text and "| +0.0100 |" in text
+    own = to_markdown(Ladder("T", ("encoder", "separate"), (run, bare), True, ()))
+    assert "| 0.3000 | 0.2000 | 0.2100 |" in own and "not to be compared" not in own
+    page = to_html(ladder, "for research")
+    assert "&lt;weights&gt;" in page and "<weights>" not in page and "http" not in page
+    rows = list(csv.DictReader(to_csv(ladder).splitlines()))
+    assert rows[0]["test_mAP"] == "0.21" and rows[1]["test_mAP"] == ""
+    assert rows[1]["note"] == "not run: needs <weights>"
+
+
+def test_seeds_are_averaged_by_image(tmp_path: Path) -> None:
+    for seed, rows in enumerate(("x,0.2\ny,0.4\n", "y,0.8\nx,0.4\n")):
+        (tmp_path / f"s{seed}").mkdir()
+        (tmp_path / f"s{seed}" / "test.csv").write_text("image,Edema\n" + rows)
+    found = averaged([tmp_path / f"s{seed}" / "test.csv" for seed in (0, 1)])
+    assert found.images == ("x", "y")
+    np.testing.assert_allclose(found.probabilities[:, 0], [0.3, 0.6])
+
+
+def test_jobs_for_a_cluster(tmp_path: Path) -> None:
+    lines = lingula.reproduce("table1", out=tmp_path / "o", scale="tiny", seeds=2, print_jobs=True)
+    assert isinstance(lines, list) and not (tmp_path / "o" / "phantom").exists()
+    trainings = [line for line in lines if line.startswith("lingula train")]
+    assert len(trainings) == 16  # eight trainings, for rows 2 and 3 share one, of two seeds
+    assert all("--out" in line and "seed=" in line for line in trainings)
+    assert lines[0].startswith("lingula data phantom")
+    assert lines[-1].startswith("lingula reproduce table1") and "--seeds 2" in lines[-1]
+
+
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINGULA_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    lines = lingula.reproduce("table1", out=tmp_path / "o", scale="small", print_jobs=True)
+    assert isinstance(lines, list)
+    assert sum("not run: needs med-kebert" in line for line in lines) == 7
+    assert sum("not run: needs clinical-t5" in line for line in lines) == 2
+    with pytest.raises(InputError, match="no text encoder's folder"):
+        lingula.reproduce("table1", out=tmp_path / "o", stand_ins={"med-kebert": tmp_path})
+    with pytest.raises(InputError, match="Did you mean 'tiny'"):
+        lingula.reproduce("table1", out=tmp_path / "o", scale="tinny")
+    with pytest.raises(InputError, match="table1 and table2"):
+        lingula.reproduce("table3", out=tmp_path / "o")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_table_2_continues_after_a_kill_without_training_twice(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "lingula", "reproduce", "table2", "--scale", "tiny"]
+    words += ["--out", str(out)]
+    offline = os.environ | {"PYTHONPATH": str(Path(__file__).parent / "offline")}
+    with subprocess.Popen(words, env=offline, stderr=subprocess.DEVNULL) as child:
+        deadline = time.monotonic() + 300
+        while not len(list(out.glob("trainings/*/finished.json"))) >= 2:
+            assert child.poll() is None and time.monotonic() < deadline
+            time.sleep(0.2)
+        child.send_signal(signal.SIGKILL)
+    before = {p: p.stat().st_mtime_ns for p in out.glob("trainings/*/finished.json")}
+    subprocess.run(words, env=offline, check=True, timeout=900, stderr=subprocess.DEVNULL)
+    assert len(before) >= 2 and all(p.stat().st_mtime_ns == then for p, then in before.items())
+    rows = list(csv.DictReader((out / "table2.csv").read_text().splitlines()))
+    assert [row["row"] for row in rows] == ["paper/t2r1", "paper/t2r2", "paper/t2r3"]
+    assert all(re.fullmatch(r"0\.\d+", row["test_mAP"]) for row in rows)
+    assert "exo-both" in rows[2]["members"] and "stands in" in rows[0]["note"]

@@ -75,6 +75,8 @@ def jobs_of(
     if table == "table2":
         chosen = [row for row in TABLE_2 if not rows or row.number in rows]
         wanted = list(dict.fromkeys(name for row in chosen for name in row.members))
+    # A row that differs from an earlier one in evaluation alone needs that one's training.
+    wanted = list(dict.fromkeys(name for row in wanted for name in (_trained_as(row), row)))
     jobs: dict[str, Job] = {}
     for name in wanted:
         config = vary(scaled(recipe(name), size), data__table=str(own))
@@ -100,6 +102,13 @@ def _with_parents(rows: Sequence[int]) -> set[int]:
     if unknown:
         raise InputError(f"Table 1 has the rows 1 to {len(TABLE_1)}, not {unknown[0]}.")
     return {1, *rows, *(by_number[n].parent or n for n in rows)}
+
+
+def _trained_as(name: str) -> str:
+    """The first row of Table 1 with the same training, so that both tables share it by name."""
+    config = recipe(name)
+    rows = (row.name for row in TABLE_1 if _same_training(recipe(row.name), config))
+    return next(rows, name)
 
 
 def _same_training(a: Config, b: Config) -> bool:

@@ -76,8 +76,9 @@ def reproduce(
                 _run(job, seed, folder, measured)
     made = {name: _scores(job, jobs, folder, seeds) for name, job in jobs.items()}
     notes = {name: job.note for name, job in jobs.items()}
-    lines = lines_of_table_1(jobs, made, folder, seeds, measured, size, rows)
-    if table == "table2":
+    if table == "table1":
+        lines = lines_of_table_1(jobs, made, folder, seeds, measured, size, rows)
+    else:
         lines = lines_of_table_2(made, notes, folder, seeds, measured, size, rows)
     facts = facts_of(measured, scale, size, seeds)
     ladder = Ladder(

@@ -19,7 +19,7 @@ LAYERS = [
     ("paper",),
     ("recipe", "runs"),
     ("data",),
-    ("metrics", "intervals", "predictions", "joining"),
+    ("metrics", "intervals", "predictions", "joining", "localisation"),
     ("evaluation", "ensembles"),
     ("model",),
     ("devices",),
@@ -30,7 +30,7 @@ LAYERS = [
     ("cli", "__main__"),
 ]
 NO_TORCH = (
-    "labels config paper recipe metrics intervals predictions joining evaluation ensembles files errors runs "
+    "labels config paper recipe metrics intervals predictions joining localisation evaluation ensembles files errors runs "
     "data/table data/reading data/splits data/images data/folder data/checking "
     "data/configured reporting/page reporting/figures"
 ).split()

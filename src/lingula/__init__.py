@@ -16,11 +16,13 @@ NOTICE = "Research use only; not a medical device."
 
 if TYPE_CHECKING:
     from lingula.verbs.data_check import data_check
+    from lingula.verbs.data_folder import data_folder
     from lingula.verbs.data_phantom import data_phantom
     from lingula.verbs.demo import demo
     from lingula.verbs.doctor import doctor
     from lingula.verbs.ensemble import ensemble, ensemble_apply
     from lingula.verbs.evaluate import evaluate
+    from lingula.verbs.explain import explain
     from lingula.verbs.fetch import fetch
     from lingula.verbs.predict import predict
     from lingula.verbs.recipes import recipes
@@ -30,12 +32,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "data_check": "data_check",
+    "data_folder": "data_folder",
     "data_phantom": "data_phantom",
     "demo": "demo",
     "doctor": "doctor",
     "ensemble": "ensemble",
     "ensemble_apply": "ensemble",
     "evaluate": "evaluate",
+    "explain": "explain",
     "fetch": "fetch",
     "predict": "predict",
     "recipes": "recipes",
@@ -48,12 +52,14 @@ __all__ = [
     "NOTICE",
     "__version__",
     "data_check",
+    "data_folder",
     "data_phantom",
     "demo",
     "doctor",
     "ensemble",
     "ensemble_apply",
     "evaluate",
+    "explain",
     "fetch",
     "predict",
     "recipes",

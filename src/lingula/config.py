@@ -74,6 +74,9 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: str = Field("resnet50", description="any timm model that gives a feature map")
+    stage: Annotated[int, Field(ge=0, le=3)] = Field(
+        0, description="which of the encoder's maps: 0 the last, 1 the finer one before it, ..."
+    )
     weights: str = Field("none", description="imagenet, a file, a run folder, or none")
     image_size: Annotated[int, Field(ge=32, le=4096)] = Field(512, description="pixels, square")
     text: str = Field("orthogonal", description="orthogonal, hub name, folder or .safetensors")

@@ -34,6 +34,7 @@ def demo() -> Config:
         model=Model(
             encoder="resnet18",
             image_size=96,
+            stage=1,
             classifier="separate",
             bias="prior",
             decoder=Decoder(layers=2, width=256, feedforward=512),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import lingula
-from lingula.cli.options import Json, Overwrite, dumped
+from lingula.cli.options import IgnoreColumns, Json, Overwrite, dumped
 
 app = typer.Typer(no_args_is_help=True, help="Make and check tables of images and labels.")
 
@@ -57,3 +57,43 @@ def _data_check(
     typer.echo(dumped(to_json(found)) if as_json else to_text(found))
     if not found.fit:
         raise typer.Exit(2)
+
+
+@app.command("folder")
+def _data_folder(
+    root: Annotated[Path, typer.Argument(help="Folder of images.")],
+    labels: Annotated[Path, typer.Option("--labels", help="CSV with a key and the labels.")],
+    out: Annotated[Path, typer.Option("--out", help="Table to write: .csv or .parquet.")],
+    key: Annotated[
+        str,
+        typer.Option(
+            "--key",
+            help="image, AccessionNumber, StudyInstanceUID, SOPInstanceUID, PatientID, or a column "
+            "that names folders or files.",
+        ),
+    ] = "image",
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="YAML: which class each column stands for.")
+    ] = None,
+    ignore_columns: IgnoreColumns = None,
+    keep_ids: Annotated[
+        bool, typer.Option("--keep-ids", help="Write patient and study ids of DICOM as they are.")
+    ] = False,
+    age_and_sex: Annotated[
+        bool, typer.Option("--age-and-sex", help="Write the age and sex of DICOM files.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Join a label file to the images of a folder, by image, study or patient."""
+    made = lingula.data_folder(
+        root,
+        labels=labels,
+        key=key,
+        map_file=map_file,
+        ignore_columns=ignore_columns or (),
+        keep_ids=keep_ids,
+        age_and_sex=age_and_sex,
+        out=out,
+        overwrite=overwrite,
+    )
+    typer.echo(made.path)

@@ -122,6 +122,38 @@ def predict(
 
 
 @app.command()
+def explain(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    data: Annotated[Path, typer.Option("--data", help="A table, a folder or one image.")],
+    out: OutFolder,
+    split: Split = None,
+    classes: Annotated[
+        list[str] | None, typer.Option("--classes", help="Only this finding; repeatable.")
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Findings a film.")] = 3,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Films.")] = 200,
+    allow_phantom_model: Annotated[
+        bool, typer.Option("--allow-phantom-model", help="Look at films with a phantom's model.")
+    ] = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Where the decoder attended, over the films, for the findings above their threshold."""
+    typer.echo(
+        lingula.explain(
+            run,
+            data=data,
+            out=out,
+            split=split,
+            classes=classes or (),
+            top=top,
+            limit=limit,
+            allow_phantom_model=allow_phantom_model,
+            overwrite=overwrite,
+        )
+    )
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]")],
     out: Annotated[Path, typer.Option("--out", help="HTML file.")],

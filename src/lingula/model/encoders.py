@@ -29,8 +29,13 @@ def is_dense(encoder: str) -> bool:
     return encoder.startswith(_DENSE)
 
 
-def build_encoder(name: str, image_size: int) -> tuple[nn.Module, int, Normalisation]:
+def build_encoder(
+    name: str, image_size: int, stage: int = 0
+) -> tuple[nn.Module, int, Normalisation]:
     """The encoder with random weights, its channels C, and its normalisation.
+
+    `stage` 0 is the last map, 1 the one before it, which is finer, and so on; what comes after the
+    map is not built.
 
     The module maps (B, 3, H, W) to (B, C, h, w). Classification heads that come after the map are
     left out; layers that belong to the map (EfficientNet's last 1x1 convolution) are kept.
@@ -39,12 +44,13 @@ def build_encoder(name: str, image_size: int) -> tuple[nn.Module, int, Normalisa
     plain = name.partition(".")[0]
     if not timm.is_model(plain):
         raise InputError(f"timm has no model '{name}'.{nearest(plain, timm.list_models())}")
-    for build in (_headless, _features):
-        encoder = build(plain, image_size)
+    for build in (_headless, _features) if stage == 0 else (_features,):
+        encoder = build(plain, image_size, stage)
         channels = _map_channels(encoder, image_size) if encoder is not None else None
         if encoder is not None and channels is not None:
             return encoder, channels, _normalisation(name)
-    raise InputError(f"The timm model '{name}' gives no feature map at {image_size} pixels.")
+    which = "" if stage == 0 else f" of stage {stage} before the last"
+    raise InputError(f"The timm model '{name}' gives no feature map{which} at {image_size} pixels.")
 
 
 class _LastMap(nn.Module):
@@ -67,7 +73,7 @@ def _sized(image_size: int) -> list[dict[str, Any]]:
     return [{"img_size": image_size}, {}]
 
 
-def _headless(name: str, image_size: int) -> nn.Module | None:
+def _headless(name: str, image_size: int, stage: int) -> nn.Module | None:
     for size in _sized(image_size):
         try:
             model: nn.Module = timm.create_model(
@@ -79,15 +85,15 @@ def _headless(name: str, image_size: int) -> nn.Module | None:
     return None
 
 
-def _features(name: str, image_size: int) -> nn.Module | None:
+def _features(name: str, image_size: int, stage: int) -> nn.Module | None:
     for size in _sized(image_size):
         try:
             return _LastMap(
                 timm.create_model(
-                    name, pretrained=False, features_only=True, out_indices=(-1,), **size
+                    name, pretrained=False, features_only=True, out_indices=(-1 - stage,), **size
                 )
             )
-        except (TypeError, RuntimeError, AssertionError):
+        except (TypeError, RuntimeError, AssertionError, IndexError):
             continue
     return None
 

@@ -27,6 +27,7 @@ class Architecture:
     positions: str
     start: str
     pooled_path: bool
+    stage: int = 0
 
 
 class Network(nn.Module):
@@ -46,7 +47,7 @@ class Network(nn.Module):
         super().__init__()
         a = architecture
         classes, embedded = embeddings.shape
-        self.encoder, channels, normalisation = build_encoder(a.encoder, a.image_size)
+        self.encoder, channels, normalisation = build_encoder(a.encoder, a.image_size, a.stage)
         self.set_normalisation(normalisation)
         self.register_buffer("embeddings", embeddings.detach().clone().float())
         self.pooled = nn.Linear(channels, classes) if _pools(a) else None

@@ -13,12 +13,16 @@ import lingula
 
 @dataclass(frozen=True)
 class Guess:
-    """One class of one image: its score, whether it is true (None: unknown), and its picture."""
+    """One class of one image: its score, whether it is true (None: unknown), and its picture.
+
+    `validity` says how often maps of this class point at it, or that it was not measured.
+    """
 
     name: str
     score: float
     present: bool | None
     picture: str | None = None
+    validity: str = ""
 
 
 @dataclass(frozen=True)

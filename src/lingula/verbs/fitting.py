@@ -80,8 +80,10 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
             )
         summary = _score_splits(config, table, run, fabric)
         if fabric.global_rank == 0:
+            from lingula.verbs.attention import measure_attention
             from lingula.verbs.report import report
 
+            measure_attention(run, table)
             report([run], out=run / "report.html")
             runs.finish(
                 run,
@@ -157,6 +159,7 @@ def build(
         image_size=m.image_size,
         classifier=m.classifier,
         pooled_path=m.decoder.pooled_path,
+        stage=m.stage,
         **m.decoder.model_dump(exclude={"pooled_path"}),
     )
     text = embed(

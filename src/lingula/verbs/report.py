@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from lingula import files, metrics
-from lingula.config import Data, read_config
-from lingula.data.configured import configured_table, configured_targets
+from lingula.data.boxes import boxes_beside
+from lingula.data.configured import configured_targets
 from lingula.data.images import read_image
-from lingula.data.reading import read_table
-from lingula.data.table import Table, image_path, rows_of, subset
+from lingula.data.table import Table, image_path
 from lingula.ensembles import from_json
 from lingula.errors import InputError
 from lingula.evaluation import evaluate_predictions, to_json
-from lingula.predictions import Predictions, aligned, failed, read_scores
+from lingula.localisation import described
+from lingula.predictions import Predictions, read_scores
 from lingula.reporting import figures
 from lingula.reporting.page import Entry, Guess, Page, Sample, render
 from lingula.training import read_rows
+from lingula.verbs.run_labels import RunLabels, dev_thresholds, labels_of, scored
 
 DRAWS = 1000
 SAMPLES = 6
@@ -42,7 +41,7 @@ def report(runs: Sequence[str | Path], *, out: str | Path) -> Path:
         raise InputError("Name at least one run folder.")
     ordered = [folders[-1], *folders[:-1]]
     trained = [folder for folder in folders if (folder / "config.yaml").is_file()]
-    known = {folder: _labels(folder, trained) for folder in ordered}
+    known = {folder: labels_of(folder, trained) for folder in ordered}
     entries = [_entry(folder, known[folder]) for folder in ordered]
     shown = known[ordered[0]]
     split = entries[0].split
@@ -66,30 +65,7 @@ def report(runs: Sequence[str | Path], *, out: str | Path) -> Path:
     return Path(out)
 
 
-@dataclass(frozen=True)
-class _Labels:
-    """A table, and the settings that say what its unknown cells mean."""
-
-    table: Table
-    data: Data
-
-    def part(self, split: str) -> Table:
-        return subset(self.table, rows_of(self.table, split))
-
-
-def _labels(folder: Path, trained: Sequence[Path]) -> _Labels:
-    """A run's own labels; an ensemble's are those of the first run named, or the ones it kept."""
-    for run in (folder, *trained):
-        if (run / "config.yaml").is_file():
-            data, kept = read_config(run / "config.yaml").data, run / "table.csv"
-            return _Labels(configured_table(data, kept if kept.is_file() else None), data)
-    made = json.loads((folder / "ensemble.json").read_text(encoding="utf-8")).get("made_from", {})
-    if not made.get("labels"):
-        raise InputError(f"{folder} does not say which labels it belongs to; name its runs too.")
-    return _Labels(read_table(made["labels"]), Data())
-
-
-def _entry(folder: Path, labels: _Labels) -> Entry:
+def _entry(folder: Path, labels: RunLabels) -> Entry:
     is_run = (folder / "config.yaml").is_file()
     if not is_run and not (folder / "ensemble.json").is_file():
         raise InputError(f"{folder} is neither a run nor an ensemble.")
@@ -144,19 +120,10 @@ def _facts(run: Path, table: Table) -> list[tuple[str, str]]:
     return lines
 
 
-def _rows(
-    predictions: Predictions, labels: _Labels, split: str
-) -> tuple[Table, NDArray[np.float64]]:
-    part = labels.part(split)
-    rows = aligned(predictions, part.images, part.ids)
-    good = ~failed(predictions)[rows]
-    return subset(part, np.flatnonzero(good)), predictions.probabilities[rows[good]]
-
-
 def _curves(
-    predictions: Predictions, labels: _Labels, split: str
+    predictions: Predictions, labels: RunLabels, split: str
 ) -> tuple[list[figures.Curve], list[figures.Curve]]:
-    part, probabilities = _rows(predictions, labels, split)
+    part, probabilities = scored(predictions, labels, split)
     values, mask = configured_targets(labels.data, part)
     roc, pr = [], []
     counts = {
@@ -177,27 +144,13 @@ def _curves(
     return roc, pr
 
 
-def _thresholds(run: Path, labels: _Labels) -> dict[str, float]:
-    """Max-F1 thresholds on dev, by class; a class without positives there has none."""
-    predictions = read_scores(run / "scores" / "dev.csv")
-    part, probabilities = _rows(predictions, labels, "dev")
-    values, mask = configured_targets(labels.data, part)
-    found = {}
-    for column, name in enumerate(predictions.classes):
-        k = part.space.index(name)
-        known = mask[:, k]
-        limit = metrics.max_f1_threshold(probabilities[known, column], values[known, k] >= 0.5)
-        if not np.isnan(limit):
-            found[name] = limit
-    return found
-
-
-def _samples(run: Path, labels: _Labels, split: str) -> tuple[tuple[Sample, ...], bool]:
+def _samples(run: Path, labels: RunLabels, split: str) -> tuple[tuple[Sample, ...], bool]:
     """A few images with the classes scored above their threshold and where the decoder looked."""
     import torch
 
     from lingula.model.checkpoint import load_model
     from lingula.prediction import attend
+    from lingula.verbs.attention import in_parts, known_rates
 
     part = labels.part(split)
     normal = [k for k, n in enumerate(part.space.classes) if n in ("No Finding", "Support Devices")]
@@ -206,8 +159,9 @@ def _samples(run: Path, labels: _Labels, split: str) -> tuple[tuple[Sample, ...]
     chosen = np.random.default_rng(0).permutation(candidates)[:SAMPLES]
     trained = load_model(run)
     reading = trained.facts["reading"]
-    boxes = _boxes(labels.table)
-    thresholds = _thresholds(run, labels)
+    boxes = boxes_beside(labels.table)
+    known = known_rates(run)
+    thresholds = dev_thresholds(run, labels)
     samples = []
     for row in chosen:
         name = part.images[row]
@@ -218,16 +172,14 @@ def _samples(run: Path, labels: _Labels, split: str) -> tuple[tuple[Sample, ...]
         guesses = []
         for k in _above(found[0], trained.classes, thresholds)[:3]:
             class_name = trained.classes[k]
-            mine = [
-                (x / grey.shape[1], y / grey.shape[0], w / grey.shape[1], h / grey.shape[0])
-                for x, y, w, h in boxes.get((name, class_name), [])
-            ]
+            mine = in_parts(boxes.get((name, class_name), []), *grey.shape)
             picture = None
             if maps is not None and class_name != "No Finding":
                 picture = figures.png(figures.overlay(grey, maps[0, k], mine))
             label = cells.get(class_name, -2.0)
             present = None if label < 0 else label >= 0.5
-            guesses.append(Guess(class_name, float(found[0, k]), present, picture))
+            validity = described(known.get(class_name)) if picture else ""
+            guesses.append(Guess(class_name, float(found[0, k]), present, picture, validity))
         truth = tuple(n for n, value in cells.items() if value == 1)
         samples.append(Sample(name, figures.png(figures.film(grey)), truth, tuple(guesses)))
     return tuple(samples), bool(boxes)
@@ -239,15 +191,3 @@ def _above(
     """The classes at or above their threshold, by falling score."""
     limits = np.array([thresholds.get(name, np.inf) for name in classes])
     return [int(k) for k in np.argsort(-scores, kind="stable") if scores[k] >= limits[k]]
-
-
-def _boxes(table: Table) -> dict[tuple[str, str], list[tuple[float, float, float, float]]]:
-    """Boxes by image and class from `boxes.csv` beside the table, in pixels; empty if none."""
-    path = None if table.path is None else table.path.parent / "boxes.csv"
-    if path is None or not path.is_file():
-        return {}
-    found: dict[tuple[str, str], list[tuple[float, float, float, float]]] = {}
-    for row in pl.read_csv(path, schema_overrides={"image": pl.String}).iter_rows(named=True):
-        key = (row["image"], row["finding"])
-        found.setdefault(key, []).append((row["x"], row["y"], row["w"], row["h"]))
-    return found

@@ -1,0 +1,292 @@
+"""Labels from a CSV of one's own joined to the images of a folder: by image, study or patient.
+
+The folder is scanned by content. A row of the CSV belongs to the images whose key is its own: for
+DICOM files an id in their header, for other files their path, name, or a folder on the way to them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import polars as pl
+
+from lingula.data.columns import COLUMNS, NAMES, looks_like_labels
+from lingula.data.folder import scan
+from lingula.data.images import sniff
+from lingula.data.reading import read_frame
+from lingula.errors import InputError, examples, nearest
+from lingula.labels import canonical, fold, is_known, suggestion
+
+# What `key` may name in a DICOM header, folded, and the field of `DicomFacts` that holds it.
+DICOM_KEYS = {
+    "accessionnumber": "accession",
+    "studyinstanceuid": "study",
+    "seriesinstanceuid": "series",
+    "sopinstanceuid": "sop",
+    "patientid": "patient",
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image of the folder: its path in it, its header's ids by field, and its view."""
+
+    image: str
+    ids: Mapping[str, str]
+    view: str = ""
+    age: str = ""
+    sex: str = ""
+
+
+@dataclass(frozen=True)
+class Attached:
+    """The joined rows, ready to be written as a table, and what the join says about itself.
+
+    Attributes:
+        frame: a row an image with labels: image, ids and label columns, all text.
+        matched: images with a row of labels; `images`: all that were found.
+        unlabelled: images without a row.
+        unmatched: line numbers in the file of rows without an image. Their keys may be those of
+            patients, and are not repeated.
+        unused: columns that are not read, each with the nearest class's name or an empty text.
+        skipped: files of the folder that are no images, counted by reason.
+    """
+
+    frame: pl.DataFrame
+    matched: int
+    images: int
+    unlabelled: tuple[str, ...]
+    unmatched: tuple[int, ...]
+    unused: Mapping[str, str]
+    skipped: Mapping[str, int]
+
+
+def attach(
+    root: Path,
+    labels: Path,
+    *,
+    key: str,
+    mapping: Mapping[str, str | None] | None = None,
+    ignore_columns: Sequence[str] = (),
+    facts: Callable[[Path], Found] | None = None,
+    pseudonym: Callable[[str, str], str] | None = None,
+) -> Attached:
+    """Join the rows of a label file to the images below `root`.
+
+    Args:
+        root: the folder.
+        labels: .csv or .parquet with a column named as `key`.
+        key: `image` (path, file name, or its stem), `AccessionNumber`, `StudyInstanceUID`,
+            `SOPInstanceUID`, `PatientID` (of DICOM files), or any column: its cells are looked for
+            among the folders and the stem of each image's path.
+        mapping: column of the file to the class it stands for, or None for no class.
+        ignore_columns: columns that look like labels and are none.
+        facts: reads the ids of a DICOM file; None where there is nothing to read them with.
+        pseudonym: what to write for a (`patient` or `study`, id) of DICOM files; None: the id.
+
+    Raises:
+        InputError: no such column; rows that contradict each other; a key that fits several images
+            by name alone; a column that looks like labels and is neither a class, nor mapped, nor
+            ignored; nothing matched.
+    """
+    names, skipped = scan(root)
+    frame = read_frame(labels)
+    column = _key_column(frame, key, labels)
+    classes = _classes(frame, column, mapping or {}, ignore_columns, labels)
+    found = [_found(root, name, facts) for name in names]
+    rows = _rows(frame, column, list(classes), labels)
+    pairs, matched_keys = _matches(found, rows, key)
+    if not pairs:
+        raise InputError(
+            f"No image of {root} fits a row of {labels} by '{key}'. The first image is "
+            f"{found[0].image}{'' if found[0].ids else ' (no DICOM)'}. Name another --key."
+        )
+    frame = _joined(frame, column, pairs, rows, classes)
+    if pseudonym is not None and any(item.ids for item in found):
+        frame = _pseudonymous(frame, pseudonym)
+    chosen = {item.image for item, _ in pairs}
+    used = {column, *classes, *(c for c in frame.columns if fold(c) in COLUMNS)}
+    unused = {c: _near(c) for c in read_frame(labels).columns if c not in used and not _id(c)}
+    return Attached(
+        frame,
+        len(chosen),
+        len(found),
+        tuple(item.image for item in found if item.image not in chosen),
+        tuple(row + 2 for value, row in rows.items() if value not in matched_keys),
+        unused,
+        skipped,
+    )
+
+
+def _near(column: str) -> str:
+    return suggestion(column).removeprefix(" Did you mean '").removesuffix("'?")
+
+
+def _id(column: str) -> bool:
+    return fold(column) in COLUMNS
+
+
+def _key_column(frame: pl.DataFrame, key: str, labels: Path) -> str:
+    squeezed = {fold(name).replace(" ", ""): name for name in frame.columns}
+    wanted = fold(key).replace(" ", "")
+    if wanted not in squeezed:
+        raise InputError(
+            f"{labels} has no column '{key}' (--key).{nearest(key, frame.columns)} It has: "
+            f"{examples(frame.columns, 12)}."
+        )
+    return squeezed[wanted]
+
+
+def _classes(
+    frame: pl.DataFrame,
+    key: str,
+    mapping: Mapping[str, str | None],
+    ignored: Sequence[str],
+    labels: Path,
+) -> dict[str, str]:
+    """Label columns of the file and the class that each stands for."""
+    by_name = {fold(name): name for name in frame.columns}
+    for name in (*mapping, *ignored):
+        if fold(name) not in by_name:
+            raise InputError(f"{labels} has no column '{name}'.{nearest(name, frame.columns)}")
+    told = {by_name[fold(name)]: target for name, target in mapping.items()}
+    left = {by_name[fold(name)] for name in ignored}
+    classes: dict[str, str] = {}
+    wrong: list[str] = []
+    for name in frame.columns:
+        target = told.get(name)
+        if name == key or name in left or (name in told and target is None) or _id(name):
+            continue
+        if target is not None:
+            classes[name] = canonical(target)
+        elif is_known(name):
+            classes[name] = canonical(name)
+        elif looks_like_labels(frame[name]):
+            wrong.append(f"'{name}' looks like labels and is no known class.{suggestion(name)}")
+    if wrong:
+        raise InputError(
+            f"{labels}: " + " ".join(wrong) + " Say what it stands for in a map (--map map.yaml, "
+            f"`{frame.columns[-1]}: CLASS`), or leave it out with --ignore-columns."
+        )
+    twice = [name for name in classes.values() if list(classes.values()).count(name) > 1]
+    if twice:
+        raise InputError(f"{labels}: several columns stand for {examples(dict.fromkeys(twice))}.")
+    if not classes:
+        raise InputError(
+            f"{labels} has no column of labels: {examples(frame.columns, 12)}. Say with --map "
+            "which columns are classes."
+        )
+    return classes
+
+
+def _found(root: Path, name: str, facts: Callable[[Path], Found] | None) -> Found:
+    path = root / name
+    with path.open("rb") as stream:
+        is_dicom = sniff(stream.read(132)) == "dicom"
+    if not is_dicom:
+        return Found(name, {})
+    if facts is None:
+        raise InputError("Reading DICOM needs the extra `dicom`: pip install 'lingula[dicom]'.")
+    read = facts(path)
+    return Found(name, read.ids, read.view, read.age, read.sex)
+
+
+def _rows(frame: pl.DataFrame, column: str, classes: Sequence[str], labels: Path) -> dict[str, int]:
+    """Key to row number; an error for a key that stands twice with different labels."""
+    rows: dict[str, int] = {}
+    cells = frame.select(classes).rows()
+    contradicting: dict[str, None] = {}
+    for row, value in enumerate(frame[column].str.strip_chars().to_list()):
+        if not value:
+            continue
+        if value in rows and cells[rows[value]] != cells[row]:
+            contradicting[value] = None
+        rows.setdefault(value, row)
+    if contradicting:
+        raise InputError(
+            f"{labels}: rows of the same {column} with different labels: "
+            f"{examples(contradicting)}. Keep one of each."
+        )
+    return rows
+
+
+def _keys_of(item: Found, key: str) -> list[str]:
+    """The values by which a row may name an image, the most particular first."""
+    wanted = fold(key).replace(" ", "")
+    if wanted in DICOM_KEYS and item.ids:
+        return [item.ids[DICOM_KEYS[wanted]]]
+    path = PurePosixPath(item.image)
+    if wanted == "image":
+        return [item.image, path.name, path.stem]
+    return [path.stem, *reversed(path.parent.parts)]
+
+
+def _matches(
+    found: Sequence[Found], rows: Mapping[str, int], key: str
+) -> tuple[list[tuple[Found, str]], set[str]]:
+    """Images with the key of their row; and the keys that were matched."""
+    pairs: list[tuple[Found, str]] = []
+    for item in found:
+        value = next((value for value in _keys_of(item, key) if value in rows), None)
+        if value is not None:
+            pairs.append((item, value))
+    if fold(key) == "image":
+        several: dict[str, list[str]] = defaultdict(list)
+        for item, value in pairs:
+            several[value].append(item.image)
+        unclear = [
+            f"{value} ({', '.join(images)})" for value, images in several.items() if len(images) > 1
+        ]
+        if unclear:
+            raise InputError(
+                f"Rows that fit several images by their name: {examples(unclear, 3)}. Give paths "
+                "relative to the folder."
+            )
+    return pairs, {value for _, value in pairs}
+
+
+def _joined(
+    frame: pl.DataFrame,
+    column: str,
+    pairs: Sequence[tuple[Found, str]],
+    rows: Mapping[str, int],
+    classes: Mapping[str, str],
+) -> pl.DataFrame:
+    """A row an image: the file's own id columns, filled up from the headers, and its labels."""
+    taken = frame[[rows[value] for _, value in pairs]]
+    columns: dict[str, pl.Series] = {
+        "image": pl.Series("image", [item.image for item, _ in pairs], dtype=pl.String)
+    }
+    for name in frame.columns:
+        field = COLUMNS.get(fold(name))
+        if field is not None and field != "images":
+            columns[NAMES[field]] = taken[name].alias(NAMES[field])
+    headers = {
+        "id": [item.ids.get("sop", "") for item, _ in pairs],
+        "patient": [item.ids.get("patient", "") for item, _ in pairs],
+        "study": [item.ids.get("study", "") for item, _ in pairs],
+        "view": [item.view for item, _ in pairs],
+        "age": [item.age for item, _ in pairs],
+        "sex": [item.sex for item, _ in pairs],
+    }
+    for name, values in headers.items():
+        if any(values) and name not in columns:
+            columns[name] = pl.Series(name, values, dtype=pl.String)
+    # A key of one's own is a patient's or a study's, and worth keeping as what it is called.
+    kept = fold(column).replace(" ", "")
+    if kept not in {*DICOM_KEYS, "image"} and not _id(column) and "study" not in columns:
+        columns["study"] = taken[column].alias("study")
+    for name, target in classes.items():
+        columns[target] = taken[name].alias(target)
+    return pl.DataFrame(list(columns.values()))
+
+
+def _pseudonymous(frame: pl.DataFrame, pseudonym: Callable[[str, str], str]) -> pl.DataFrame:
+    for kind in ("patient", "study"):
+        if kind in frame.columns:
+            hidden = [pseudonym(kind, value) if value else "" for value in frame[kind].to_list()]
+            frame = frame.with_columns(pl.Series(kind, hidden, dtype=pl.String))
+    return frame

@@ -1,0 +1,172 @@
+"""`lingula data folder`: images of one's own and a label file become a table."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from lingula import files
+from lingula.data.attached import Attached, Found, attach
+from lingula.data.folder import counted
+from lingula.data.reading import read_table, write_table
+from lingula.errors import InputError, changes, differences, examples
+
+log = logging.getLogger("lingula")
+
+
+@dataclass(frozen=True)
+class FolderTable:
+    """The table that was written, and how the join went."""
+
+    path: Path
+    joined: Attached
+
+
+def data_folder(
+    root: str | Path,
+    *,
+    labels: str | Path,
+    key: str = "image",
+    map_file: str | Path | None = None,
+    ignore_columns: Sequence[str] = (),
+    keep_ids: bool = False,
+    age_and_sex: bool = False,
+    out: str | Path,
+    overwrite: bool = False,
+) -> FolderTable:
+    """Join a label file at image, study or patient level to the images of a folder.
+
+    Args:
+        root: the folder; its images are found by content.
+        labels: .csv or .parquet with a column of keys and a column a class (1, 0, -1, blank).
+        key: `image`, `AccessionNumber`, `StudyInstanceUID`, `SOPInstanceUID`, `PatientID`, or a
+            column whose cells are names of folders or files.
+        map_file: YAML of `column: class`, or `column: null` for a column that is no class.
+        ignore_columns: columns that look like labels and are none.
+        keep_ids: write the patient and study ids of DICOM files as they are. Otherwise they become
+            keyed hashes; the key is written beside the table (`NAME.key`) and belongs in a safe.
+        age_and_sex: write the age and sex of DICOM files.
+        out: the table, .csv or .parquet, with `NAME.json` beside it.
+        overwrite: set an old table aside first.
+
+    Returns:
+        The table's path, and what was matched, unmatched and left unused.
+    """
+    folder, source, target = Path(root), Path(labels), Path(out)
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}.")
+    if not source.is_file():
+        raise InputError(f"There is no label file {source}.")
+    if target.suffix not in (".csv", ".parquet"):
+        raise InputError(f"--out {target}: a table is written as .csv or .parquet.")
+    settings = {
+        "root": str(folder.resolve()),
+        "labels_sha256": files.sha256(source),
+        "key": key,
+        "map": read_map(map_file),
+        "ignore_columns": list(ignore_columns),
+        "keep_ids": keep_ids,
+        "age_and_sex": age_and_sex,
+    }
+    if target.exists():
+        _check_old(target, settings, overwrite)
+    joined = attach(
+        folder,
+        source,
+        key=key,
+        mapping=read_map(map_file),
+        ignore_columns=ignore_columns,
+        facts=_facts(age_and_sex),
+        pseudonym=None if keep_ids else _pseudonym(target.with_suffix(".key")),
+    )
+    with tempfile.TemporaryDirectory() as place:
+        joined.frame.write_csv(Path(place) / "joined.csv")
+        table = read_table(Path(place) / "joined.csv", root=folder)
+    write_table(table, target)
+    files.write_json(target.with_suffix(".made.json"), settings)
+    _tell(joined, target)
+    return FolderTable(target, joined)
+
+
+def _check_old(target: Path, settings: dict[str, object], overwrite: bool) -> None:
+    made = target.with_suffix(".made.json")
+    if overwrite:
+        for path in (target, made, target.with_suffix(".json")):
+            if path.exists():
+                files.set_aside(path)
+        return
+    if not made.is_file():
+        raise InputError(
+            f"{target} is there already, and was not made by this command. Choose another --out, "
+            "or --overwrite to set it aside."
+        )
+    changed = changes(json.loads(made.read_text(encoding="utf-8")), settings)
+    if changed:
+        raise InputError(
+            f"{target} is there already, made with other settings:\n{differences(changed)}\n"
+            "Choose another --out, or --overwrite to set it aside."
+        )
+    log.info("%s is there already; it is made anew from the folder as it is now.", target)
+
+
+def read_map(path: str | Path | None) -> dict[str, str | None]:
+    """Column names to class names or None, from YAML; `InputError` for anything else."""
+    if path is None:
+        return {}
+    if not Path(path).is_file():
+        raise InputError(f"There is no map {path}.")
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(Path(path)), resolve=False)
+    except Exception as error:
+        raise InputError(f"{path} is not YAML: {error}") from None
+    if not isinstance(plain, dict) or not all(
+        value is None or isinstance(value, str) for value in plain.values()
+    ):
+        raise InputError(f"{path} must hold lines of `column: class`, or `column: null`.")
+    return {str(name): value for name, value in plain.items()}
+
+
+def _facts(age_and_sex: bool) -> Callable[[Path], Found]:
+    def read(path: Path) -> Found:
+        from lingula.data.dicom import dicom_facts
+
+        facts = dicom_facts(path)
+        ids = {
+            "patient": facts.patient,
+            "study": facts.study,
+            "series": facts.series,
+            "sop": facts.sop,
+            "accession": facts.accession,
+        }
+        age, sex = (facts.age, facts.sex) if age_and_sex else ("", "")
+        return Found("", ids, facts.view, age, sex)
+
+    return read
+
+
+def _pseudonym(key_file: Path) -> Callable[[str, str], str]:
+    def hide(kind: str, value: str) -> str:
+        from lingula.data.dicom import pseudonym, read_or_make_key
+
+        return pseudonym(read_or_make_key(key_file), kind, value)
+
+    return hide
+
+
+def _tell(joined: Attached, target: Path) -> None:
+    log.info("%d of %d images have labels; written to %s.", joined.matched, joined.images, target)
+    if joined.unlabelled:
+        log.warning("Images without a row of labels: %s.", examples(joined.unlabelled))
+    if joined.unmatched:
+        log.warning("Rows without an image, by line: %s.", examples(joined.unmatched))
+    if joined.unused:
+        near = [f"{n} (near {c})" if c else n for n, c in joined.unused.items()]
+        log.info("Columns that are not used: %s.", examples(near, 12))
+    if joined.skipped:
+        log.info("Skipped: %s.", counted(dict(joined.skipped)))

@@ -1,0 +1,183 @@
+"""`lingula explain`: where the decoder attended, over the original films, for findings it calls."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+import lingula
+from lingula import files
+from lingula.data.boxes import Box, boxes_beside
+from lingula.data.folder import images_in
+from lingula.data.images import read_image
+from lingula.data.table import image_path, rows_of
+from lingula.errors import ImageError, InputError, examples, nearest
+from lingula.localisation import Rate, described
+from lingula.model.checkpoint import Trained, load_model
+from lingula.prediction import attend
+from lingula.reporting import figures
+from lingula.reporting.overlays import Overlay, Sheet, render
+from lingula.verbs.attention import in_parts, known_rates
+from lingula.verbs.predict import refuse_films
+from lingula.verbs.run_labels import dev_thresholds, labels_of
+
+log = logging.getLogger("lingula")
+
+SIDE = 512
+
+
+def explain(
+    run: str | Path,
+    *,
+    data: str | Path,
+    out: str | Path,
+    split: str | None = None,
+    classes: Sequence[str] = (),
+    top: int = 3,
+    limit: int = 200,
+    allow_phantom_model: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Draw the attention of the findings above their threshold over each film.
+
+    Args:
+        run: a run folder with a decoder; its thresholds are those chosen on dev.
+        data: a table, a folder or one image.
+        out: folder to write: `index.html`, `overlays/*.png`, `explain.csv`.
+        split: only the table's rows of this split.
+        classes: only these findings; none: any.
+        top: the most findings shown for a film, by score.
+        limit: the most films drawn; how many were left out is said.
+        allow_phantom_model: let a model trained on the phantom look at real films.
+        overwrite: set an old folder aside first.
+
+    Returns:
+        The path of `index.html`. Films that can't be read are named there and in `explain.csv`.
+
+    Raises:
+        InputError: the network has no decoder, so nothing attends; wrong data or class names.
+    """
+    place, folder = Path(run), Path(out)
+    trained = load_model(place)
+    if trained.facts["architecture"]["classifier"] == "linear":
+        raise InputError(f"{run} has no decoder (model.classifier=linear): nothing attends.")
+    for name in classes:
+        if name not in trained.classes:
+            raise InputError(f"{run} knows no '{name}'.{nearest(name, trained.classes)}")
+    root, images, table = images_in(data)
+    if split is not None:
+        if table is None:
+            raise InputError("--split needs a table.")
+        images = tuple(table.images[row] for row in rows_of(table, split))
+    if not images:
+        raise InputError(f"{data} has no images to explain.")
+    if len(images) > limit:
+        log.warning("Only the first %d of %d films are drawn (--limit).", limit, len(images))
+    chosen = images[:limit]
+    if trained.facts["trained_on"]["phantom"] and not allow_phantom_model:
+        refuse_films([image_path(root, name) for name in chosen])
+    if folder.exists() and any(folder.iterdir()):
+        if not overwrite:
+            raise InputError(f"{folder} is there already; choose another --out, or --overwrite.")
+        log.info("Moved the old %s to %s.", folder, files.set_aside(folder))
+    limits, why = _thresholds(place, trained)
+    boxes: Mapping[tuple[str, str], Sequence[Box]] = boxes_beside(table) if table else {}
+    sheets = [
+        _sheet(trained, root, name, folder, limits, classes, top, known_rates(place), boxes)
+        for name in chosen
+    ]
+    files.write_text(folder / "explain.csv", _csv(sheets))
+    files.write_text(folder / "index.html", render(sheets, str(place), why, lingula.NOTICE))
+    lost = [sheet.image for sheet in sheets if sheet.failure]
+    if lost:
+        log.warning("%d films can't be read: %s.", len(lost), examples(lost))
+    return folder / "index.html"
+
+
+def _thresholds(run: Path, trained: Trained) -> tuple[dict[str, float], str]:
+    """The threshold of each class, and where they come from."""
+    if (run / "scores" / "dev.csv").is_file() and (run / "config.yaml").is_file():
+        return dev_thresholds(run, labels_of(run)), "max-F1 on the run's dev split"
+    return dict.fromkeys(trained.classes, 0.5), "0.5, for the folder has no dev scores"
+
+
+def _sheet(
+    trained: Trained,
+    root: Path,
+    name: str,
+    folder: Path,
+    limits: dict[str, float],
+    classes: Sequence[str],
+    top: int,
+    known: dict[str, Rate],
+    boxes: Mapping[tuple[str, str], Sequence[Box]],
+) -> Sheet:
+    """One film: read, looked at, and drawn for each finding above its threshold."""
+    reading = trained.facts["reading"]
+    try:
+        path = image_path(root, name)
+        film = read_image(path, bits=reading["bits"])
+        small = read_image(path, reading["image_size"], bits=reading["bits"])
+    except ImageError as error:
+        return Sheet(name, str(error), None, ())
+    scores, maps = attend(trained.network, torch.from_numpy(small.copy())[None, None])
+    assert maps is not None
+    found = []
+    for k in np.argsort(-scores[0], kind="stable").tolist():
+        finding = trained.classes[k]
+        wanted = not classes or finding in classes
+        if not wanted or finding == "No Finding" or scores[0, k] < limits.get(finding, np.inf):
+            continue
+        true = boxes.get((name, finding), [])
+        found.append(
+            Overlay(
+                finding,
+                float(scores[0, k]),
+                described(known.get(finding)),
+                _draw(film, maps[0, k], in_parts(true, *film.shape), folder, name, finding),
+            )
+        )
+        if len(found) == top:
+            break
+    return Sheet(name, "", _save(figures.film(film, SIDE), folder, name, "film"), tuple(found))
+
+
+def _draw(
+    film: NDArray[np.uint8],
+    attention: NDArray[np.float32],
+    true: Sequence[Box],
+    folder: Path,
+    name: str,
+    finding: str,
+) -> str:
+    picture = figures.overlay(film, attention, true, SIDE)
+    return _save(picture, folder, name, finding)
+
+
+def _save(picture: Image.Image, folder: Path, name: str, what: str) -> str:
+    """Write a PNG; its path relative to the folder."""
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{name}--{what}")
+    place = f"overlays/{plain}.png"
+    with files.whole(folder / place) as temporary:
+        picture.save(temporary, format="PNG")
+    return place
+
+
+def _csv(sheets: Sequence[Sheet]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["image", "finding", "score", "attention", "overlay", "failure"])
+    for sheet in sheets:
+        if sheet.failure or not sheet.overlays:
+            writer.writerow([sheet.image, "", "", "", "", sheet.failure])
+        for one in sheet.overlays:
+            writer.writerow([sheet.image, one.finding, one.score, one.validity, one.picture, ""])
+    return stream.getvalue()

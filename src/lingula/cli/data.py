@@ -48,12 +48,19 @@ def _data_phantom(
 def _data_check(
     table: Annotated[Path, typer.Argument(help="Table: .csv or .parquet.")],
     images: Annotated[bool, typer.Option(help="Read every image too.")] = True,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Write the report with films to this .html.")
+    ] = None,
+    drop_bad: Annotated[
+        Path | None,
+        typer.Option("--drop-bad", help="Write the table without unreadable images to this file."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Look for the faults that spoil a training; exit status 2 if there are any."""
     from lingula.data.checking import to_json, to_text
 
-    found = lingula.data_check(table, images=images)
+    found = lingula.data_check(table, images=images, page=page, drop_bad=drop_bad)
     typer.echo(dumped(to_json(found)) if as_json else to_text(found))
     if not found.fit:
         raise typer.Exit(2)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from lingula.labels import groups
 EXAMPLES = 5
 _SIDE = 64  # enough to compare pixels; a JPEG is decoded whole all the same
 _AT_ONCE = 2048
+FLAT = 0.03  # of the range, between the 2nd and 98th percentile
+NARROW = 0.55  # sides below this ratio are no chest film's
 _BESIDE_NO_FINDING = ("No Finding", "Support Devices")
 
 Progress = Callable[[int, int], None]
@@ -40,12 +42,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The faults that must be mended, those to know of, and the facts of the table."""
+    """The faults that must be mended, those to know of, and the facts of the table.
+
+    `bad` are the images that can't be read; `odd` are images worth looking at, by their fault.
+    """
 
     table: str
     problems: tuple[Fault, ...]
     warnings: tuple[Fault, ...]
     facts: dict[str, Any]
+    bad: tuple[str, ...] = ()
+    odd: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def fit(self) -> bool:
@@ -68,10 +75,12 @@ def check(
     warnings: list[Fault] = []
     labelled = all(fault.what != "no class columns" for fault in problems)
     _check_rows(table, labelled, problems, warnings)
+    bad: tuple[str, ...] = ()
+    odd: dict[str, tuple[str, ...]] = {}
     if images:
-        _check_images(table, problems, warnings, progress)
+        bad, odd = _check_images(table, problems, warnings, progress)
     facts = facts_of(table) if labelled else {"images": len(table)}
-    return CheckReport(str(path), _short(problems), _short(warnings), facts)
+    return CheckReport(str(path), _short(problems), _short(warnings), facts, bad, odd)
 
 
 def _short(faults: Sequence[Fault]) -> tuple[Fault, ...]:
@@ -129,6 +138,8 @@ class _Look:
     digest: bytes = b""
     blank: bool = False
     bits: int = 16
+    aspect: float = 1.0
+    flat: bool = False
 
 
 def _look(root: Path, name: str) -> _Look:
@@ -139,17 +150,28 @@ def _look(root: Path, name: str) -> _Look:
     shape = str((pixels.dtype, pixels.shape)).encode()
     digest = hashlib.blake2b(pixels.tobytes() + shape, digest_size=16).digest()
     bits = int(pixels.max()).bit_length() if pixels.dtype == np.uint16 else 16
-    return _Look(digest=digest, blank=is_blank(pixels), bits=bits)
+    low, high = np.percentile(pixels[:: max(1, len(pixels) // 64)], [2, 98])
+    full = 255.0 if pixels.dtype == np.uint8 else float(max(1, pixels.max()))
+    return _Look(
+        digest=digest,
+        blank=is_blank(pixels),
+        bits=bits,
+        aspect=pixels.shape[1] / pixels.shape[0],
+        flat=bool((high - low) / full < FLAT),
+    )
 
 
 def _check_images(
     table: Table, problems: list[Fault], warnings: list[Fault], progress: Progress | None
-) -> None:
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Add the faults of the images; those that can't be read, and the odd ones by fault."""
     names = sorted(set(table.images) - {""})
     broken: dict[str, list[str]] = defaultdict(list)
     reasons: dict[str, str] = {}
     blank: list[str] = []
     dark: dict[str, int] = {}
+    flat: list[str] = []
+    shaped: list[str] = []
     same: dict[bytes, list[str]] = defaultdict(list)
     for name, look in _looks(table.root, names, progress):
         if look.kind:
@@ -161,6 +183,10 @@ def _check_images(
             same[look.digest].append(name)
             if look.bits < 15:
                 dark[name] = look.bits
+            if look.flat:
+                flat.append(name)
+            if not NARROW <= look.aspect <= 1 / NARROW:
+                shaped.append(name)
     for kind, found in sorted(broken.items()):
         mend = f"{reasons[kind]} Mend or remove these rows."
         problems.append(_fault(f"images: {kind}", found, mend))
@@ -171,7 +197,23 @@ def _check_images(
         bits = max(dark.values())
         mend = f"No level of these 16-bit files needs more than {bits} bits: data.bits={bits}?"
         warnings.append(_fault("images: mis-scaled", dark, mend))
-    _check_repeats(table, [found for found in same.values() if len(found) > 1], warnings)
+    if flat:
+        mend = "Their levels hardly differ: a wrong window, or no film."
+        warnings.append(_fault("images: almost without contrast", flat, mend))
+    if shaped:
+        mend = "Chest films are nearly square: a strip, a photograph of a screen, another part?"
+        warnings.append(_fault("images: of an odd shape", shaped, mend))
+    repeats = [found for found in same.values() if len(found) > 1]
+    _check_repeats(table, repeats, warnings)
+    odd = {
+        "images: blank": tuple(blank),
+        "images: mis-scaled": tuple(dark),
+        "images: almost without contrast": tuple(flat),
+        "images: of an odd shape": tuple(shaped),
+        "images with the same pixels": tuple(name for found in repeats for name in found),
+    }
+    bad = tuple(sorted(name for found in broken.values() for name in found))
+    return bad, {what: found for what, found in odd.items() if found}
 
 
 def _looks(root: Path, names: list[str], progress: Progress | None) -> Iterable[tuple[str, _Look]]:
@@ -220,6 +262,7 @@ def facts_of(table: Table) -> dict[str, Any]:
             name: {split: found[name] for split, found in counts.items()}
             for name in table.space.classes
         },
+        "together": _together(table),
         "groups": {group: list(names) for group, names in groups(known, total).items()},
         "uncertain_cells": int((table.labels == UNCERTAIN).sum()),
         "blank_cells": int((table.labels == BLANK).sum()),
@@ -228,6 +271,19 @@ def facts_of(table: Table) -> dict[str, Any]:
         "root": str(table.root),
         "sha256": table.sha256,
     }
+
+
+def _together(table: Table) -> list[dict[str, Any]]:
+    """Pairs of classes that stand in the same image, the commonest first."""
+    has = (table.labels >= 0.5).astype(np.float32)
+    both = np.triu(has.T @ has, 1).astype(int)
+    places = np.argsort(-both, axis=None, kind="stable")[:50]
+    names, many = table.space.classes, len(table.space)
+    return [
+        {"classes": [names[k // many], names[k % many]], "images": int(both.flat[k])}
+        for k in places
+        if both.flat[k] > 0
+    ]
 
 
 def to_json(report: CheckReport) -> dict[str, Any]:

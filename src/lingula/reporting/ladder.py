@@ -8,6 +8,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lingula.reporting.document import document, paragraph, table
+
 Interval = tuple[float, float] | None
 
 
@@ -139,37 +141,11 @@ def to_csv(ladder: Ladder) -> str:
     return stream.getvalue()
 
 
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 1280px; margin: 2em auto;
-       padding: 0 1em; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-th { text-align: left; border-bottom: 2px solid #1d2733; padding: .4em .7em; vertical-align: bottom;
-     font-weight: 600; }
-td { border-bottom: 1px solid #d8dee6; padding: .35em .7em; white-space: nowrap; }
-td:last-child { white-space: normal; color: #5b6875; }
-tr:hover td { background: #f4f6f9; }
-ul, p { color: #3a4653; max-width: 56em; }
-"""
-
-
 def to_html(ladder: Ladder, notice: str) -> str:
     """The table as one page that needs nothing else; `notice` stands at its foot."""
     rows = [_head(ladder), *(_cells(ladder, line) for line in ladder.lines)]
-    body = [f"<h1>{html.escape(ladder.title)}</h1>", _html(rows)]
+    body = table(rows)
     if not ladder.comparable:
-        body += [f"<p>{html.escape(_APART)}:</p>", _html(_paper_table(ladder))]
+        body += paragraph(f"{_APART}:") + table(_paper_table(ladder))
     facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in ladder.facts)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(ladder.title)}</title><style>{_STYLE}</style></head><body>"
-        f"{''.join(body)}<ul>{facts}</ul><p>{html.escape(notice)}</p></body></html>\n"
-    )
-
-
-def _html(rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in rows[0])
-    lines = [
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>"
-        for row in rows[1:]
-    ]
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    return document(ladder.title, f"{body}<ul>{facts}</ul>", notice)

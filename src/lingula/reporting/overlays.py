@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
+from lingula.reporting.document import document, paragraph
+
 
 @dataclass(frozen=True)
 class Overlay:
@@ -29,15 +31,11 @@ class Sheet:
 
 
 _STYLE = """
-body { margin: 0; background: #14202b; color: #eef3f7; font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1400px; margin: 0 auto; padding: 1.5rem; }
-p { color: #a9bac8; max-width: 76ch; }
-section { border-top: 1px solid #2b3a48; padding: 1rem 0; }
-h2 { font-size: .95rem; font-weight: 600; margin: 0 0 .6rem; overflow-wrap: anywhere; }
-div { display: flex; gap: .8rem; flex-wrap: wrap; }
-figure { margin: 0; width: 320px; }
-img { width: 100%; border-radius: 6px; display: block; background: #000; }
-figcaption { font-size: .82rem; color: #a9bac8; margin-top: .3rem; }
+body { background: #14202b; color: #eef3f7; } h2 { font-size: .95rem; overflow-wrap: anywhere; }
+p { color: #a9bac8; } section { border-top: 1px solid #2b3a48; padding: .4rem 0 1rem; }
+section div { display: flex; gap: .8rem; flex-wrap: wrap; }
+figure { margin: 0; width: 300px; } figcaption { font-size: .82rem; color: #a9bac8; }
+section img { width: 100%; border-radius: 6px; display: block; background: #000; }
 b { color: #eef3f7; }
 """
 
@@ -51,11 +49,7 @@ def render(sheets: Sequence[Sheet], run: str, thresholds: str, notice: str) -> s
         "Green frames, where there are any, are boxes that a person or the phantom gave."
     )
     body = "".join(_sheet(sheet) for sheet in sheets)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Where the decoder '
-        f"attended</title><style>{_STYLE}</style></head><body><main><h1>Where the decoder attended"
-        f"</h1><p>{html.escape(about)}</p><p>{html.escape(notice)}</p>{body}</main></body></html>\n"
-    )
+    return document("Where the decoder attended", paragraph(about) + body, notice, _STYLE)
 
 
 def _sheet(sheet: Sheet) -> str:

@@ -4,18 +4,81 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lingula.data.checking import CheckReport, check
-from lingula.errors import InputError
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import lingula
+from lingula import files
+from lingula.data.checking import CheckReport, check, to_json
+from lingula.data.images import read_image
+from lingula.data.reading import read_checked
+from lingula.data.rows import keep_rows
+from lingula.data.table import Table, image_path
+from lingula.errors import ImageError, InputError
 from lingula.progress import counting, progress
 
+SHEET = 24
+SIDE = 128
 
-def data_check(table: str | Path, *, images: bool = True) -> CheckReport:
+
+def data_check(
+    table: str | Path,
+    *,
+    images: bool = True,
+    page: str | Path | None = None,
+    drop_bad: str | Path | None = None,
+) -> CheckReport:
     """Check a table and, with `images`, read every image that it names.
 
     All faults are found in one run. `InputError` only if there is no such file.
+
+    Args:
+        table: .csv or .parquet.
+        images: read the images too.
+        page: write the report as an HTML page, with films, to this file.
+        drop_bad: write the table without the rows whose images can't be read to this file.
     """
     path = Path(table)
     if not path.is_file():
         raise InputError(f"There is no table {path}.")
     with progress("reading images") as tick:
-        return check(path, images=images, progress=counting(tick))
+        found = check(path, images=images, progress=counting(tick))
+    if page is not None:
+        _write_page(found, path, Path(page), images)
+    if drop_bad is not None:
+        keep_rows(path, Path(drop_bad), lambda image: image not in set(found.bad))
+    return found
+
+
+def _write_page(found: CheckReport, path: Path, page: Path, images: bool) -> None:
+    from lingula.reporting.check_page import render
+
+    pictures: dict[str, list[tuple[str, str]]] = {}
+    try:
+        table = read_checked(path)[0] if images else None
+    except InputError:
+        table = None  # the report says why
+    if table is not None:
+        for what, names in found.odd.items():
+            pictures[what] = _pictures(table, names[:12])
+        good = [name for name in dict.fromkeys(table.images) if name not in set(found.bad)]
+        order = np.random.default_rng(0).permutation(len(good))[:SHEET]
+        pictures[""] = _pictures(table, [good[i] for i in order])
+    files.write_text(page, render(to_json(found), pictures, lingula.NOTICE))
+
+
+def _pictures(table: Table, names: list[str] | tuple[str, ...]) -> list[tuple[str, str]]:
+    from lingula.reporting.figures import png
+
+    rows = {name: row for row, name in enumerate(table.images)}
+    shown = []
+    for name in names:
+        try:
+            pixels: NDArray[np.uint8] = read_image(image_path(table.root, name), SIDE)
+        except ImageError:
+            continue  # it is among the problems
+        labels = table.labels[rows[name]]
+        present = [c for c, cell in zip(table.space.classes, labels, strict=True) if cell >= 0.5]
+        shown.append((png(Image.fromarray(pixels)), f"{name}: {', '.join(present) or 'nothing'}"))
+    return shown

@@ -1,0 +1,49 @@
+"""A table file with some of its rows left out, every other cell as it was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from lingula import files
+from lingula.data.columns import COLUMNS
+from lingula.data.reading import read_frame
+from lingula.errors import InputError
+from lingula.labels import fold
+
+
+def keep_rows(table: Path, out: Path, wanted: Callable[[str], bool]) -> int:
+    """Write the rows whose image is wanted to a new table, with the JSON beside it; how many.
+
+    The old table stays. Raises `InputError` if `out` is the table itself, is there already with
+    something else in it, or has another suffix.
+    """
+    if out.suffix != table.suffix:
+        raise InputError(f"{out}: the new table has the suffix of the old one, {table.suffix}.")
+    if out.resolve() == table.resolve():
+        raise InputError(f"{out} is the table itself, which is never changed; name another file.")
+    frame = read_frame(table)
+    column = next(name for name in frame.columns if COLUMNS.get(fold(name)) == "images")
+    kept = frame.filter(pl.Series([wanted(image.strip()) for image in frame[column].to_list()]))
+    if not kept.height:
+        raise InputError(f"No row of {table} is left.")
+    if out.exists() and not read_frame(out).equals(kept):
+        raise InputError(f"{out} is there already, with something else in it; name another file.")
+    with files.whole(out) as temporary:
+        if out.suffix == ".parquet":
+            kept.write_parquet(temporary)
+        else:
+            kept.write_csv(temporary)
+    described = table.with_suffix(".json")
+    about: dict[str, Any] = (
+        json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {"format": 1}
+    )
+    root = (table.parent / about.get("root", ".")).resolve()
+    files.write_json(
+        out.with_suffix(".json"), about | {"root": str(root), "sha256": files.sha256(out)}
+    )
+    return kept.height

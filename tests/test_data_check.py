@@ -204,3 +204,49 @@ def test_a_table_without_classes_can_be_predicted(tmp_path: Path) -> None:
     path.write_text("image,patient\na.png,7\na.png,8\n")
     with pytest.raises(InputError, match=r"more than one row: a\.png"):
         images_in(path)
+
+
+def test_the_page_shows_faults_with_films(tmp_path: Path) -> None:
+    for i in range(4):
+        film(tmp_path / f"{i}.png", i)
+    film(tmp_path / "same.png", 0)
+    Image.fromarray(np.full((20, 60), 7, np.uint8)).save(tmp_path / "strip.png")
+    Image.fromarray(np.tile(np.arange(100, 104, dtype=np.uint8), (20, 5))).save(
+        tmp_path / "grey.png"
+    )
+    (tmp_path / "empty.png").write_bytes(b"")
+    names = ["0.png", "1.png", "2.png", "3.png", "same.png", "strip.png", "grey.png", "empty.png"]
+    rows = [f"{name},p{i},{i % 2},{(i + 1) % 2}" for i, name in enumerate(names)]
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["image,patient,Edema,<b>Mass</b>", *rows]) + "\n")
+    before = table.read_bytes()
+    report = lingula.data_check(
+        table, page=tmp_path / "check.html", drop_bad=tmp_path / "clean.csv"
+    )
+    assert report.bad == ("empty.png",) and not report.fit
+    whats = {fault.what for fault in report.warnings}
+    assert {"images: almost without contrast", "images with the same pixels"} <= whats
+    assert "strip.png" in report.odd["images: blank"]
+    page = (tmp_path / "check.html").read_text()
+    assert "data:image/png" in page and "http" not in page
+    assert "&lt;b&gt;Mass&lt;/b&gt;" in page and "<b>Mass</b>" not in page
+    assert table.read_bytes() == before
+    clean = lingula.data_check(tmp_path / "clean.csv")
+    assert clean.fit and clean.facts["images"] == 7
+    assert clean.facts["together"] == []
+    with pytest.raises(InputError, match="the table itself"):
+        lingula.data_check(table, drop_bad=table)
+    with pytest.raises(InputError, match="something else in it"):
+        lingula.data_check(tmp_path / "clean.csv", drop_bad=table.with_name("t.csv"))
+
+
+def test_pairs_that_occur_together(tmp_path: Path) -> None:
+    report = checked(
+        tmp_path,
+        "image,patient,Edema,Mass,Hernia\na,1,1,1,0\nb,2,1,1,0\nc,3,1,0,1\nd,4,-1,1,1\n",
+    )
+    assert report.facts["together"] == [
+        {"classes": ["Edema", "Mass"], "images": 2},
+        {"classes": ["Edema", "Hernia"], "images": 1},
+        {"classes": ["Mass", "Hernia"], "images": 1},
+    ]

@@ -303,6 +303,16 @@ def test_random_crops_follow_the_image_alone() -> None:
     )
 
 
+def test_finer_maps() -> None:
+    last, finer = (build_encoder("resnet18", 64, stage)[0].eval() for stage in (0, 1))
+    images = torch.zeros(1, 3, 64, 64)
+    assert last(images).shape == (1, 512, 2, 2) and finer(images).shape == (1, 256, 4, 4)
+    # What comes after the map is not built.
+    assert not any("layer4" in name for name, _ in finer.named_parameters())
+    with pytest.raises(InputError, match="no feature map of stage 7"):
+        build_encoder("resnet18", 64, 7)
+
+
 def test_biases_and_norms_are_not_decayed() -> None:
     net = network()
     groups = parameter_groups(net, lr=1.0, head_lr=3.0, weight_decay=0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 
 import torch
@@ -49,14 +50,25 @@ def cpu_has_bfloat16() -> bool:
     return any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
 
 
+def processes() -> tuple[int, int]:
+    """Processes on this node and nodes, as torchrun or SLURM started them; (1, 1) by hand."""
+    world = int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1")))
+    here = os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("SLURM_NTASKS_PER_NODE"))
+    local = int(here) if here is not None else world
+    return (local, max(1, world // local)) if world > 1 else (1, 1)
+
+
 def make_fabric(device: str, precision: str) -> Fabric:
     """A launched Fabric: one device, or every process that torchrun or SLURM started."""
     accelerator = {"cpu": "cpu", "cuda": "cuda", "mps": "mps"}[device]
+    here, nodes = processes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice about clusters that are not in use
         fabric = Fabric(
             accelerator=accelerator,
-            devices="auto" if device == "cuda" else 1,
+            devices=here if here > 1 or device != "cuda" else "auto",
+            num_nodes=nodes,
+            strategy="ddp" if here * nodes > 1 else "auto",
             precision="bf16-mixed" if precision == "bf16" else "32-true",
         )
         fabric.launch()

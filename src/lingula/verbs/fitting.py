@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -45,18 +46,13 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
     """Do what is left to do of a run: train, score dev and test, evaluate, report."""
     run, table = plan.run, plan.table
     config = plan.config if resuming else resolve_device(plan.config)
-    standing = runs.open_run(run, config)
-    environment = runs.environment(config, _data_sha256(plan), torch.get_num_threads())
-    _same_data(run, environment)
+    fabric = make_fabric(config.device, config.precision)
+    first = fabric.global_rank == 0
+    standing = fabric.broadcast(_opened(plan, config) if first else "")
     if standing == "finished":
         log.info("%s is finished; nothing to do.", run)
         return
-    with runs.logged(run / "train.log"):
-        if standing == "new":
-            files.write_json(run / "environment.json", environment)
-            if plan.split_made:
-                write_table(table, run / "table.csv")
-        fabric = make_fabric(config.device, config.precision)
+    with runs.logged(run / "train.log") if first else contextlib.nullcontext():
         facts = facts_of(config, table, plan.outside)
         network, architecture, facts = build(config, table, facts)
         train = examples_of(config, table, "train", decode=not plan.outside)
@@ -65,7 +61,7 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
             train = with_outside(config, train, plan.outside)
         if config.model.bias == "prior":
             start_at_prior(network, train.targets, train.mask)
-        with progress("training", quiet=fabric.global_rank != 0) as tick:
+        with progress("training", quiet=not first) as tick:
             state = fit(
                 network,
                 architecture,
@@ -78,8 +74,9 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
                 facts=facts,
                 tick=tick,
             )
+        fabric.barrier()  # the first process may still be writing the best model
         summary = _score_splits(config, table, run, fabric)
-        if fabric.global_rank == 0:
+        if first:
             from lingula.verbs.attention import measure_attention
             from lingula.verbs.report import report
 
@@ -94,6 +91,18 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
                     **summary,
                 },
             )
+
+
+def _opened(plan: Plan, config: Config) -> str:
+    """Claim the run folder and write what belongs to its start; new, unfinished or finished."""
+    standing = runs.open_run(plan.run, config)
+    environment = runs.environment(config, _data_sha256(plan), torch.get_num_threads())
+    _same_data(plan.run, environment)
+    if standing == "new":
+        files.write_json(plan.run / "environment.json", environment)
+        if plan.split_made:
+            write_table(plan.table, plan.run / "table.csv")
+    return standing
 
 
 def _data_sha256(plan: Plan) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -82,7 +83,8 @@ def predict(
         "merge": facts["evaluation"]["merge"],
         "by": by,
     }
-    done = _already(target, settings, overwrite)
+    first = int(os.environ.get("RANK", "0")) == 0  # of the processes that torchrun started
+    done = _already(target, settings, overwrite) if first or not overwrite else None
     if done is not None:
         return done
     found, reasons = _scores(Path(run), facts, paths, settings, batch_size, workers, device)
@@ -99,10 +101,11 @@ def predict(
         studies=table.studies if table else None,
         patients=table.patients if table else None,
     )
-    _warn_of_odd_scores(probabilities)
-    write_scores(predictions, target)
-    _write_failures(target, failures)
-    files.write_json(_made_path(target), settings)
+    if first:
+        _warn_of_odd_scores(probabilities)
+        write_scores(predictions, target)
+        _write_failures(target, failures)
+        files.write_json(_made_path(target), settings)
     return Predicted(target, len(images), failures)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ def train(
     if dry_run:
         _describe(config, run)
         return run
-    if overwrite and run.exists():
+    if overwrite and run.exists() and int(os.environ.get("RANK", "0")) == 0:
         log.info("Moved the old %s to %s.", run, files.set_aside(run))
     config = _with_phantom(config, run)
     table, split_made = prepared_table(config)
@@ -150,6 +151,11 @@ def _with_phantom(config: Config, run: Path) -> Config:
         )
     if data.table != "phantom":
         return config
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(
+            "Several processes can't draw the phantom at once: run `lingula data phantom DIR` "
+            "first, and say data.table=DIR/labels.csv."
+        )
 
     def draw(folder: str, style: str) -> str:
         with progress(f"drawing {folder}") as tick:

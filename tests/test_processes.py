@@ -1,0 +1,80 @@
+"""Several processes, as torchrun starts them, on the CPU with gloo."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lingula
+from lingula.config import Config, vary, write_config
+from lingula.devices import processes
+from lingula.predictions import read_scores
+
+pytestmark = pytest.mark.slow
+
+
+def torchrun(count: int, *words: str) -> subprocess.CompletedProcess[str]:
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*start, f"--nproc-per-node={count}", "-m", "lingula", *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture
+def run(tiny_config: Config, tmp_path: Path) -> Path:
+    return lingula.train(vary(tiny_config, optim__epochs=1), out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_scores_do_not_depend_on_the_number_of_processes(
+    run: Path, tiny_table: Path, tmp_path: Path, count: int
+) -> None:
+    (tiny_table.parent / "images" / "007.png").write_bytes(b"")
+    alone = lingula.predict(run, data=tiny_table, out=tmp_path / "a.csv", batch_size=7, tta="paper")
+    words = ["predict", str(run), "--data", str(tiny_table), "--out", str(tmp_path / "b.csv")]
+    done = torchrun(count, *words, "--batch-size", "7", "--tta", "paper")
+    assert (tmp_path / "b.csv").is_file(), done.stderr
+    a, b = read_scores(alone.path), read_scores(tmp_path / "b.csv")
+    assert a.images == b.images and len(set(b.images)) == 40
+    np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-5)
+    assert "007.png" in (tmp_path / "b.failed.csv").read_text()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_training_on_several_processes(tiny_config: Config, tmp_path: Path, count: int) -> None:
+    """20 images in batches of 8: uneven shards, and a last batch that is joined to another."""
+    write_config(vary(tiny_config, optim__epochs=2), tmp_path / "c.yaml")
+    out = tmp_path / "run"
+    done = torchrun(count, "train", str(tmp_path / "c.yaml"), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    rows = (out / "metrics.jsonl").read_text().splitlines()
+    assert len(rows) == 2 and (out / "finished.json").is_file()
+    assert len(read_scores(out / "scores" / "test.csv")) == 10
+    before = (out / "finished.json").stat().st_mtime_ns
+    again = torchrun(count, "train", str(tmp_path / "c.yaml"), "--out", str(out))
+    assert again.returncode == 0 and (out / "finished.json").stat().st_mtime_ns == before
+    other = torchrun(count, "train", str(tmp_path / "c.yaml"), "seed=7", "--out", str(out))
+    assert other.returncode != 0 and "seed: 0 there, 7 now" in other.stderr
+
+
+def test_processes_are_read_off_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE"):
+        monkeypatch.delenv(name, raising=False)
+    assert processes() == (1, 1)
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert processes() == (4, 2)
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.delenv("LOCAL_WORLD_SIZE")
+    monkeypatch.setenv("SLURM_NTASKS", "6")
+    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
+    assert processes() == (2, 3)

@@ -212,7 +212,7 @@ def _from_scratch(size: int, epochs: int, layers: int, width: int) -> dict[str, 
 
 SCALES: dict[str, Scale] = {
     "tiny": Scale(_from_scratch(64, 1, 1, 32), 240, 120, 64, (0.15, 0.25), 20.0, 0.03),
-    "small": Scale(_from_scratch(64, 8, 2, 256), 7000, 1500, 64, (0.12, 0.58), 30.0, 0.03),
+    "small": Scale(_from_scratch(64, 8, 2, 256), 4800, 1500, 64, (0.125, 0.5), 30.0, 0.03),
     "paper": Scale({}, 20_000, 10_000, 512, (0.15, 0.25), None, 0.01),
 }
 

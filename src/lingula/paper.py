@@ -196,6 +196,8 @@ def _from_scratch(size: int, epochs: int, layers: int, width: int) -> dict[str, 
     return {
         "model__weights": "none",
         "model__image_size": size,
+        # At 64 pixels the last map has four cells; KAD too takes the map before it for small films.
+        "model__stage": 1,
         "model__bias": "prior",
         "model__decoder__layers": layers,
         "model__decoder__width": width,

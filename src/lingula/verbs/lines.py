@@ -205,6 +205,7 @@ def facts_of(table: Table, scale: str, size: Scale, seeds: int) -> tuple[str, ..
         "of the seed.",
         f"Tail: {', '.join(tail) or 'none'} (below {100 * size.tail:g} % of the training images).",
         "Image encoders start from ImageNet at the scale `paper` (our assumption), at random at "
-        "the others, where the rates are raised and the warm-up is 5 % of the steps.",
+        "the others, where the rates are raised, the warm-up is 5 % of the steps, the decoder is "
+        "smaller, and the map before the encoder's last one is used.",
         f"lingula {lingula.__version__}. {lingula.NOTICE}",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -277,3 +278,59 @@ def test_rows_from_outside_keep_to_their_ratio() -> None:
     assert all(len(order) == 105 for order in few)
     assert set(few[0][few[0] >= 100]) != set(few[1][few[1] >= 100])
     assert sorted(epoch_order(Rows(110, 10), seed=1, epoch=0)) == list(range(110))
+
+
+def test_a_frozen_encoder_trains_on_features_computed_once(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    start = lingula.train(vary(tiny_config, optim__epochs=1), out=tmp_path / "start")
+    frozen = vary(
+        tiny_config, model__weights=str(start), model__frozen=True, optim__epochs=3, optim__lr=1e-3
+    )
+    run = lingula.train(frozen, out=tmp_path / "a")
+    before, after = (load_model(folder).network.state_dict() for folder in (start, run))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and not any(name.startswith("encoder.") for name in moved)
+    assert not (run / "features").exists()  # they are of use only while it trains
+    again = load_model(lingula.train(frozen, out=tmp_path / "b")).network.state_dict()
+    assert all(torch.equal(after[name], again[name]) for name in after)
+    # Scores come from the images as anywhere else, and the features said the same of dev.
+    best = max(
+        json.loads(line)["dev_mAP"] for line in (run / "metrics.jsonl").read_text().splitlines()
+    )
+    summary = json.loads((run / "finished.json").read_text())
+    assert summary["dev"]["mAP"] == pytest.approx(best, abs=1e-6)
+    with pytest.raises(InputError, match="random features"):
+        vary(tiny_config, model__frozen=True)
+
+
+def test_pieces_of_a_batch_give_the_same_gradients(tiny_config: Config, tmp_path: Path) -> None:
+    """Layer norm has no batch statistics, so only rounding may differ."""
+    plain = vary(
+        tiny_config,
+        model__encoder="test_vit",
+        model__decoder__dropout=0.0,
+        optim__epochs=1,
+        optim__lr=1e-4,
+    )
+    runs = [
+        lingula.train(vary(plain, optim__accumulate=pieces), out=tmp_path / str(pieces))
+        for pieces in (1, 3)
+    ]
+    one, three = (load_model(run).network.state_dict() for run in runs)
+    for name in one:
+        torch.testing.assert_close(one[name], three[name], atol=2e-5, rtol=1e-3)
+    finished = [json.loads((run / "finished.json").read_text())["steps"] for run in runs]
+    assert finished[0] == finished[1]
+
+
+def test_recomputed_activations_change_nothing(tiny_config: Config, tmp_path: Path) -> None:
+    plain = vary(tiny_config, model__encoder="resnet18", optim__epochs=1)
+    runs = [
+        lingula.train(vary(plain, model__checkpointing=on), out=tmp_path / str(on))
+        for on in (False, True)
+    ]
+    one, two = (load_model(run).network.state_dict() for run in runs)
+    for name in one:
+        if "running" not in name and "tracked" not in name:  # batch norm sees each batch twice
+            torch.testing.assert_close(one[name], two[name], atol=1e-6, rtol=1e-5)

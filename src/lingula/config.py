@@ -77,6 +77,12 @@ class Model(BaseModel):
     stage: Annotated[int, Field(ge=0, le=3)] = Field(
         0, description="which of the encoder's maps: 0 the last, 1 the finer one before it, ..."
     )
+    frozen: bool = Field(
+        False, description="the encoder stays as it is; its features are computed once"
+    )
+    checkpointing: bool = Field(
+        False, description="recompute the encoder's activations: less memory, slower"
+    )
     weights: str = Field("none", description="imagenet, a file, a run folder, or none")
     image_size: Annotated[int, Field(ge=32, le=4096)] = Field(512, description="pixels, square")
     text: str = Field("orthogonal", description="orthogonal, hub name, folder or .safetensors")
@@ -136,6 +142,9 @@ class Optim(BaseModel):
 
     epochs: Annotated[int, Field(ge=1)] = 50
     batch_size: Annotated[int, Field(ge=1)] = Field(32, description="global, over all devices")
+    accumulate: Annotated[int, Field(ge=1)] = Field(
+        1, description="pieces that a batch is worked through in, to save memory"
+    )
     lr: Positive = 5e-5
     head_lr: Positive = Field(1.0, description="factor on lr for everything but the encoder")
     weight_decay: Annotated[float, Field(ge=0)] = Field(0.02, description="not on biases and norms")
@@ -173,6 +182,7 @@ class Config(BaseModel):
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     channels_last: Literal["auto", "yes", "no"] = "auto"
+    compile: bool = Field(False, description="torch.compile: minutes at first, faster after")
 
     @pydantic.model_validator(mode="after")
     def _schedule(self) -> Config:
@@ -182,6 +192,8 @@ class Config(BaseModel):
                 f"optim.warmup_epochs={warmup:g} is as long as the run of {self.optim.epochs} "
                 "epochs: the learning rate would never leave the warm-up"
             )
+        if self.model.frozen and self.model.weights == "none":
+            raise ValueError("model.frozen with model.weights=none would train on random features")
         if self.model.decoder.width % self.model.decoder.heads:
             raise ValueError("model.decoder.width must be a multiple of model.decoder.heads")
         return self

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from lingula import files
 from lingula.data.batches import Memory, Radiographs, consecutive_batches, load
 from lingula.errors import InputError
 from lingula.model.augment import warp_images
@@ -186,6 +188,70 @@ def score(
             tick(done, len(dataset))
     network.train(was_training)
     return _gathered(Scored(rows, failures), fabric)
+
+
+def score_features(
+    network: Network, features: NDArray[np.float32], fabric: Fabric, batch_size: int
+) -> Scored:
+    """Scores from the features (N, C, h, w) of a frozen encoder, one view an image."""
+    was_training = network.training
+    network.eval()
+    rows = np.full((len(features), len(network.embeddings)), np.nan)
+    for batch in consecutive_batches(
+        len(features), batch_size, rank=fabric.global_rank, world=fabric.world_size
+    ):
+        part = torch.from_numpy(np.ascontiguousarray(features[batch])).to(fabric.device)
+        with torch.no_grad(), fabric.autocast():
+            logits = network(part, encoded=True)
+        rows[batch] = logits.double().sigmoid().cpu().numpy()
+    network.train(was_training)
+    return _gathered(Scored(rows, {}), fabric)
+
+
+@torch.no_grad()
+def encode(
+    network: Network,
+    dataset: Radiographs,
+    out: Path,
+    *,
+    fabric: Fabric,
+    flips: bool,
+    batch_size: int = 32,
+    memory: Memory | None = None,
+    workers: int = 0,
+    tick: Callable[[int, int], None] | None = None,
+) -> NDArray[np.float32]:
+    """The encoder's maps of every image, and with `flips` of its mirror image: (V, N, C, h, w).
+
+    They are kept in the file `out` (.npy), which is mapped, not read, so that many fit. Raises
+    `InputError` for an image that can't be read.
+    """
+    network.eval()
+    maps: Any = None
+    views = VIEWS["flip" if flips else "none"]
+    done = 0
+    with files.whole(out) as temporary:
+        for loaded in load(
+            dataset, consecutive_batches(len(dataset), batch_size), memory=memory, workers=workers
+        ):
+            if loaded.failures:
+                raise InputError(f"An image can't be read: {loaded.failures[0][1]}")
+            images = loaded.images.to(fabric.device)
+            for number, view in enumerate(views):
+                with fabric.autocast():
+                    features = network.encoder(network.prepare(view(images, ())))
+                if maps is None:
+                    shape = (len(views), len(dataset), *features.shape[1:])
+                    maps = np.lib.format.open_memmap(
+                        temporary, mode="w+", dtype=np.float32, shape=shape
+                    )
+                maps[number, loaded.indices] = features.float().cpu().numpy()
+            done += len(loaded.indices)
+            if tick is not None:
+                tick(done, len(dataset))
+        maps.flush()
+    kept: NDArray[np.float32] = np.load(out, mmap_mode="r")
+    return kept
 
 
 def _gathered(own: Scored, fabric: Fabric) -> Scored:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from lingula.data.batches import (
     Radiographs,
     Rows,
     epoch_batches,
+    from_features,
     load,
     training_batches,
 )
@@ -36,7 +37,7 @@ from lingula.model.checkpoint import newest_checkpoint, save_checkpoint, save_mo
 from lingula.model.losses import LOSSES, reduce_loss
 from lingula.model.network import Architecture, Network
 from lingula.model.optim import Schedule, adamw, learning_rate, parameter_groups, warmup_steps
-from lingula.prediction import score
+from lingula.prediction import score, score_features
 
 log = logging.getLogger("lingula")
 
@@ -48,7 +49,8 @@ CHECK_EVERY = 20  # steps between looks at the loss; on a GPU each look waits fo
 class Examples:
     """Images with targets (N, K) float32 in [0, 1] and the mask (N, K) of known cells.
 
-    The last `outside` of them are from other tables.
+    The last `outside` of them are from other tables. `features` (V, N, C, h, w) are those of a
+    frozen encoder: of the images and, where V is 2, of their mirror images.
     """
 
     dataset: Radiographs
@@ -56,6 +58,7 @@ class Examples:
     mask: NDArray[np.bool_]
     memory: Memory | None = None
     outside: int = 0
+    features: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -119,17 +122,17 @@ def fit(
     resumed_at, began = state, time.monotonic()
     saved = began
     network.train()
-    for loaded in load(train.dataset, batches, memory=train.memory, workers=config.data.workers):
+    for loaded in _loaded(train, batches, config, state.step, schedule):
         # Dropout is the one draw from torch's global generator; seeding it by the step makes a
         # resumed run draw what the uninterrupted one drew.
         torch.manual_seed((seed << 32) + state.step * 1024 + fabric.global_rank)
         set_learning_rates(optimizer, schedule, state.step)
         batch = make_batch(loaded, targets, mask, config, state.step, schedule.steps_per_epoch)
-        inputs = network.prepare(batch.images).contiguous(memory_format=layout)
-        logits = model(inputs)
-        loss = _mean_loss(loss_of(logits, batch.targets), batch.mask, class_weights, fabric)
+        if train.features is None:
+            prepared = network.prepare(batch.images).contiguous(memory_format=layout)
+            batch = replace(batch, images=prepared)
         optimizer.zero_grad(set_to_none=True)
-        fabric.backward(loss)
+        loss = backward(model, batch, loss_of, class_weights, config, fabric)
         optimizer.step()
 
         losses = losses + loss.detach()
@@ -170,6 +173,58 @@ def fit(
     return state
 
 
+def _loaded(
+    train: Examples,
+    batches: Iterator[NDArray[np.intp]],
+    config: Config,
+    start: int,
+    schedule: Schedule,
+) -> Iterator[Loaded]:
+    """The batches' images, or the features of a frozen encoder in their place."""
+    if train.features is None:
+        return load(train.dataset, batches, memory=train.memory, workers=config.data.workers)
+    return from_features(
+        train.features,
+        batches,
+        config.augment.flip,
+        seed=config.seed,
+        start=start,
+        steps_per_epoch=schedule.steps_per_epoch,
+    )
+
+
+def backward(
+    model: Callable[..., Tensor],
+    batch: Batch,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    class_weights: Tensor | None,
+    config: Config,
+    fabric: Fabric,
+) -> Tensor:
+    """Add the gradients of the batch's mean loss, piece by piece; the loss, detached.
+
+    Every piece is divided by the whole batch's known cells, so pieces change the result only by
+    the statistics of batch norm.
+    """
+    cells = batch.mask.sum().float()
+    if fabric.world_size > 1:
+        # Gradients are averaged over processes; dividing by the mean of their known cells makes
+        # that the mean over all known cells, whatever each process got.
+        cells = torch.as_tensor(fabric.all_reduce(cells, reduce_op="mean"))
+    total = torch.zeros((), device=batch.mask.device)
+    pieces = torch.arange(len(batch.images)).chunk(config.optim.accumulate)
+    for number, rows in enumerate(pieces, start=1):
+        waits = number < len(pieces)
+        with fabric.no_backward_sync(model, enabled=waits):  # type: ignore[arg-type]
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            logits = model(batch.images[part], encoded=config.model.frozen)
+            losses = loss_of(logits, batch.targets[part])
+            loss = reduce_loss(losses, batch.mask[part], class_weights, cells)
+            fabric.backward(loss)
+        total = total + loss.detach()
+    return total
+
+
 def plan(config: Config, rows: Rows, world: int = 1) -> Schedule:
     """The run's steps and rates. A run too short for its warm-up was refused by `Config`."""
     o = config.optim
@@ -196,6 +251,10 @@ def make_batch(
             "finds them all; the run continues from its last checkpoint once they are mended."
         )
     a = config.augment
+    if config.model.frozen:
+        index = torch.from_numpy(loaded.indices).to(targets.device)
+        batch = Batch(loaded.images.to(targets.device), targets[index], mask[index])
+        return batch if a.mixup is None else mixup(batch, a.mixup, seed=config.seed, step=step)
     warp = Warp(a.scale, a.flip, a.rotation)
     matrices = draw_warps(warp, loaded.indices, seed=config.seed, epoch=step // per_epoch)
     device = targets.device
@@ -216,17 +275,6 @@ def weights_of(
     for name, weight in weights.items():
         values[classes.index(name)] = weight
     return values
-
-
-def _mean_loss(
-    losses: Tensor, mask: Tensor, class_weights: Tensor | None, fabric: Fabric
-) -> Tensor:
-    if fabric.world_size == 1:
-        return reduce_loss(losses, mask, class_weights)
-    # Gradients are averaged over processes; dividing by the mean of their known cells makes that
-    # the mean over all known cells, whatever each process got.
-    cells = torch.as_tensor(fabric.all_reduce(mask.sum().float(), reduce_op="mean"))
-    return reduce_loss(losses, mask, class_weights, cells)
 
 
 def _finite(losses: Tensor, step: int) -> float:
@@ -257,15 +305,18 @@ def finish_epoch(
 
     An epoch whose dev mAP is undefined (no class with positives) counts as worse than any other.
     """
-    found = score(
-        network,
-        dev.dataset,
-        fabric=fabric,
-        batch_size=config.optim.batch_size,
-        memory=dev.memory,
-        workers=config.data.workers,
-        channels_last=config.channels_last == "yes",
-    )
+    if dev.features is not None:
+        found = score_features(network, dev.features[0], fabric, config.optim.batch_size)
+    else:
+        found = score(
+            network,
+            dev.dataset,
+            fabric=fabric,
+            batch_size=config.optim.batch_size,
+            memory=dev.memory,
+            workers=config.data.workers,
+            channels_last=config.channels_last == "yes",
+        )
     readable = np.isfinite(found.probabilities).all(1)
     by_class = metrics.classwise(
         found.probabilities[readable], dev.targets[readable], dev.mask[readable]

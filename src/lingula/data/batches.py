@@ -167,6 +167,30 @@ def load(
     return _from_threads(dataset, batches)
 
 
+def from_features(
+    features: NDArray[np.float32],
+    batches: Iterator[NDArray[np.intp]],
+    flip: float,
+    *,
+    seed: int,
+    start: int,
+    steps_per_epoch: int,
+) -> Iterator[Loaded]:
+    """Features (V, N, C, h, w) of a frozen encoder in place of images, from step `start` on.
+
+    Where V is 2 an image's mirror image is taken with the chance `flip`, drawn from the seed, the
+    epoch and the image alone.
+    """
+    for step, batch in enumerate(batches, start):
+        view = np.zeros(len(batch), dtype=np.intp)
+        if len(features) > 1:
+            epoch = step // steps_per_epoch
+            for place, image in enumerate(batch.tolist()):
+                draw = np.random.Philox(key=[seed, epoch], counter=[image, 0, 0, 1])
+                view[place] = np.random.Generator(draw).random() < flip
+        yield Loaded(batch, torch.from_numpy(np.ascontiguousarray(features[view, batch])))
+
+
 def _from_memory(memory: Memory, batch: NDArray[np.intp]) -> Loaded:
     bad = tuple((int(i), memory.failures[int(i)]) for i in batch if int(i) in memory.failures)
     if bad:

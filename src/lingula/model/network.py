@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,7 @@ class Network(nn.Module):
         a = architecture
         classes, embedded = embeddings.shape
         self.encoder, channels, normalisation = build_encoder(a.encoder, a.image_size, a.stage)
+        self.frozen = False
         self.set_normalisation(normalisation)
         self.register_buffer("embeddings", embeddings.detach().clone().float())
         self.pooled = nn.Linear(channels, classes) if _pools(a) else None
@@ -89,19 +91,36 @@ class Network(nn.Module):
         """Grey levels (B, 1, H, W), uint8 or float in [0, 255], to normalised (B, 3, H, W)."""
         return (grey.to(self.mean.dtype) / 255.0 - self.mean) / self.std
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) to logits (B, K)."""
-        return self._logits(images, attention=False)[0]
+    def freeze_encoder(self) -> None:
+        """Take the encoder out of training: no gradient, and batch norm keeps its statistics."""
+        self.frozen = True
+        for parameter in self.encoder.parameters():
+            parameter.requires_grad_(False)
+        self.encoder.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """As for any module, but that a frozen encoder stays in eval mode."""
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+    def forward(self, images: Tensor, encoded: bool = False) -> Tensor:
+        """Normalised images (B, 3, H, W) to logits (B, K).
+
+        With `encoded` the input is the encoder's output (B, C, h, w), computed before.
+        """
+        features = images if encoded else self.encoder(images)
+        return self._logits(features, attention=False)[0]
 
     def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits (B, K), and where each class looked, (B, K, h, w), each map summing to 1.
 
         The maps are the last layer's cross-attention; None for a network without a decoder.
         """
-        return self._logits(images, attention=True)
+        return self._logits(self.encoder(images), attention=True)
 
-    def _logits(self, images: Tensor, attention: bool) -> tuple[Tensor, Tensor | None]:
-        features = self.encoder(images)
+    def _logits(self, features: Tensor, attention: bool) -> tuple[Tensor, Tensor | None]:
         pooled = self.pooled(features.mean((2, 3))) if self.pooled is not None else None
         if not hasattr(self, "decoder"):
             assert pooled is not None

@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +33,7 @@ from lingula.model.checkpoint import load_model, start_from_run
 from lingula.model.loader import load_encoder, load_imagenet
 from lingula.model.network import Architecture, Network
 from lingula.model.text import embed
-from lingula.prediction import score
+from lingula.prediction import encode, score
 from lingula.predictions import Predictions, read_scores, write_scores
 from lingula.progress import counting, progress
 from lingula.training import Examples, fit
@@ -59,6 +61,17 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
         dev = examples_of(config, table, "dev")
         if plan.outside:
             train = with_outside(config, train, plan.outside)
+        if config.model.checkpointing:
+            recompute_activations(network)
+        if config.model.frozen:
+            network.freeze_encoder()
+            network.to(fabric.device)
+            train, dev = (
+                with_features(config, network, examples, run / "features" / f"{name}.npy", fabric)
+                for name, examples in (("train", train), ("dev", dev))
+            )
+        if config.compile:
+            network.compile()
         if config.model.bias == "prior":
             start_at_prior(network, train.targets, train.mask)
         with progress("training", quiet=not first) as tick:
@@ -91,6 +104,7 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
                     **summary,
                 },
             )
+            shutil.rmtree(run / "features", ignore_errors=True)
 
 
 def _opened(plan: Plan, config: Config) -> str:
@@ -231,6 +245,48 @@ def examples_of(config: Config, table: Table, split: str, *, decode: bool = True
         memory = _decoded(dataset, split, [str(table.path)])
     values, mask = configured_targets(config.data, part)
     return Examples(dataset, values, mask, memory)
+
+
+def recompute_activations(network: Network) -> None:
+    """Turn on timm's gradient checkpointing; `InputError` if the encoder has none."""
+    encoder = getattr(network.encoder, "body", network.encoder)
+    switch = getattr(encoder, "set_grad_checkpointing", None)
+    try:
+        if switch is None:
+            raise AttributeError("no set_grad_checkpointing")
+        switch(True)
+    except (AssertionError, AttributeError, NotImplementedError):
+        raise InputError(
+            "This encoder can't recompute its activations: model.checkpointing=false; a smaller "
+            "optim.batch_size or optim.accumulate saves memory too."
+        ) from None
+
+
+def with_features(
+    config: Config, network: Network, examples: Examples, path: Path, fabric: Fabric
+) -> Examples:
+    """The examples with the frozen encoder's features, computed once and kept in `path`."""
+    flips = path.stem == "train" and config.augment.flip > 0
+    shape = (2 if flips else 1, len(examples.dataset))
+    if path.is_file():
+        kept = np.load(path, mmap_mode="r")
+        if kept.shape[:2] == shape:
+            return replace(examples, features=kept)
+    if fabric.global_rank == 0:
+        with progress(f"features of {path.stem}") as tick:
+            encode(
+                network,
+                examples.dataset,
+                path,
+                fabric=fabric,
+                flips=flips,
+                batch_size=config.optim.batch_size,
+                memory=examples.memory,
+                workers=config.data.workers,
+                tick=counting(tick),
+            )
+    fabric.barrier()
+    return replace(examples, features=np.load(path, mmap_mode="r"))
 
 
 def _check_there(dataset: Radiographs, what: str) -> None:

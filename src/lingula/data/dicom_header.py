@@ -69,7 +69,7 @@ GREYS = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_RCT", "YBR_ICT")
 
 _PYDICOM = r"pydicom(\.|$)"
-_LOGGERS = ("pydicom", "openjpeg.utils", "pylibjpeg.utils", "jpeg_ls")
+_LOGGERS = ("pydicom", "openjpeg.decode", "openjpeg.utils", "_openjpeg", "jpeg_ls._CharLS")
 
 _reading = threading.local()
 

@@ -88,7 +88,9 @@ def syntax_name(syntax: str) -> str:
     from pydicom.uid import UID
 
     uid = UID(syntax)
-    return uid.name if uid.type == "Transfer Syntax" else "an unknown transfer syntax"
+    if uid.type == "Transfer Syntax":
+        return uid.name
+    return _NEWER.get(syntax, "an unknown transfer syntax")
 
 
 def syntaxes() -> dict[str, bool]:
@@ -357,6 +359,9 @@ def _plain_frame(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layou
 
 
 _NATIVE = (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN)
+
+# Not in pydicom's list yet.
+_NEWER = {"1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression"}
 
 Reader = Callable[[bytes, Layout, Path], tuple[Codes, Layout]]
 

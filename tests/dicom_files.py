@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,7 @@ def save(dataset: pydicom.Dataset, path: Path) -> Path:
 def restored(dataset: pydicom.Dataset, syntax: str, path: Path) -> Path:
     """The same data set, saved in another transfer syntax."""
     if syntax in PLAIN:
-        copy = pydicom.Dataset(dataset)
-        copy.file_meta = FileMetaDataset(dataset.file_meta)
+        copy = deepcopy(dataset)
         if syntax == "1.2.840.10008.1.2.2" and dataset.BitsAllocated == 16:
             copy.PixelData = np.frombuffer(dataset.PixelData, "<u2").astype(">u2").tobytes()
         copy.file_meta.TransferSyntaxUID = syntax
@@ -90,8 +90,7 @@ def restored(dataset: pydicom.Dataset, syntax: str, path: Path) -> Path:
         writer.SetImage(change.GetOutput())
         assert writer.Write()
         return path
-    copy = pydicom.Dataset(dataset)
-    copy.file_meta = FileMetaDataset(dataset.file_meta)
+    copy = deepcopy(dataset)
     # gdcm's encoder aborts the process on odd sizes.
     copy.compress(syntax, encoding_plugin="pyjpegls" if syntax == ENCODED[1] else "pylibjpeg")
     return save(copy, path)
@@ -99,8 +98,7 @@ def restored(dataset: pydicom.Dataset, syntax: str, path: Path) -> Path:
 
 def encoded(dataset: pydicom.Dataset, syntax: str, frame: bytes, path: Path) -> Path:
     """The data set with a codestream in place of its pixels."""
-    copy = pydicom.Dataset(dataset)
-    copy.file_meta = FileMetaDataset(dataset.file_meta)
+    copy = deepcopy(dataset)
     copy.file_meta.TransferSyntaxUID = syntax
     copy.PixelData = encapsulate([frame])
     copy["PixelData"].VR = "OB"

@@ -185,7 +185,7 @@ def _syntax(stream: BinaryIO, file: Path) -> str:
 
 
 def _at_pixels(tag: int, vr: str | None, length: int) -> bool:
-    return tag >> 16 >= 0x7FE0
+    return tag in (0x7FE00008, 0x7FE00009, 0x7FE00010)
 
 
 def _inflated(stream: BinaryIO, file: Path) -> BinaryIO:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import itertools
 import struct
 import zlib
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+from PIL import Image
 
 from lingula.data.dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Layout
 from lingula.data.images import segments
@@ -326,23 +328,23 @@ def _check_tiles(frame: bytes, tiles: int, layout: Layout, file: Path) -> None:
 
 
 def _run_lengths(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]:
-    from rle.utils import decode_pixel_data
-
-    parts = struct.unpack_from("<I", frame)[0]
-    if parts != layout.samples * layout.allocated // 8 or layout.allocated > 16:
+    size, pixels = layout.allocated // 8, layout.rows * layout.columns
+    parts, *starts = struct.unpack_from("<16I", frame.ljust(64, b"\0"))
+    starts = [*starts[: min(parts, 15)], len(frame)]
+    if parts != layout.samples * size or size > 2 or starts[0] != 64 or starts != sorted(starts):
         raise _damaged(file, layout)
-    # A run of two bytes unpacks to 128 at most.
-    if len(frame) * 64 < layout.rows * layout.columns * parts:
-        raise _cut(file, f"{len(frame)} bytes can't hold its pixels")
-    data = decode_pixel_data(
-        frame,
-        version=2,
-        rows=layout.rows,
-        columns=layout.columns,
-        bits_allocated=layout.allocated,
-    )
-    found = dataclasses.replace(layout, planar=True)
-    return _levels(data, layout.allocated, found, file), found
+    planes = []
+    for start, end in itertools.pairwise(starts):
+        # A run of two bytes unpacks to 128 at most.
+        if (end - start) * 64 < pixels:
+            raise _cut(file, f"{end - start} bytes can't hold {pixels} pixels")
+        # Pillow's decoder of the same runs: the one made for DICOM panics on damaged ones.
+        unpacked = Image.frombytes("L", (pixels, 1), frame[start:end], "packbits", "L")
+        planes.append(np.asarray(unpacked).reshape(layout.rows, layout.columns))
+    if size == 2:  # high bytes come first, in a part of their own
+        pairs = zip(planes[::2], planes[1::2], strict=True)
+        planes = [high.astype(np.uint16) << 8 | low for high, low in pairs]
+    return planes[0] if layout.samples == 1 else np.stack(planes, axis=-1), layout
 
 
 def _deflated_frame(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]:
@@ -369,7 +371,7 @@ Reader = Callable[[bytes, Layout, Path], tuple[Codes, Layout]]
 _ENCAPSULATED: dict[str, tuple[Reader, str]] = {
     "1.2.840.10008.1.2.1.98": (_plain_frame, "zlib"),
     "1.2.840.10008.1.2.8.1": (_deflated_frame, "zlib"),
-    "1.2.840.10008.1.2.5": (_run_lengths, "rle"),
+    "1.2.840.10008.1.2.5": (_run_lengths, "PIL"),
     "1.2.840.10008.1.2.4.50": (_jpeg, "simplejpeg"),
     "1.2.840.10008.1.2.4.51": (_jpeg, "simplejpeg"),
     "1.2.840.10008.1.2.4.57": (_jpeg_lossless, "gdcm"),

@@ -47,8 +47,10 @@ def dcm(array: np.ndarray, bits: int, photo: str = "MONOCHROME2", **tags: Any) -
     dataset.BitsStored = bits
     dataset.HighBit = bits - 1
     dataset.PixelRepresentation = int(array.dtype.kind == "i")
-    for name, value in tags.items():
-        setattr(dataset, name, value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # odd values are what the tests are about
+        for name, value in tags.items():
+            setattr(dataset, name, value)
     data = array.astype(array.dtype.newbyteorder("<")).tobytes()
     dataset.PixelData = data + b"\0" * (len(data) % 2)
     dataset["PixelData"].VR = "OB" if array.itemsize == 1 else "OW"
@@ -57,7 +59,7 @@ def dcm(array: np.ndarray, bits: int, photo: str = "MONOCHROME2", **tags: Any) -
 
 def save(dataset: pydicom.Dataset, path: Path) -> Path:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd values are what the tests are about
+        warnings.simplefilter("ignore")
         dataset.save_as(path, enforce_file_format=True)
     return path
 

@@ -1,4 +1,4 @@
-"""Damaged files of every kind: an `ImageError` or a grey image, within 20 s and 512 MiB each."""
+"""Damaged files of every kind: an `ImageError` or a grey image, within 10 s and 512 MiB each."""
 
 from __future__ import annotations
 

@@ -7,14 +7,15 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from lingula.data.images import sniff
+from lingula.data.dicom import no_film
+from lingula.data.formats import HEAD, sniff
 from lingula.data.reading import read_unlabelled
 from lingula.data.table import Table
 from lingula.errors import InputError
 
 log = logging.getLogger("lingula")
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif")
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".gif", ".dcm", ".dicom")
 _SYSTEM = ("thumbs.db", "desktop.ini", "__macosx", "@eadir")
 
 
@@ -68,17 +69,13 @@ def scan(folder: str | Path) -> tuple[tuple[str, ...], dict[str, int]]:
                 skipped[reason] += 1
     if not images:
         what = f" Skipped: {counted(skipped)}." if skipped else ""
-        hint = " Convert DICOM to PNG first." if _DICOM in skipped else ""
-        raise InputError(f"There are no images in {place}.{what}{hint}")
+        raise InputError(f"There are no images in {place}.{what}")
     return tuple(sorted(images)), dict(sorted(skipped.items()))
 
 
 def counted(skipped: dict[str, int]) -> str:
     """`2 hidden or system files, 1 ...`."""
     return ", ".join(f"{n} {reason}" for reason, n in sorted(skipped.items()))
-
-
-_DICOM = "DICOM (not read by this version; convert to PNG)"
 
 
 def _is_system(name: str) -> bool:
@@ -98,9 +95,10 @@ def _why_not(path: Path) -> str | None:
         if not path.is_file():
             return "links to nothing, pipes and devices"
         with path.open("rb") as stream:
-            kind = sniff(stream.read(132))
+            kind = sniff(stream.read(HEAD))
     except OSError:
         return None if named else "files that can't be opened"
     if kind == "dicom":
-        return _DICOM
+        other = no_film(path)
+        return f"not an image: {other}" if other else None
     return None if named or kind != "unknown" else "files that are no images"

@@ -3,8 +3,9 @@
 A file is known by its content, never by its name. The result is grey, uint8, 0 black to 255 white.
 Levels of 16-bit files are divided by the declared range (65535, or 2**bits - 1), never by the
 image's own maximum; alpha is ignored; colour becomes luma; EXIF orientation is applied once; of
-several pages the first is read. A file that is cut or damaged is an `ImageError`, never a picture
-with grey filled in; this includes a JPEG that lacks only its end marker.
+several pages the first is read; DICOM is shown as its header says. A file that is cut or damaged
+is an `ImageError`, never a picture with grey filled in; this includes a JPEG that lacks only its
+end marker.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from PIL import (
     TiffImagePlugin,
 )
 
+from lingula.data.formats import HEAD, sniff
 from lingula.errors import ImageError
 
 MAX_PIXELS = 200_000_000
@@ -39,8 +41,6 @@ MAX_BYTES = 8 * MAX_PIXELS
 """Larger files are refused before they are read: no image within `MAX_PIXELS` needs them."""
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-
-_HEAD = 132
 
 # The plugins themselves, not Image.open: its limit on size is a global setting, which warns.
 _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
@@ -52,32 +52,16 @@ _OPENERS: dict[str, type[ImageFile.ImageFile]] = {
 }
 
 
-def sniff(data: bytes) -> str:
-    """`jpeg`, `png`, `tiff`, `bmp`, `gif`, `dicom` or `unknown`, by the first 132 bytes."""
-    if data[:3] == b"\xff\xd8\xff":
-        return "jpeg"
-    if data[:8] == b"\x89PNG\r\n\x1a\n":
-        return "png"
-    if data[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
-        return "tiff"
-    if data[:2] == b"BM" and data[6:10] == b"\0\0\0\0":
-        return "bmp"
-    if data[:6] in (b"GIF87a", b"GIF89a"):
-        return "gif"
-    if data[128:132] == b"DICM":
-        return "dicom"
-    return "unknown"
-
-
 def read_image(
     path: str | Path, size: int | None = None, *, bits: int | None = None
 ) -> NDArray[np.uint8]:
     """Read a file to grey uint8: (size, size), squashed and antialiased; or (H, W) without `size`.
 
     Args:
-        path: JPEG, PNG, TIFF, BMP or GIF, recognised by content.
+        path: JPEG, PNG, TIFF, BMP, GIF or DICOM, recognised by content.
         size: side of the square result in pixels.
-        bits: bits in use in 16-bit files, if fewer than 16. 8-bit files do not heed it.
+        bits: bits in use in 16-bit files, if fewer than 16. 8-bit files and DICOM do not heed
+            it.
 
     Raises:
         ImageError: with its kind and the file's name. Kinds: `missing`, `unreadable`, `empty`,
@@ -101,12 +85,12 @@ def read_pixels(
     data = _read_bytes(file)
     kind = sniff(data)
     if kind == "dicom":
-        raise ImageError(
-            "unsupported", f"{file}: DICOM is not read by this version; convert to PNG."
-        )
+        from lingula.data.dicom import read_dicom
+
+        return read_dicom(data, file)
     if kind == "unknown":
-        page = b"<html" in data[:_HEAD].lower() or b"<!doctype" in data[:_HEAD].lower()
-        what = "a web page" if page else "no JPEG, PNG, TIFF, BMP or GIF"
+        page = b"<html" in data[:HEAD].lower() or b"<!doctype" in data[:HEAD].lower()
+        what = "a web page" if page else "no JPEG, PNG, TIFF, BMP, GIF or DICOM"
         raise ImageError("not an image", f"{file} is not an image: its content is {what}.")
     if kind == "png":
         _check_png(data, file)
@@ -125,10 +109,10 @@ def _read_bytes(file: Path) -> bytes:
         if status.st_size > MAX_BYTES:
             raise ImageError("too large", f"{file} has {status.st_size} bytes: too many.")
         with file.open("rb") as stream:
-            head = stream.read(_HEAD)
+            head = stream.read(HEAD)
             if not head:
                 raise ImageError("empty", f"{file} is empty (0 bytes).")
-            return head if sniff(head) in ("unknown", "dicom") else head + stream.read()
+            return head if sniff(head) == "unknown" else head + stream.read()
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing", f"There is no file {file}.") from None
     except (OSError, ValueError) as error:
@@ -136,7 +120,8 @@ def _read_bytes(file: Path) -> bytes:
         raise ImageError("unreadable", f"{file} can't be opened: {reason}.") from None
 
 
-def _check_size(width: int, height: int, file: Path) -> None:
+def check_size(width: int, height: int, file: Path) -> None:
+    """Refuse what a header says before memory is taken for it: too many pixels, or none."""
     if width * height > MAX_PIXELS:
         raise ImageError(
             "too large",
@@ -153,7 +138,7 @@ def _broken(file: Path, kind: str, reason: str) -> ImageError:
     return ImageError(name, f"{file} is a {name} {kind.upper()}: {reason.rstrip('.')}.")
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Markers and contents of a JPEG, up to its first scan."""
     at = 2
     while at + 4 <= len(data) and data[at] == 0xFF:
@@ -170,10 +155,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 def _jpeg(data: bytes, file: Path, at_least: int | None) -> Pixels:
     turned, adobe, components = 1, False, 0
-    for marker, content in _segments(data):
+    for marker, content in segments(data):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(content) >= 6:
             precision, height, width, components = struct.unpack_from(">BHHB", content)
-            _check_size(width, height, file)
+            check_size(width, height, file)
             if precision != 8:
                 raise ImageError(
                     "unsupported", f"{file} is a {precision}-bit JPEG; convert to 16-bit PNG."
@@ -203,7 +188,7 @@ def _check_png(data: bytes, file: Path) -> None:
     if len(data) < 33:
         raise _broken(file, "png", "truncated before its size")
     width, height = struct.unpack_from(">II", data, 16)
-    _check_size(width, height, file)
+    check_size(width, height, file)
     at, name = 8, b""
     view = memoryview(data)
     while name != b"IEND":
@@ -243,7 +228,7 @@ def _picture(data: bytes, kind: str, file: Path, bits: int | None) -> Pixels:
     """Decode by Pillow: all but JPEG."""
     try:
         with _OPENERS[kind](io.BytesIO(data)) as picture:
-            _check_size(picture.width, picture.height, file)
+            check_size(picture.width, picture.height, file)
             if kind == "png" and data[24] == 16 and data[25] != 0 and bits not in (None, 16):
                 raise ImageError(
                     "unsupported",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lingula
+from lingula.data.dicom_pixels import syntaxes
 
 _CORE = (
     "torch",
@@ -25,7 +26,7 @@ _CORE = (
     "pydantic",
     "omegaconf",
 )
-_EXTRAS = {"text": "transformers"}
+_EXTRAS = {"text": "transformers", "dicom": "pydicom"}
 
 
 def doctor() -> dict[str, Any]:
@@ -41,6 +42,7 @@ def doctor() -> dict[str, Any]:
         "packages": {name: _version(name) for name in _CORE},
         "extras": {extra: _version(package) for extra, package in _EXTRAS.items()},
         "image_formats": ["JPEG", "PNG (8 and 16 bit)", "TIFF"],
+        "dicom_syntaxes": syntaxes(),
     }
     facts["devices"] = _devices()
     facts["problems"] = _problems(facts)
@@ -110,6 +112,10 @@ def to_text(facts: dict[str, Any]) -> str:
             f"{'yes' if devices['cpu_bfloat16'] else 'no'}; {devices['threads']} threads"
         )
     lines.append(f"reads: {', '.join(facts['image_formats'])}")
+    readable = facts["dicom_syntaxes"]
+    absent = [f"not {name}" for name, there in readable.items() if not there]
+    count = f"{sum(readable.values())} transfer syntaxes" if readable else "no (extra: dicom)"
+    lines.append("; ".join([f"DICOM: {count}", *absent]))
     lines += [f"PROBLEM: {problem}" for problem in facts["problems"]] or ["no problems found"]
     lines.append(facts["notice"])
     return "\n".join(lines)

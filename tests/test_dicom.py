@@ -1,0 +1,624 @@
+"""DICOM films: what a header says, done in the right order, and refused by name where it can't be."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import shutil
+import sys
+import threading
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from dicom_files import BASELINE, ENCODED, LOSSLESS_JPEG, PLAIN, dcm, encoded, restored, save
+from lingula.data import dicom
+from lingula.data.dicom import read_dicom, read_values
+from lingula.data.dicom_pixels import syntax_name, syntaxes
+from lingula.data.folder import scan
+from lingula.data.formats import sniff
+from lingula.data.images import read_image, read_pixels
+from lingula.errors import ImageError
+
+A12 = np.array([[0, 1024], [2048, 4095]], np.uint16)
+
+
+@pytest.fixture(autouse=True)
+def every_warning() -> None:
+    dicom._warn.cache_clear()
+
+
+def grey(dataset: pydicom.Dataset, folder: Path) -> np.ndarray:
+    return read_image(save(dataset, folder / "x.dcm"))
+
+
+def shown(dataset: pydicom.Dataset, folder: Path, window: int | None = None) -> np.ndarray:
+    """Grey levels on the scale of 12 bits, in which the cases state them."""
+    path = save(dataset, folder / "x.dcm")
+    return read_dicom(path.read_bytes(), path, window=window) / 65535 * 4095
+
+
+def values(dataset: pydicom.Dataset, folder: Path) -> np.ndarray:
+    path = save(dataset, folder / "x.dcm")
+    return read_values(path.read_bytes(), path)
+
+
+def failure(path: Path) -> ImageError:
+    with pytest.raises(ImageError) as caught:
+        read_image(path, 32)
+    assert path.name in str(caught.value)
+    return caught.value
+
+
+def refused(dataset: pydicom.Dataset, folder: Path) -> ImageError:
+    return failure(save(dataset, folder / "x.dcm"))
+
+
+def film(height: int = 48, width: int = 40, bits: int = 12) -> np.ndarray:
+    rows, columns = np.mgrid[:height, :width]
+    waves = np.sin(rows / 9.0) + np.cos(columns / 7.0) + 2
+    return (waves / 4 * (2**bits - 1)).astype(np.uint8 if bits <= 8 else np.uint16)
+
+
+# Cases 20 and 22
+
+
+def test_both_kinds_of_monochrome_show_the_same(tmp_path: Path) -> None:
+    x = film(bits=8)
+    one = grey(dcm(255 - x, 8, "MONOCHROME1"), tmp_path)
+    assert np.array_equal(one, grey(dcm(x, 8), tmp_path))
+    assert np.array_equal(one, x)
+
+
+def test_inversion_is_about_the_highest_level(tmp_path: Path) -> None:
+    x = np.array([[0, 128, 255]], np.uint8)
+    assert grey(dcm(x, 8, "MONOCHROME1"), tmp_path).tolist() == [[255, 127, 0]]
+
+
+# Cases 23, 24, 26
+
+
+def test_the_first_of_several_windows_unless_asked(tmp_path: Path) -> None:
+    dataset = dcm(A12, 12, WindowCenter=[2048, 1000], WindowWidth=[4096, 200])
+    assert np.allclose(shown(dataset, tmp_path), A12, atol=0.05)
+    second = shown(dataset, tmp_path, window=1)
+    assert np.allclose(second, [[0, 2551.658], [4095, 4095]], atol=0.05)
+    with pytest.raises(ImageError, match="has 2 windows"):
+        shown(dataset, tmp_path, window=2)
+
+
+@pytest.mark.parametrize("width", ["0", "-5", "", "wide", "1e300", "nan"])
+def test_a_useless_window_falls_back_with_a_warning(
+    tmp_path: Path, width: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = dcm(A12, 12)
+    path = save(dataset, tmp_path / "x.dcm")
+    stated = b"\x28\x00\x50\x10DS\x04\x002048" + b"\x28\x00\x51\x10DS"
+    padded = width.encode() + b" " * (len(width) % 2)
+    stated += len(padded).to_bytes(2, "little") + padded
+    data = path.read_bytes().replace(b"\xe0\x7f\x10\x00", stated + b"\xe0\x7f\x10\x00")
+    path.write_bytes(data)
+    with caplog.at_level(logging.WARNING):
+        found = read_dicom(data, path) / 65535 * 4095
+    assert np.allclose(found, A12, atol=0.05)
+    assert "window can't be used" in caplog.text
+    read_dicom(data, path)
+    assert len(caplog.records) == 1  # once, not every epoch
+
+
+def test_a_width_of_one_is_a_step_and_a_smaller_one_is_no_division(tmp_path: Path) -> None:
+    step = shown(dcm(A12, 12, WindowCenter=2048, WindowWidth=1), tmp_path)
+    assert step.round().tolist() == [[0, 0], [4095, 4095]]
+    small = shown(dcm(A12, 12, WindowCenter=2048, WindowWidth="0.5"), tmp_path)
+    assert small.round().tolist() == [[0, 0], [2048, 4095]]
+
+
+def test_a_second_window_serves_where_the_first_is_useless(tmp_path: Path) -> None:
+    dataset = dcm(A12, 12, WindowCenter=[0, 2048], WindowWidth=[0, 4096])
+    assert np.allclose(shown(dataset, tmp_path), A12, atol=0.05)
+
+
+def test_rescale_comes_before_the_window(tmp_path: Path) -> None:
+    rescale = {"RescaleSlope": 2, "RescaleIntercept": -1024}
+    dataset = dcm(A12, 12, WindowCenter=1024, WindowWidth=4096, **rescale)
+    modality = np.array([[-1024, 1024], [3072, 7166]])
+    assert np.array_equal(values(dataset, tmp_path), modality)
+    right = np.clip((modality - 1023.5) / 4095 + 0.5, 0, 1) * 4095
+    assert np.allclose(shown(dataset, tmp_path), right, atol=0.05)
+
+
+def test_the_three_functions_of_a_window(tmp_path: Path) -> None:
+    window = {"WindowCenter": 2048, "WindowWidth": 1000}
+    x = A12.astype(float)
+    right = {
+        "LINEAR": np.clip((x - 2047.5) / 999 + 0.5, 0, 1),
+        "LINEAR_EXACT": np.clip((x - 2048) / 1000 + 0.5, 0, 1),
+        "SIGMOID": 1 / (1 + np.exp(-4 * (x - 2048) / 1000)),
+    }
+    for function, shades in right.items():
+        dataset = dcm(A12, 12, VOILUTFunction=function, **window)
+        assert np.allclose(shown(dataset, tmp_path) / 4095, shades, atol=2e-5), function
+
+
+def table(entries: list[int], first: int, bits: int) -> Sequence:
+    item = Dataset()
+    item.LUTDescriptor = [len(entries), first, bits]
+    item["LUTDescriptor"].VR = "US" if first >= 0 else "SS"
+    item.LUTData = np.array(entries, "<u2").tobytes()
+    item["LUTData"].VR = "OW"
+    return Sequence([item])
+
+
+def test_tables_take_the_place_of_rescale_and_window(tmp_path: Path) -> None:
+    x = np.array([[0, 1], [2, 9]], np.uint16)
+    mapped = dcm(x, 12, ModalityLUTSequence=table([10, 30, 70], 0, 8))
+    assert values(mapped, tmp_path).tolist() == [[10, 30], [70, 70]]
+    toned = dcm(x, 12, WindowCenter=3, WindowWidth=5, VOILUTSequence=table([0, 50, 200], 1, 8))
+    assert (shown(toned, tmp_path) / 4095 * 255).round().tolist() == [[0, 0], [50, 200]]
+    # A window that is asked for is used in place of the table.
+    assert shown(toned, tmp_path, window=0).round()[0, 1] == round(((1 - 2.5) / 4 + 0.5) * 4095)
+
+
+def test_a_table_may_begin_below_zero(tmp_path: Path) -> None:
+    x = np.array([[-2, -1], [0, 5]], np.int16)
+    toned = dcm(x, 12, VOILUTSequence=table([0, 100, 200, 255], -2, 8))
+    path = save(toned, tmp_path / "x.dcm")
+    assert read_image(path).tolist() == [[0, 100], [200, 255]]
+
+
+# Case 27
+
+
+def test_intent_changes_nothing(tmp_path: Path) -> None:
+    window = {"WindowCenter": 2048, "WindowWidth": 1000}
+    for_showing = dcm(film(), 12, PresentationIntentType="FOR PRESENTATION", **window)
+    for_processing = dcm(film(), 12, PresentationIntentType="FOR PROCESSING", **window)
+    assert np.array_equal(grey(for_showing, tmp_path), grey(for_processing, tmp_path))
+
+
+# Cases 28 and 29
+
+
+def test_signed_12_bits_in_a_box_of_16(tmp_path: Path) -> None:
+    x = np.array([[-1024, -1], [0, 2047]])
+    dataset = dcm((x & 0x0FFF).astype(np.uint16), 12, PixelRepresentation=1)
+    assert np.array_equal(values(dataset, tmp_path), x)
+    levels = read_pixels(tmp_path / "x.dcm")
+    assert levels[0, 0] == 0 and levels[1, 1] == 65535 and levels[0, 1] < levels[1, 0]
+
+
+def test_bits_above_those_stored_do_not_count(tmp_path: Path) -> None:
+    x = film()
+    stray = x.copy()
+    stray[0, 0] = 0x8000 | stray[0, 0]
+    assert values(dcm(stray, 12), tmp_path)[0, 0] == x[0, 0]
+    assert np.array_equal(grey(dcm(stray, 12), tmp_path), grey(dcm(x, 12), tmp_path))
+    high = dcm((x << 4).astype(np.uint16), 12, HighBit=15)
+    assert np.array_equal(values(high, tmp_path), x)
+    wide = dcm(x.astype(np.uint32), 12)
+    assert np.array_equal(values(wide, tmp_path), x)
+
+
+def test_padding_is_black_and_has_no_part_in_the_range(tmp_path: Path) -> None:
+    x = film(bits=10).astype(np.uint16) + 100
+    padded = x.copy()
+    padded[:10] = 4000
+    for photo in ("MONOCHROME1", "MONOCHROME2"):
+        whole = grey(dcm(x[10:], 12, photo), tmp_path)
+        found = grey(dcm(padded, 12, photo, PixelPaddingValue=4000), tmp_path)
+        assert not found[:10].any()
+        assert np.array_equal(found[10:], whole)
+    padded[0] = 4090
+    ranged = dcm(padded, 12, PixelPaddingValue=4000, PixelPaddingRangeLimit=4095)
+    assert np.array_equal(grey(ranged, tmp_path), found)
+    nothing = dcm(np.full((4, 4), 7, np.uint16), 12, "MONOCHROME1", PixelPaddingValue=7)
+    assert not grey(nothing, tmp_path).any()
+
+
+def test_without_a_window_few_bright_pixels_do_not_darken_the_rest(tmp_path: Path) -> None:
+    x = film(200, 200, 10)
+    marked = x.copy()
+    marked[:5, :5] = 4095  # a marker of lead: 25 of 40,000 pixels
+    plain, lead = (grey(dcm(image, 12), tmp_path).astype(int) for image in (x, marked))
+    assert np.abs(plain - lead)[5:, 5:].max() <= 2
+    assert plain.min() == 0 and plain.max() == 255
+
+
+def test_constant_films_are_finite(tmp_path: Path) -> None:
+    for level in (0, 1234, 4095):
+        image = grey(dcm(np.full((8, 8), level, np.uint16), 12), tmp_path)
+        assert image.min() == image.max()
+
+
+# Cases 30 to 35
+
+
+def test_no_pixels_and_no_syntax_are_named(tmp_path: Path) -> None:
+    bare = dcm(A12, 12)
+    del bare.PixelData
+    assert "without pixel data" in str(refused(bare, tmp_path))
+    path = save(dcm(A12, 12), tmp_path / "y.dcm")
+    data = path.read_bytes()
+    at = data.index(b"\x02\x00\x10\x00UI")
+    length = 8 + int.from_bytes(data[at + 6 : at + 8], "little")
+    path.write_bytes(data[:at] + data[at + length :])
+    error = failure(path)
+    assert error.kind == "damaged"
+    assert "Transfer Syntax UID" in str(error)
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+def test_without_preamble_and_meta_header(tmp_path: Path, implicit: bool) -> None:
+    path = tmp_path / "x"
+    restored(dcm(A12, 12), PLAIN[0] if implicit else PLAIN[1], path)
+    data = path.read_bytes()
+    at = data.index(b"\x08\x00\x16\x00")  # the SOP class: the first element of the data set
+    path.write_bytes(data[at:])
+    assert sniff(path.read_bytes()[:132]) == "dicom"
+    assert np.array_equal(read_values(path.read_bytes(), path), A12)
+    assert scan(tmp_path)[0] == ("x",)
+
+
+def test_other_files_are_not_taken_for_dicom_without_preamble() -> None:
+    random = np.random.default_rng(0)
+    found = sum(sniff(random.bytes(132)) != "unknown" for _ in range(20_000))
+    assert found == 0
+    for head in (b"", b"\x08\x00", b"\x08\x00\x05\x00", b"\x02\x00" * 66, b"\x08\x00" * 66):
+        assert sniff(head) == "unknown", head
+
+
+def test_truncated_pixels_are_never_filled(tmp_path: Path) -> None:
+    dataset = dcm(A12, 12)
+    dataset.PixelData = dataset.PixelData[:6]
+    error = refused(dataset, tmp_path)
+    assert error.kind == "truncated"
+    assert "6 of the 8 bytes" in str(error)
+
+
+@pytest.mark.parametrize("syntax", [*PLAIN, *ENCODED, *LOSSLESS_JPEG, BASELINE])
+@pytest.mark.parametrize("share", [0.35, 0.6, 0.95])
+def test_the_first_part_of_a_file_is_never_a_picture(
+    tmp_path: Path, syntax: str, share: float
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    path = restored(dcm(noise, 8), syntax, tmp_path / "x.dcm")
+    data = path.read_bytes()
+    start = max(data.rfind(b"\xe0\x7f\x10\x00"), data.rfind(b"\x7f\xe0\x00\x10"), 300)
+    path.write_bytes(data[: start + int((len(data) - start) * share)])
+    assert failure(path).kind in ("truncated", "damaged")
+
+
+def test_excess_and_odd_lengths_are_read(tmp_path: Path) -> None:
+    more = dcm(A12, 12)
+    more.PixelData += bytes(4)
+    assert np.array_equal(values(more, tmp_path), A12)
+    odd = dcm(np.arange(9, dtype=np.uint8).reshape(3, 3), 8)
+    path = save(odd, tmp_path / "odd.dcm")
+    data = path.read_bytes()
+    at = data.index(b"\xe0\x7f\x10\x00OB")
+    path.write_bytes(data[: at + 8] + (9).to_bytes(4, "little") + odd.PixelData[:9])
+    assert read_values(path.read_bytes(), path).ravel().tolist() == list(range(9))
+
+
+def test_a_missing_decoder_is_named_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = restored(dcm(film(), 12), LOSSLESS_JPEG[1], tmp_path / "x.dcm")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "gdcm" else find(name, *a)
+    )
+    error = failure(path)
+    assert error.kind == "unsupported"
+    assert "JPEG Lossless, Non-Hierarchical, First-Order Prediction" in str(error)
+    assert "lingula[dicom]" in str(error)
+    readable = syntaxes()
+    assert not readable[syntax_name(LOSSLESS_JPEG[1])]
+    assert readable["JPEG Baseline (Process 1)"] and len(readable) == 18
+
+
+def test_without_pydicom_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(dcm(A12, 12), tmp_path / "x.dcm")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    assert "lingula[dicom]" in str(failure(path))
+    assert scan(tmp_path)[0] == ("x.dcm",)  # it stays in, to fail by name
+
+
+def test_syntaxes_without_a_free_decoder_are_named(tmp_path: Path) -> None:
+    mpeg = "1.2.840.10008.1.2.4.100"
+    path = encoded(dcm(film(), 12), mpeg, bytes(16), tmp_path / "x.dcm")
+    error = failure(path)
+    assert error.kind == "unsupported"
+    assert "MPEG2 Main Profile" in str(error)
+    twelve = bytes.fromhex("ffd8ffc1000b0c00300028010111 00ffda".replace(" ", "")) + bytes(40)
+    path = encoded(dcm(film(), 12), "1.2.840.10008.1.2.4.51", twelve, tmp_path / "y.dcm")
+    assert "12-bit lossy JPEG" in str(failure(path))
+
+
+# Cases 37, 38
+
+
+@pytest.mark.parametrize("frames", [2, 3])
+def test_several_frames_are_refused_and_never_colours(tmp_path: Path, frames: int) -> None:
+    x = np.zeros((frames, 4, 4), np.uint8)
+    error = refused(dcm(x, 8, NumberOfFrames=frames), tmp_path)
+    assert error.kind == "unsupported"
+    assert f"{frames} frames" in str(error)
+    assert grey(dcm(x[:1], 8, NumberOfFrames=1), tmp_path).shape == (4, 4)
+
+
+def colour(photo: str, pixel: list[int], **tags: Any) -> pydicom.Dataset:
+    x = np.tile(np.array(pixel, np.uint8), (4, 6, 1))
+    return dcm(x, 8, photo, SamplesPerPixel=3, **({"PlanarConfiguration": 0} | tags))
+
+
+def test_colours_become_luma(tmp_path: Path) -> None:
+    assert (grey(colour("RGB", [100, 100, 100]), tmp_path) == 100).all()
+    assert (grey(colour("RGB", [255, 0, 0]), tmp_path) == 76).all()
+    assert (grey(colour("YBR_FULL", [100, 128, 128]), tmp_path) == 100).all()
+    planes = colour("RGB", [0, 0, 0], PlanarConfiguration=1)
+    planes.PixelData = bytes([0] * 24 + [255] * 24 + [0] * 24)
+    assert (grey(planes, tmp_path) == 150).all()
+    pairs = colour("YBR_FULL_422", [0, 0, 0])
+    pairs.PixelData = bytes([100, 110, 128, 128] * 12)
+    assert grey(pairs, tmp_path).tolist() == [[100, 110] * 3] * 4
+    pairs.PhotometricInterpretation = "YBR_PARTIAL_422"
+    pairs.PixelData = bytes([16, 235, 128, 128] * 12)
+    assert grey(pairs, tmp_path).tolist() == [[0, 255] * 3] * 4
+    wide = dcm(np.full((4, 4, 3), 65535, np.uint16), 16, "RGB", SamplesPerPixel=3)
+    assert (grey(wide, tmp_path) == 255).all()
+
+
+@pytest.mark.parametrize("syntax", [*ENCODED, *LOSSLESS_JPEG])
+def test_colours_in_codestreams(tmp_path: Path, syntax: str) -> None:
+    red = dcm(np.tile(np.array([255, 0, 0], np.uint8), (64, 64, 1)), 8, "RGB", SamplesPerPixel=3)
+    red.PlanarConfiguration = 0
+    path = restored(red, syntax, tmp_path / "x.dcm")
+    assert (read_image(path) == 76).all()
+
+
+def test_palettes_become_luma(tmp_path: Path) -> None:
+    x = np.array([[0, 1], [2, 3]], np.uint8)
+    dataset = dcm(x, 8, "PALETTE COLOR")
+    for name, entries in {
+        "Red": [0, 65535, 0, 65535],
+        "Green": [0, 0, 65535, 65535],
+        "Blue": [0, 0, 0, 65535],
+    }.items():
+        setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [4, 0, 16])
+        dataset[f"{name}PaletteColorLookupTableDescriptor"].VR = "US"
+        data = np.array(entries, "<u2").tobytes()
+        setattr(dataset, f"{name}PaletteColorLookupTableData", data)
+    assert grey(dataset, tmp_path).tolist() == [[0, 76], [150, 255]]
+    del dataset.BluePaletteColorLookupTableData
+    assert "no palette for Blue" in str(refused(dataset, tmp_path))
+
+
+@pytest.mark.parametrize("photo", ["", "GREYISH", "ARGB"])
+def test_black_or_white_is_never_guessed(tmp_path: Path, photo: str) -> None:
+    assert "black or white" in str(refused(dcm(film(), 12, photo), tmp_path))
+
+
+# Cases 40 and 41
+
+
+def test_a_study_folder_is_scanned_for_films(tmp_path: Path) -> None:
+    save(dcm(film(), 12), tmp_path / "film")
+    others = {
+        "DICOMDIR.dcm": ("1.2.840.10008.1.3.10", "Media Storage Directory Storage"),
+        "report": ("1.2.840.10008.5.1.4.1.1.88.11", "Basic Text SR Storage"),
+        "state": (
+            "1.2.840.10008.5.1.4.1.1.11.1",
+            "Grayscale Softcopy Presentation State Storage",
+        ),
+    }
+    for name, (uid, kind) in others.items():
+        dataset = dcm(film(), 12, SOPClassUID=uid)
+        del dataset.PixelData
+        assert f"is not an image: it is DICOM's '{kind}'" in str(
+            failure(save(dataset, tmp_path / name))
+        )
+    images, skipped = scan(tmp_path)
+    assert images == ("film",)
+    assert skipped == {f"not an image: {kind}": 1 for _, kind in others.values()}
+
+
+def test_sizes_are_refused_from_the_header(tmp_path: Path) -> None:
+    huge = dcm(A12, 16, Rows=60000, Columns=60000)
+    assert refused(huge, tmp_path).kind == "too large"
+    frame = pydicom.encaps.get_frame(
+        pydicom.dcmread(restored(dcm(film(), 12), ENCODED[2], tmp_path / "j.dcm")).PixelData,
+        0,
+        number_of_frames=1,
+    )
+    big = dcm(film(), 12, Rows=14000, Columns=14000)
+    path = encoded(big, ENCODED[2], frame, tmp_path / "y.dcm")
+    assert failure(path).kind in ("truncated", "damaged")
+    wide = dcm(film(), 12, Columns=39)
+    assert "its codestream" in str(failure(encoded(wide, ENCODED[2], frame, path)))
+
+
+def test_a_deflated_bomb_is_refused(tmp_path: Path) -> None:
+    dataset = dcm(A12, 12)
+    dataset.PixelData = bytes(140_000_000)
+    path = restored(dataset, PLAIN[2], tmp_path / "x.dcm")
+    assert path.stat().st_size < 1_000_000
+    assert failure(path).kind == "too large"
+
+
+# Every way of storing the same film
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("syntax", [*PLAIN, *ENCODED, *LOSSLESS_JPEG, BASELINE])
+def test_every_syntax_gives_the_same_film(tmp_path: Path, syntax: str, bits: int) -> None:
+    if syntax == BASELINE and bits > 8:
+        pytest.skip("8 bits are all that this syntax holds")
+    # gdcm's encoder wants an even number of bytes.
+    x = film(48, 41, bits) if syntax in LOSSLESS_JPEG else film(49, 41, bits)
+    path = restored(dcm(x, bits), syntax, tmp_path / "x.dcm")
+    before = path.read_bytes()
+    error = np.abs(read_values(before, path) - x)
+    assert error.max() <= (8 if syntax == BASELINE else 0)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("syntax", [*PLAIN, ENCODED[0], ENCODED[2], LOSSLESS_JPEG[1]])
+def test_every_syntax_keeps_signs(tmp_path: Path, syntax: str) -> None:
+    x = film(49, 41, 12).astype(np.int16) - 2048
+    path = restored(dcm(x, 16), syntax, tmp_path / "x.dcm")
+    assert np.array_equal(read_values(path.read_bytes(), path), x)
+
+
+def test_tags_that_contradict_the_codestream_yield_to_it(tmp_path: Path) -> None:
+    path = restored(dcm(film(bits=12), 12), ENCODED[2], tmp_path / "x.dcm")
+    dataset = pydicom.dcmread(path)
+    dataset.BitsStored, dataset.HighBit = 10, 9
+    save(dataset, path)
+    assert np.array_equal(read_values(path.read_bytes(), path), film(bits=12))
+
+
+# Quietness
+
+
+def test_pydicom_warns_neither_by_log_nor_by_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = save(dcm(A12, 12, WindowCenter=2048, WindowWidth=4096), tmp_path / "x.dcm")
+    data = path.read_bytes().replace(b"DS\x04\x002048", b"DS\x04\x00SMIT")
+    path.write_bytes(data)
+    before = list(warnings.filters)
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        read_image(path)
+    assert "SMIT" not in caplog.text
+    assert not seen
+    assert warnings.filters == before
+    # Other users of pydicom keep its log.
+    with caplog.at_level(logging.WARNING):
+        logging.getLogger("pydicom").warning("heard")
+    assert "heard" in caplog.text
+
+
+def test_threads_read_alike(tmp_path: Path) -> None:
+    paths = [
+        restored(dcm(film(), 12), syntax, tmp_path / f"{i}.dcm")
+        for i, syntax in enumerate((*PLAIN, *ENCODED, *LOSSLESS_JPEG))
+    ]
+    found: dict[int, Any] = {}
+
+    def read(i: int) -> None:
+        found[i] = [read_image(path, 32) for path in paths]
+
+    threads = [threading.Thread(target=read, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for images in found.values():
+        assert all(np.array_equal(image, found[0][0]) for image in images)
+    assert len(found) == 4
+
+
+def test_burned_in_text_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    grey(dcm(film(), 12, BurnedInAnnotation="YES"), tmp_path)
+    assert "burned into its pixels" in caplog.text
+
+
+# Properties
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    bits=st.integers(2, 16),
+    signed=st.booleans(),
+    slope=st.sampled_from([-2.0, 0.5, 1.0, 3.0]),
+    intercept=st.integers(-5000, 5000),
+    window=st.one_of(st.none(), st.tuples(st.integers(-4000, 70000), st.integers(1, 70000))),
+    seed=st.integers(0, 9),
+)
+def test_grey_levels_rise_with_modality_values(
+    tmp_path_factory: pytest.TempPathFactory,
+    bits: int,
+    signed: bool,
+    slope: float,
+    intercept: int,
+    window: tuple[int, int] | None,
+    seed: int,
+) -> None:
+    """Whatever the tags: brighter is never darker, and MONOCHROME1 is the mirror of it."""
+    x = np.random.default_rng(seed).integers(0, 2**bits, (9, 8)).astype(np.uint16)
+    tags: dict[str, Any] = {"RescaleSlope": slope, "RescaleIntercept": intercept}
+    if window:
+        tags |= {"WindowCenter": window[0], "WindowWidth": window[1]}
+    folder = tmp_path_factory.mktemp("d")
+    up = save(dcm(x, bits, PixelRepresentation=int(signed), **tags), folder / "2.dcm")
+    down = save(dcm(x, bits, "MONOCHROME1", PixelRepresentation=int(signed), **tags), folder / "1")
+    levels, mirrored = read_pixels(up), read_pixels(down)
+    order = np.argsort(read_values(up.read_bytes(), up).ravel(), kind="stable")
+    assert (np.diff(levels.ravel()[order].astype(int)) >= 0).all()
+    top = 255 if bits <= 8 else 65535
+    assert levels.max() <= top
+    assert np.abs(levels.astype(int) + mirrored - top).max() <= 1
+
+
+# Real films
+
+
+def real(folder: Path, part: str) -> Path:
+    (path,) = (folder / "dicom").glob(f"*{part}*.dcm")
+    return path
+
+
+def test_the_real_films(real_data: Path) -> None:
+    two, one = read_image(real(real_data, "mono2")), read_image(real(real_data, "FAKE"))
+    assert two.shape == (1024, 1024)
+    assert np.array_equal(one, 255 - two)  # the same pixels; only the tag differs
+    chest = read_image(real(real_data, "RG1"))
+    assert chest.shape == (1955, 1841)
+    # Dark lungs, bright mediastinum.
+    lung, middle = chest[700:1000, 350:650].mean(), chest[700:1000, 850:1000].mean()
+    assert lung < middle - 30
+    leg = read_image(real(real_data, "RG3"))
+    assert leg.shape == (1760, 1760)
+    path = real(real_data, "RG1")
+    raw = read_values(path.read_bytes(), path)
+    assert (raw.min(), raw.max()) == (803, 26512)
+
+
+@pytest.mark.parametrize("syntax", [*PLAIN, *ENCODED, *LOSSLESS_JPEG])
+def test_a_real_film_in_every_syntax(real_data: Path, tmp_path: Path, syntax: str) -> None:
+    path = real(real_data, "RG1")
+    raw = read_values(path.read_bytes(), path).astype(np.uint16)[400:1400, 300:1300]
+    window = {"WindowCenter": 15000, "WindowWidth": 30000}
+    dataset = dcm(raw, 15, "MONOCHROME1", **window)
+    plain = read_image(save(dataset, tmp_path / "plain.dcm"))
+    found = restored(dataset, syntax, tmp_path / "x.dcm")
+    assert np.array_equal(read_image(found), plain)
+    assert np.array_equal(read_image(path)[400:1400, 300:1300], plain)
+
+
+def test_a_check_of_a_mixed_table(tmp_path: Path) -> None:
+    """Case 30: the failure is named and counted, and the others go on."""
+    save(dcm(film(), 12), tmp_path / "good.dcm")
+    bare = dcm(film(), 12)
+    del bare.PixelData
+    save(bare, tmp_path / "bare.dcm")
+    shutil.copy(tmp_path / "good.dcm", tmp_path / "good.png")
+    failed = []
+    for name in scan(tmp_path)[0]:
+        try:
+            read_image(tmp_path / name, 32)
+        except ImageError as error:
+            failed.append((name, error.kind))
+    assert failed == [("bare.dcm", "damaged")]

@@ -1,0 +1,306 @@
+"""DICOM facts: what comes out of a header, and that nobody's name does."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import traceback
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.datadict import DicomDictionary
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+from dicom_files import dcm, save
+from lingula.data import dicom
+from lingula.data.dicom_facts import dicom_facts, pseudonym, read_or_make_key
+from lingula.data.folder import scan
+from lingula.data.images import read_image
+from lingula.errors import ImageError, InputError
+
+KEY = bytes(range(32))
+FILM = np.arange(64, dtype=np.uint16).reshape(8, 8)
+
+TEXT = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UI")
+TEXT += ("UR", "UT")
+
+
+def facts(folder: Path, **tags: Any) -> Any:
+    return dicom_facts(save(dcm(FILM, 12, **tags), folder / "x.dcm"), KEY)
+
+
+def test_every_fact(tmp_path: Path) -> None:
+    found = dicom_facts(
+        save(
+            dcm(
+                FILM,
+                12,
+                "MONOCHROME1",
+                PatientID=" SECRET123 ",
+                StudyInstanceUID="1.2.3",
+                SeriesInstanceUID="1.2.4",
+                SOPInstanceUID="1.2.5",
+                AccessionNumber="A7",
+                ViewPosition="pa",
+                Laterality="L",
+                Modality="DX",
+                BodyPartExamined="CHEST",
+                PresentationIntentType="FOR PRESENTATION",
+                BurnedInAnnotation="NO",
+                PatientAge="018M",
+                PatientSex="F",
+            ),
+            tmp_path / "x.dcm",
+        ),
+        KEY,
+        demographics=True,
+    )
+    assert dataclasses.asdict(found) == {
+        "patient": pseudonym(KEY, "patient", "SECRET123"),
+        "study": pseudonym(KEY, "study", "1.2.3"),
+        "series": pseudonym(KEY, "series", "1.2.4"),
+        "instance": pseudonym(KEY, "instance", "1.2.5"),
+        "accession": pseudonym(KEY, "accession", "A7"),
+        "view": "PA",
+        "laterality": "L",
+        "modality": "DX",
+        "body_part": "CHEST",
+        "intent": "FOR PRESENTATION",
+        "sop_class": "Digital X-Ray Image Storage - For Presentation",
+        "syntax": "Explicit VR Little Endian",
+        "photometric": "MONOCHROME1",
+        "burned_in": False,
+        "rows": 8,
+        "columns": 8,
+        "age": 1.5,
+        "sex": "F",
+    }
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.view = "AP"  # type: ignore[misc]
+
+
+def test_ids_and_the_person_only_when_asked_for(tmp_path: Path) -> None:
+    tags = {"PatientID": "SECRET123", "PatientAge": "062Y", "PatientSex": "M"}
+    path = save(dcm(FILM, 12, **tags), tmp_path / "x.dcm")
+    plain = dicom_facts(path)
+    assert (plain.patient, plain.study, plain.age, plain.sex) == ("", "", None, None)
+    assert dicom_facts(path, keep_ids=True).patient == "SECRET123"
+    assert dicom_facts(path, demographics=True).age == 62
+
+
+# Case 42
+
+
+@pytest.mark.parametrize(
+    ("stated", "view"),
+    [
+        ("LL", "LL"),
+        ("LATERAL", "LATERAL"),
+        ("", "UNKNOWN"),
+        ("PA LLD", "PA LLD"),
+        ("SMITH", "OTHER"),
+        (None, "UNKNOWN"),
+    ],
+)
+def test_the_view_is_never_dropped(tmp_path: Path, stated: str | None, view: str) -> None:
+    assert facts(tmp_path, **({} if stated is None else {"ViewPosition": stated})).view == view
+
+
+@pytest.mark.parametrize(
+    ("code", "view"), [("399348003", "AP"), ("R-10214", "PA"), ("399173006", "LL"), ("9", "OTHER")]
+)
+def test_the_view_by_its_code(tmp_path: Path, code: str, view: str) -> None:
+    item = Dataset()
+    item.CodeValue = code
+    assert facts(tmp_path, ViewPosition="", ViewCodeSequence=Sequence([item])).view == view
+
+
+@pytest.mark.parametrize(
+    ("stated", "years"),
+    [
+        ("062Y", 62),
+        ("62", 62),
+        ("006M", 0.5),
+        ("000D", 0),
+        ("411Y", None),
+        ("OLD", None),
+        ("", None),
+    ],
+)
+def test_ages(tmp_path: Path, stated: str, years: float | None) -> None:
+    path = save(dcm(FILM, 12, PatientAge=stated), tmp_path / "x.dcm")
+    assert dicom_facts(path, demographics=True).age == years
+
+
+def test_pixels_are_not_read(tmp_path: Path) -> None:
+    path = save(dcm(FILM, 12, PatientID="p"), tmp_path / "x.dcm")
+    whole = dicom_facts(path, KEY)
+    path.write_bytes(path.read_bytes()[:-100])  # cut inside the pixels
+    assert dicom_facts(path, KEY) == whole
+
+
+def test_what_is_no_dicom_is_named(tmp_path: Path) -> None:
+    kinds = {}
+    for name, data in {"empty": b"", "text": b"hello", "cut": bytes(128) + b"DICM"}.items():
+        (tmp_path / name).write_bytes(data)
+    for name in ("empty", "text", "cut", "absent"):
+        with pytest.raises(ImageError, match=name) as caught:
+            dicom_facts(tmp_path / name, KEY)
+        kinds[name] = caught.value.kind
+    assert kinds == {
+        "empty": "empty",
+        "text": "not an image",
+        "cut": "damaged",
+        "absent": "missing",
+    }
+
+
+# Keyed hashes
+
+
+def test_pseudonyms_are_hmac_sha256() -> None:
+    # By `printf 'patient\0SECRET123' | openssl dgst -sha256 -mac HMAC -macopt hexkey:0001...1f`.
+    assert pseudonym(KEY, "patient", "SECRET123") == "01ec876efee9c741"
+    assert pseudonym(KEY, "study", "SECRET123") != pseudonym(KEY, "patient", "SECRET123")
+    assert pseudonym(bytes(32), "patient", "SECRET123") != pseudonym(KEY, "patient", "SECRET123")
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=20), unique=True, max_size=10))
+def test_distinct_values_have_distinct_pseudonyms(values: list[str]) -> None:
+    found = {pseudonym(KEY, "patient", value) for value in values}
+    assert len(found) == len(values)
+    assert all(len(one) == 16 and int(one, 16) >= 0 for one in found)
+
+
+def test_the_key_is_made_once_and_for_its_owner_only(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys" / "dicom.key"
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: read_or_make_key(path), range(16)))
+    assert len(keys) == 1
+    assert len(keys.pop()) == 32
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert list(path.parent.iterdir()) == [path]
+    assert read_or_make_key(path) != read_or_make_key(tmp_path / "other.key")
+    assert not caplog.records
+    path.chmod(0o644)
+    read_or_make_key(path)
+    assert "chmod 600" in caplog.text
+
+
+def test_a_file_that_is_no_key_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("diary")
+    with pytest.raises(InputError, match="holds no key"):
+        read_or_make_key(path)
+    assert path.read_text() == "diary"
+    with pytest.raises(InputError, match="can't be read or made"):
+        read_or_make_key(path / "x")
+
+
+# Case 144
+
+
+PLACE = "PLACEH^OLDER"  # as long as the names
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A film with PLACE in every text element that the standard has, one in a sequence too."""
+    dataset = dcm(FILM, 12)
+    for tag, (vr, _, _, retired, _) in DicomDictionary.items():
+        group = tag >> 16
+        keep = group in (0x00, 0x02, 0x28) or group > 0x50 or retired
+        if vr in TEXT and not keep and tag not in (0x00080005, 0x00080016):
+            dataset[tag] = element(tag, vr)
+    for numeric in ("WindowCenter", "RescaleSlope", "VOILUTFunction", "BurnedInAnnotation"):
+        tag = pydicom.tag.Tag(numeric)
+        dataset[tag] = element(tag, pydicom.datadict.dictionary_VR(tag))
+    item = Dataset()
+    item.PatientName, item.CodeValue, item.CodeMeaning = PLACE, PLACE, PLACE
+    dataset.ViewCodeSequence = dataset.OtherPatientIDsSequence = Sequence([item])
+    data = save(dataset, tmp_path_factory.mktemp("t") / "film.dcm").read_bytes()
+    assert data.count(PLACE.encode()) > 500
+    return data
+
+
+def element(tag: int, vr: str) -> RawDataElement:
+    return RawDataElement(pydicom.tag.Tag(tag), vr, len(PLACE), PLACE.encode(), 0, False, True)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.from_regex(r"[A-Z]{6}\^[A-Z]{5}", fullmatch=True), st.integers(0, 30_000))
+def test_a_name_comes_out_nowhere(
+    tmp_path_factory: pytest.TempPathFactory, template: bytes, name: str, cut: int
+) -> None:
+    """In facts, messages, logs and warnings, of sound and of damaged files alike."""
+    dicom._warn.cache_clear()
+    folder = tmp_path_factory.mktemp("d")
+    data = template.replace(PLACE.encode(), name.encode())
+    (folder / "film.dcm").write_bytes(data)
+    (folder / "cut.dcm").write_bytes(data[: max(len(data) - cut, 200)])
+    (folder / "wild.dcm").write_bytes(data.replace(b"MONOCHROME2", name.encode()[:11]))
+    (folder / "class.dcm").write_bytes(
+        data.replace(b"1.2.840.10008.5.1.4.1.1.1.1", name.encode().ljust(27, b"\0"))
+    )
+    (folder / "syntax.dcm").write_bytes(
+        data.replace(b"1.2.840.10008.1.2.1\0", name.encode().ljust(20, b"\0"))
+    )
+    (folder / "frames.dcm").write_bytes(data.replace(b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00LO"))
+    said: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            for file in sorted(folder.iterdir()):
+                for act in (read_image, dicom_facts, _with_person):
+                    try:
+                        said.append(repr(act(file)))
+                    except ImageError as error:
+                        said += traceback.format_exception(error)
+            said.append(repr(scan(folder)))
+        said += [str(warning.message) for warning in seen]
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+    everything = "\n".join(said)
+    for part in (name, *name.split("^")):
+        assert part not in everything
+    assert len(said) > 3 * 6
+
+
+def _with_person(path: Path) -> Any:
+    return dicom_facts(path, KEY, demographics=True)
+
+
+def test_real_headers(real_data: Path) -> None:
+    found = {
+        path.name: dicom_facts(path, KEY, demographics=True)
+        for path in sorted((real_data / "dicom").glob("*.dcm"))
+    }
+    assert len(found) == 4
+    shown = repr(found)
+    for secret in ("CompressedSamples", "9RG1", "11RG3", "19400305", "16d7f894", "FUJI95706"):
+        assert secret not in shown
+    leg, fake, chest, film = found.values()
+    assert (leg.body_part, leg.view, leg.laterality) == ("EXTREMITY", "AP", "R")
+    assert (chest.body_part, chest.view, chest.modality) == ("CHEST", "PA", "CR")
+    assert (chest.photometric, chest.rows, chest.columns) == ("MONOCHROME1", 1955, 1841)
+    assert film == dataclasses.replace(fake, photometric="MONOCHROME2")
+    assert (film.age, film.sex, leg.age) == (62, "M", None)

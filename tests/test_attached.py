@@ -110,3 +110,99 @@ def test_the_same_line_again_and_another(folder: Path) -> None:
     out.with_suffix(".made.json").unlink()
     with pytest.raises(InputError, match="not made by this command"):
         lingula.data_folder(folder, labels=file, out=out)
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Path:
+    """60 DICOM films in 20 studies of 10 patients, with names in them, and labels by accession."""
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+
+    random = np.random.default_rng(0)
+    lines = ["AccessionNumber,Edema,Fracture,Cardiomegally"]
+    for study in range(20):
+        lines.append(f"A{study:04},{study % 2},{('', '-1', '0')[study % 3]},{int(study % 4 == 0)}")
+        for number in range(3):
+            meta = FileMetaDataset()
+            meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+            meta.MediaStorageSOPInstanceUID = f"1.2.3.{study}.{number}"
+            path = tmp_path / "pacs" / f"{study}" / f"{number}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            film = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+            film.SOPClassUID = ComputedRadiographyImageStorage
+            film.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+            film.PatientName, film.PatientID = "Duck^Donald", f"MRN{study // 2}"
+            film.PatientAge, film.PatientSex = "061Y", "M"
+            film.AccessionNumber, film.StudyInstanceUID = f"A{study:04}", f"1.2.3.{study}"
+            film.Modality, film.ViewPosition = "CR", "PA"
+            film.PhotometricInterpretation, film.SamplesPerPixel = "MONOCHROME2", 1
+            film.Rows = film.Columns = 40
+            film.BitsAllocated, film.BitsStored, film.HighBit = 16, 12, 11
+            film.PixelRepresentation = 0
+            pixels = random.integers(0, 3000, (40, 40)).astype(np.uint16)
+            pixels[20:] += np.uint16(1000 * (study % 2))
+            film.PixelData = pixels.tobytes()
+            film.save_as(path, enforce_file_format=True)
+    assert pydicom
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def test_a_hospitals_films_by_accession_number(
+    hospital: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = hospital / "table.csv"
+    settings = {"labels": hospital / "labels.csv", "key": "AccessionNumber", "out": out}
+    with pytest.raises(InputError, match=r"'Cardiomegally' looks like labels.*'Cardiomegaly'"):
+        lingula.data_folder(hospital / "pacs", **settings)  # type: ignore[arg-type]
+    (hospital / "map.yaml").write_text("Cardiomegally: Cardiomegaly\n")
+    lingula.data_folder(
+        hospital / "pacs",
+        map_file=hospital / "map.yaml",
+        **settings,  # type: ignore[arg-type]
+    )
+    table = read_table(out)
+    assert len(table) == 60 and len(set(table.studies or ())) == 20
+    assert len(set(table.patients or ())) == 10 and set(table.views or ()) == {"PA"}
+    assert table.ages is None and table.sexes is None
+    written = "".join(path.read_text() for path in hospital.glob("table.*")) + caplog.text
+    for secret in ("MRN", "Donald", "A0003"):
+        assert secret not in written
+    again = hospital / "kept.csv"
+    lingula.data_folder(
+        hospital / "pacs",
+        labels=hospital / "labels.csv",
+        key="AccessionNumber",
+        map_file=hospital / "map.yaml",
+        keep_ids=True,
+        age_and_sex=True,
+        out=again,
+    )
+    kept = read_table(again)
+    assert set(kept.patients or ()) == {f"MRN{i}" for i in range(10)}
+    assert set(kept.ages or ()) == {"61"} and not again.with_suffix(".key").exists()
+
+
+def test_trained_on_dicom_and_predicted_by_study(hospital: Path) -> None:
+    from lingula.config import vary
+    from lingula.predictions import read_scores
+    from lingula.recipe import recipe
+
+    (hospital / "map.yaml").write_text("Cardiomegally: Cardiomegaly\n")
+    made = lingula.data_folder(
+        hospital / "pacs",
+        labels=hospital / "labels.csv",
+        key="AccessionNumber",
+        map_file=hospital / "map.yaml",
+        out=hospital / "table.csv",
+    )
+    config = vary(recipe("smoke"), data__table=str(made.path), optim__epochs=1)
+    run = lingula.train(config, out=hospital / "run")
+    found = lingula.predict(run, data=made.path, by="study", out=hospital / "scores.csv")
+    scores = read_scores(found.path)
+    assert len(scores) == 60 and not found.failures
+    by_study = {s: p for s, p in zip(scores.studies or (), scores.probabilities, strict=True)}
+    for study, row in zip(scores.studies or (), scores.probabilities, strict=True):
+        np.testing.assert_array_equal(row, by_study[study])

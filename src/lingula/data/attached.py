@@ -15,7 +15,7 @@ import polars as pl
 
 from lingula.data.columns import COLUMNS, NAMES, looks_like_labels
 from lingula.data.folder import scan
-from lingula.data.images import sniff
+from lingula.data.formats import sniff
 from lingula.data.reading import read_frame
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import canonical, fold, is_known, suggestion
@@ -25,7 +25,7 @@ DICOM_KEYS = {
     "accessionnumber": "accession",
     "studyinstanceuid": "study",
     "seriesinstanceuid": "series",
-    "sopinstanceuid": "sop",
+    "sopinstanceuid": "instance",
     "patientid": "patient",
 }
 
@@ -265,7 +265,7 @@ def _joined(
         if field is not None and field != "images":
             columns[NAMES[field]] = taken[name].alias(NAMES[field])
     headers = {
-        "id": [item.ids.get("sop", "") for item, _ in pairs],
+        "id": [item.ids.get("instance", "") for item, _ in pairs],
         "patient": [item.ids.get("patient", "") for item, _ in pairs],
         "study": [item.ids.get("study", "") for item, _ in pairs],
         "view": [item.view for item, _ in pairs],

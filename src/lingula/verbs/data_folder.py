@@ -134,25 +134,27 @@ def read_map(path: str | Path | None) -> dict[str, str | None]:
 
 def _facts(age_and_sex: bool) -> Callable[[Path], Found]:
     def read(path: Path) -> Found:
-        from lingula.data.dicom import dicom_facts
+        from lingula.data.dicom_facts import UNKNOWN, dicom_facts
 
-        facts = dicom_facts(path)
+        # The ids are needed as they are, to find their rows; they are hidden when written.
+        facts = dicom_facts(path, keep_ids=True, demographics=age_and_sex)
         ids = {
             "patient": facts.patient,
             "study": facts.study,
             "series": facts.series,
-            "sop": facts.sop,
+            "instance": facts.instance,
             "accession": facts.accession,
         }
-        age, sex = (facts.age, facts.sex) if age_and_sex else ("", "")
-        return Found("", ids, facts.view, age, sex)
+        age = "" if facts.age is None else f"{facts.age:g}"
+        view = "" if facts.view == UNKNOWN else facts.view
+        return Found("", ids, view, age, facts.sex or "")
 
     return read
 
 
 def _pseudonym(key_file: Path) -> Callable[[str, str], str]:
     def hide(kind: str, value: str) -> str:
-        from lingula.data.dicom import pseudonym, read_or_make_key
+        from lingula.data.dicom_facts import pseudonym, read_or_make_key
 
         return pseudonym(read_or_make_key(key_file), kind, value)
 

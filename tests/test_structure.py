@@ -32,7 +32,7 @@ LAYERS = [
 NO_TORCH = (
     "labels config paper recipe metrics intervals predictions joining evaluation ensembles files errors runs "
     "data/table data/reading data/splits data/images data/folder data/checking "
-    "data/configured reporting/page reporting/figures"
+    "data/cache data/cache_files data/cached data/configured reporting/page reporting/figures"
 ).split()
 
 

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 NOTICE = "Research use only; not a medical device."
 
 if TYPE_CHECKING:
+    from lingula.verbs.data_cache import data_cache, data_cache_join, data_cache_verify
     from lingula.verbs.data_check import data_check
     from lingula.verbs.data_phantom import data_phantom
     from lingula.verbs.demo import demo
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from lingula.verbs.train import train
 
 _HOMES = {
+    "data_cache": "data_cache",
+    "data_cache_join": "data_cache",
+    "data_cache_verify": "data_cache",
     "data_check": "data_check",
     "data_phantom": "data_phantom",
     "demo": "demo",
@@ -47,6 +51,9 @@ _HOMES = {
 __all__ = [
     "NOTICE",
     "__version__",
+    "data_cache",
+    "data_cache_join",
+    "data_cache_verify",
     "data_check",
     "data_phantom",
     "demo",

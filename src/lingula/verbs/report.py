@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from lingula import files, metrics
 from lingula.config import Data, read_config
+from lingula.data.cache_files import open_cache
+from lingula.data.cached import locate, read_cached
 from lingula.data.configured import configured_table, configured_targets
 from lingula.data.images import read_image
 from lingula.data.reading import read_table
@@ -211,8 +213,7 @@ def _samples(run: Path, labels: _Labels, split: str) -> tuple[tuple[Sample, ...]
     samples = []
     for row in chosen:
         name = part.images[row]
-        grey = read_image(image_path(part.root, name), bits=reading["bits"])
-        small = read_image(image_path(part.root, name), reading["image_size"], bits=reading["bits"])
+        grey, small = _seen(part.root, name, reading, labels.data.cache)
         found, maps = attend(trained.network, torch.from_numpy(small.copy())[None, None])
         cells = {n: float(part.labels[row, k]) for k, n in enumerate(part.space.classes)}
         guesses = []
@@ -220,7 +221,7 @@ def _samples(run: Path, labels: _Labels, split: str) -> tuple[tuple[Sample, ...]
             class_name = trained.classes[k]
             mine = [
                 (x / grey.shape[1], y / grey.shape[0], w / grey.shape[1], h / grey.shape[0])
-                for x, y, w, h in boxes.get((name, class_name), [])
+                for x, y, w, h in (boxes.get((name, class_name), []) if grey is not small else [])
             ]
             picture = None
             if maps is not None and class_name != "No Finding":
@@ -231,6 +232,18 @@ def _samples(run: Path, labels: _Labels, split: str) -> tuple[tuple[Sample, ...]
         truth = tuple(n for n, value in cells.items() if value == 1)
         samples.append(Sample(name, figures.png(figures.film(grey)), truth, tuple(guesses)))
     return tuple(samples), bool(boxes)
+
+
+def _seen(
+    root: Path, name: str, reading: Mapping[str, Any], cache: str | None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """An image as it is and at the model's size; the latter twice where only the cache has it."""
+    path = image_path(root, name)
+    if cache is not None and not path.is_file():
+        small = read_cached(locate(open_cache(cache), root, [name], [path]), 0)
+        return small, small
+    size, bits = reading["image_size"], reading["bits"]
+    return read_image(path, bits=bits), read_image(path, size, bits=bits)
 
 
 def _above(

@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 NOTICE = "Research use only; not a medical device."
 
 if TYPE_CHECKING:
+    from lingula.verbs.bench_data import bench_data
     from lingula.verbs.data_cache import data_cache, data_cache_join, data_cache_verify
     from lingula.verbs.data_check import data_check
     from lingula.verbs.data_phantom import data_phantom
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from lingula.verbs.train import train
 
 _HOMES = {
+    "bench_data": "bench_data",
     "data_cache": "data_cache",
     "data_cache_join": "data_cache",
     "data_cache_verify": "data_cache",
@@ -51,6 +53,7 @@ _HOMES = {
 __all__ = [
     "NOTICE",
     "__version__",
+    "bench_data",
     "data_cache",
     "data_cache_join",
     "data_cache_verify",

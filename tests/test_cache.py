@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lingula
+from lingula import files
 from lingula.config import Config, vary
 from lingula.data.batches import Radiographs, decode_all, load, together
 from lingula.data.cache import Part, fill
@@ -140,7 +141,9 @@ def test_a_kill_costs_only_the_file_being_written(tiny_table: Path, tmp_path: Pa
     assert (images_of(out, tiny_table.parent) == read(tiny_table.parent, 32)).all()
 
 
-def test_a_changed_source_is_refused_then_made_again(tiny_table: Path, tmp_path: Path) -> None:
+def test_a_changed_source_is_refused_then_made_again(
+    tiny_table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, out = tiny_table.parent, tmp_path / "cache"
     lingula.data_cache(tiny_table, out=out, size=32)
     touched = root / NAMES[1]
@@ -153,6 +156,12 @@ def test_a_changed_source_is_refused_then_made_again(tiny_table: Path, tmp_path:
     assert (again.made, again.kept) == (1, 39)
     assert (images_of(out, root) == read(root, 32)).all()
     assert (images_of(out, root)[3] == 7).all()
+    # The new time stands in the cache now, so that the content need not be compared again.
+    monkeypatch.setattr(files, "sha256", lambda path: pytest.fail(f"{path} was read"))
+    assert (images_of(out, root)[1] == read_image(touched, 32)).all()
+    assert lingula.data_cache_verify(out) == {"images": 40, "failed": {}, "damaged": {}}
+    third = files_of(out)
+    assert lingula.data_cache(tiny_table, out=out, size=32).kept == 40 and files_of(out) == third
 
 
 def test_same_size_and_another_content_is_stale(tmp_path: Path) -> None:
@@ -180,7 +189,7 @@ def test_two_tables_with_images_of_one_name_are_told_apart(tmp_path: Path) -> No
     for i, level in enumerate((10, 200)):
         root = tmp_path / f"set{i}"
         root.mkdir()
-        Image.fromarray(np.full((40, 40 + i), level, np.uint8)).save(root / "a.png")
+        Image.fromarray(np.full((40, 40), level, np.uint8)).save(root / "a.png")
         lingula.data_cache(root, out=tmp_path / "cache", size=32)
         roots.append(root)
     parts = [
@@ -189,6 +198,10 @@ def test_two_tables_with_images_of_one_name_are_told_apart(tmp_path: Path) -> No
     ]
     both = together(parts)
     assert [int(both[i].max()) for i in range(2)] == [10, 200]
+    for root in roots:  # an archive may give all its files one time
+        os.utime(root / "a.png", ns=(1, 1))
+        lingula.data_cache(root, out=tmp_path / "cache", size=32)
+    assert [images_of(tmp_path / "cache", r, ["a.png"]).max() for r in roots] == [10, 200]
     for root in roots:
         (root / "a.png").unlink()
     with pytest.raises(InputError, match="have changed"):  # which is meant is not known
@@ -211,6 +224,8 @@ def test_parts_made_apart_join(tiny_table: Path, tmp_path: Path) -> None:
     for wrong in ("0/3", "4/3", "3", "a/b"):
         with pytest.raises(InputError, match="such as 3/16"):
             lingula.data_cache(tiny_table, out=out, size=32, shard=wrong)
+    with pytest.raises(InputError, match="set aside what the other parts wrote"):
+        lingula.data_cache(tiny_table, out=out, size=32, shard="2/3", overwrite=True)
 
 
 def test_what_cannot_be_read_is_named_and_never_black(tiny_table: Path, tmp_path: Path) -> None:
@@ -243,6 +258,18 @@ def test_what_cannot_be_read_is_named_and_never_black(tiny_table: Path, tmp_path
     assert (mended.made, mended.kept, mended.failures) == (2, 38, {})
     assert not (out / "001-of-001.failed.csv").exists()
     assert (images_of(out, root) == read(root, 32)).all()
+
+
+def test_a_film_that_gets_damaged_later_fails_by_name(tiny_table: Path, tmp_path: Path) -> None:
+    root, out = tiny_table.parent, tmp_path / "cache"
+    lingula.data_cache(tiny_table, out=out, size=32)
+    good = (root / NAMES[4]).read_bytes()
+    (root / NAMES[4]).write_bytes(good[:60] + bytes([good[60] ^ 255]) + good[61:])  # as many bytes
+    for _ in range(2):
+        assert list(lingula.data_cache(tiny_table, out=out, size=32).failures) == [NAMES[4]]
+        assert len(list(out.glob("*-0000?.json"))) == 2  # recorded once
+        memory = decode_all(Radiographs([root / n for n in NAMES], 32, None, located(out, root)))
+        assert list(memory.failures) == [4] and "checksum" in memory.failures[4]
 
 
 def test_a_name_that_leads_out_of_the_root_is_a_failure(tmp_path: Path) -> None:
@@ -301,27 +328,33 @@ def test_a_damaged_jpeg_of_the_cache_is_an_error(films: Path, tmp_path: Path) ->
 WEIGHTS = Path("best") / "model.safetensors"
 
 
-def test_training_is_the_same_with_and_without(
+def test_training_and_prediction_are_the_same_with_and_without(
     tiny_config: Config, tiny_table: Path, tmp_path: Path
 ) -> None:
     cache = tmp_path / "cache"
-    size = tiny_config.model.image_size
-    lingula.data_cache(tiny_table, out=cache, size=size)
-    plain = lingula.train(tiny_config, out=tmp_path / "plain")
-    with_cache = vary(tiny_config, data__cache=str(cache))
-    (tiny_table.parent / "images").rename(tiny_table.parent / "away")  # nothing else can be read
-    one = lingula.train(with_cache, out=tmp_path / "threads")
-    two = lingula.train(vary(with_cache, data__workers=1), out=tmp_path / "workers")
-    for run in (one, two):
-        assert (run / WEIGHTS).read_bytes() == (plain / WEIGHTS).read_bytes()
-        for split in ("dev", "test"):
-            name = f"scores/{split}.csv"
-            assert (run / name).read_bytes() == (plain / name).read_bytes()
+    lingula.data_cache(tiny_table, out=cache, size=tiny_config.model.image_size)
+    config = vary(tiny_config, optim__epochs=1)
+    plain = lingula.train(config, out=tmp_path / "plain")
     args = {"data": tiny_table, "allow_phantom_model": True}
-    lingula.predict(one, out=tmp_path / "cached.csv", cache=cache, **args)  # type: ignore[arg-type]
-    (tiny_table.parent / "away").rename(tiny_table.parent / "images")
     lingula.predict(plain, out=tmp_path / "plain.csv", **args)  # type: ignore[arg-type]
+    (tiny_table.parent / "images").rename(tiny_table.parent / "away")  # nothing else can be read
+    run = lingula.train(vary(config, data__cache=str(cache)), out=tmp_path / "run")
+    lingula.predict(run, out=tmp_path / "cached.csv", cache=cache, **args)  # type: ignore[arg-type]
     assert (tmp_path / "cached.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
+    for name in (WEIGHTS, Path("scores/dev.csv"), Path("scores/test.csv")):
+        assert (run / name).read_bytes() == (plain / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_training_with_workers_and_a_cache_is_the_same(
+    tiny_config: Config, tiny_table: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    lingula.data_cache(tiny_table, out=cache, size=tiny_config.model.image_size)
+    plain = lingula.train(tiny_config, out=tmp_path / "plain")
+    config = vary(tiny_config, data__cache=str(cache), data__workers=2)
+    run = lingula.train(config, out=tmp_path / "run")
+    assert (run / WEIGHTS).read_bytes() == (plain / WEIGHTS).read_bytes()
 
 
 def test_a_cache_that_does_not_fit_is_refused(
@@ -402,3 +435,21 @@ def test_parts_share_the_images(tiny_table: Path, tmp_path: Path) -> None:
         for n in range(1, 17)
     ]
     assert sum(done) == 40 and set(done) == {2, 3}
+
+
+def test_the_bench_measures_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    threads = torch.get_num_threads()
+    found = lingula.bench_data(size=64, rounds=1)
+    assert torch.get_num_threads() == threads and not list(tmp_path.iterdir())
+    assert found["ratio"] == pytest.approx(found["images_per_s"] / found["baseline"], rel=0.01)
+    assert set(found["parts"]) == {"films", "raw", "jpeg", "raw_load", "jpeg_load", "warp"}
+    parts = {name: part["images_per_s"] for name, part in found["parts"].items()}
+    # A cache without a warp is faster than with one, and far faster than films.
+    assert parts["films"] < parts["jpeg"] and parts["raw"] < parts["raw_load"]
+    assert json.loads(json.dumps(found)) == found
+    for wrong in ({"size": 8}, {"rounds": 0}):
+        with pytest.raises(InputError, match="must be"):
+            lingula.bench_data(**wrong)

@@ -31,7 +31,7 @@ from lingula.data.cache_files import (
     source_of,
     write_index,
 )
-from lingula.data.cached import current
+from lingula.data.cached import currents
 from lingula.data.images import read_image
 from lingula.data.phantom import is_phantom
 from lingula.data.table import image_path
@@ -103,7 +103,7 @@ def fill(
     """
     workers = workers or os.cpu_count() or 1
     mine = sorted({key(name) for name in names})[part.number - 1 :: part.of]
-    todo, kept, before = _todo(folder, root, mine)
+    todo, kept, before, retimed = _todo(folder, root, mine)
     if announce is not None and todo:
         announce(_expected(root, todo, settings, workers))
     room = max(1, min(images_a_file, _BYTES_A_FILE // settings.size**2))
@@ -113,6 +113,8 @@ def fill(
         if progress is not None:
             progress(len(found), len(todo))
 
+    if retimed:
+        write_index(folder / f"{part.name}-{_next_number(folder, part):05}.json", retimed)
     with _workplace(folder) as work, contextlib.closing(_read(root, todo, settings, workers)) as it:
         for begin in range(0, len(todo), room):
             some = itertools.islice(it, min(room, len(todo) - begin))
@@ -126,37 +128,47 @@ def fill(
 
 def _todo(
     folder: Path, root: Path, names: Sequence[str]
-) -> tuple[list[str], int, dict[str, Entry]]:
-    """The images that are not in the cache as they are now; how many are; failures of before."""
-    there = open_cache(folder).entries
+) -> tuple[list[str], int, dict[str, Entry], list[Entry]]:
+    """What is in the cache of these images, and what is not.
+
+    Returns:
+        Names to be read; the number of those that need not be; the entries of those that failed
+        before; and new entries for sources that got another time, but not another content.
+    """
     todo: list[str] = []
     before: dict[str, Entry] = {}
-    for name in names:
-        found = there.get(name, ())
-        entry = current(found, _path(root, name)) if found else None
+    retimed: list[Entry] = []
+    paths = [_path(root, name) for name in names]
+    for name, path, entry in zip(
+        names, paths, currents(open_cache(folder), names, paths), strict=True
+    ):
         if entry is None or not entry.file:
             todo.append(name)
-        if entry is not None and not entry.file:
-            before[name] = entry
-    return todo, len(names) - len(todo), before
+            if entry is not None:
+                before[name] = entry
+            continue
+        now = replace(source_of(path), sha256=entry.source.sha256)
+        if now.size >= 0 and now != entry.source:
+            retimed.append(replace(entry, source=now))
+    return todo, len(names) - len(todo), before, retimed
 
 
 def _path(root: Path, name: str) -> Path:
-    """Where a name points; somewhere that is no file if it leads out of the root."""
+    """Where a name points; where no file can be if it leads out of the root."""
     try:
         return image_path(root, name)
     except ImageError:
-        return root
+        return root / "\0"
 
 
 def _made(root: Path, name: str, settings: CacheSettings) -> tuple[Entry, bytes]:
     """One image's entry, not yet placed, and its bytes; for one that can't be read, no bytes."""
-    source = source_of(_path(root, name))
+    path = _path(root, name)
+    # The facts before the content: a file that changes in between is then stale.
+    source = replace(source_of(path), sha256=_sha256(path))
     try:
-        path = image_path(root, name)
-        image = read_image(path, settings.size, bits=settings.bits)
+        image = read_image(image_path(root, name), settings.size, bits=settings.bits)
         data = encoded(image, settings)
-        source = replace(source, sha256=files.sha256(path))
     except ImageError as error:
         return Entry(name, source, kind=error.kind, reason=str(error)), b""
     entry = Entry(
@@ -167,6 +179,14 @@ def _made(root: Path, name: str, settings: CacheSettings) -> tuple[Entry, bytes]
         phantom=is_phantom(path),
     )
     return entry, data
+
+
+def _sha256(path: Path) -> str:
+    """Hash of a file; empty for one that can't be read, for which `read_image` says why."""
+    try:
+        return files.sha256(path)
+    except (OSError, ValueError):
+        return ""
 
 
 def encoded(image: NDArray[np.uint8], settings: CacheSettings) -> bytes:
@@ -301,8 +321,11 @@ def failed_path(folder: Path, part: Part) -> Path:
 
 
 def parts_missing(folder: Path) -> list[str]:
-    """The parts that other machines have not finished, as `3/16`, of every `of` there is."""
+    """The parts that are not finished, as `3/16`; none if there is a number of which all are."""
     done = [path.name.split(".")[0] for path in folder.glob("*-of-*.finished.json")]
     begun = {path.name[:10] for path in index_files(folder)} | set(done)
-    every = {f"{n:03}-of-{of:03}" for of in {int(b[-3:]) for b in begun} for n in range(1, of + 1)}
-    return [f"{int(name[:3])}/{int(name[-3:])}" for name in sorted(every - set(done))]
+    lacking = [
+        [f"{n}/{of}" for n in range(1, of + 1) if Part(n, of).name not in done]
+        for of in {int(name[-3:]) for name in begun}
+    ]
+    return min(lacking, key=len, default=[])

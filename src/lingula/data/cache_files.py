@@ -114,9 +114,14 @@ def claim(folder: Path, settings: CacheSettings) -> None:
                 "Choose another --out, or --overwrite to set the old one aside."
             )
         return
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if folder.is_file() or _holds_other(folder):
         raise InputError(f"{folder} is there already and is no cache; choose another --out.")
     files.write_json(path, asdict(settings))
+
+
+def _holds_other(folder: Path) -> bool:
+    # Hidden files may be those of another machine that begins this cache at the same moment.
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def read_settings(folder: Path) -> CacheSettings:
@@ -202,8 +207,9 @@ def index_files(folder: Path) -> list[Path]:
 def verify(index: CacheIndex, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
     """Compare every image's bytes with their checksum; the reason by name for those that differ."""
     bad: dict[str, str] = {}
-    every = [entry for found in index.entries.values() for entry in found if entry.file]
-    every.sort(key=lambda entry: (entry.file, entry.start))
+    # An image whose source got another time has two entries for the same bytes.
+    places = {(e.file, e.start): e for found in index.entries.values() for e in found if e.file}
+    every = [places[place] for place in sorted(places)]
     done = 0
     for name, entries in itertools.groupby(every, key=lambda entry: entry.file):
         with (index.folder / name).open("rb") as stream:

@@ -136,7 +136,7 @@ def _parts(folder: Path, size: int, tick: Callable[[int], None]) -> list[_Timed]
 
 def _draw_films(folder: Path, tick: Callable[[int], None]) -> list[Path]:
     """Phantoms at a film's size with a detector's noise, as JPEG."""
-    write_phantom(folder / "phantom", n=30, size=512, seed=0)
+    write_phantom(folder / "phantom", n=30, size=256, seed=0)
     drawn = sorted((folder / "phantom").rglob("*.png"))[:FILMS]
     noise = np.random.default_rng(0)
     paths = []

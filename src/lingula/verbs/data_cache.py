@@ -74,6 +74,8 @@ def data_cache(
         raise InputError(f"bits is {bits}; it must be from 9 to 16.")
     if workers < 0:
         raise InputError(f"workers is {workers}; it must be 0 (one a core) or more.")
+    if overwrite and shard is not None:
+        raise InputError("--overwrite with --shard would set aside what the other parts wrote.")
     folder, part = Path(out), _part(shard)
     root, names, _ = images_in(table)
     settings = CacheSettings(size, codec, quality if codec == "jpeg" else None, bits)

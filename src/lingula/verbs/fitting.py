@@ -270,6 +270,8 @@ def dataset_of(table: Table, config: Config) -> Radiographs:
     cached = None
     if config.data.cache is not None:
         cached = locate(open_cache(config.data.cache), table.root, table.images, paths)
+        if cached.settings.codec == "jpeg":
+            log.info("Images are read from the cache %s, which is lossy.", config.data.cache)
     return Radiographs(paths, config.model.image_size, config.data.bits, cached)
 
 

@@ -267,7 +267,7 @@ def test_a_film_that_gets_damaged_later_fails_by_name(tiny_table: Path, tmp_path
     (root / NAMES[4]).write_bytes(good[:60] + bytes([good[60] ^ 255]) + good[61:])  # as many bytes
     for _ in range(2):
         assert list(lingula.data_cache(tiny_table, out=out, size=32).failures) == [NAMES[4]]
-        assert len(list(out.glob("*-0000?.json"))) == 2  # recorded once
+        assert len(list(out.glob("*-0000?.jsonl"))) == 2  # recorded once
         memory = decode_all(Radiographs([root / n for n in NAMES], 32, None, located(out, root)))
         assert list(memory.failures) == [4] and "checksum" in memory.failures[4]
 
@@ -295,7 +295,7 @@ def test_damage_is_found(tiny_table: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has 40959 bytes of 40960"):
         open_cache(out)
     pixels.write_bytes(whole)
-    (index,) = out.glob("*-00000.json")
+    (index,) = out.glob("*-00000.jsonl")
     text = index.read_text()
     index.write_text(text.replace("images/007", "images/107"))
     with pytest.raises(InputError, match=r"is damaged \(wrong checksum\)"):

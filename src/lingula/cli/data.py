@@ -139,7 +139,7 @@ def _verify(folder: Path) -> None:
         raise InputError(
             f"{len(found['damaged'])} of {found['images']} images of {folder} are damaged: "
             f"{examples((f'{name} ({why})' for name, why in found['damaged'].items()), 3)}. Copy "
-            "these files again, or delete them with their .json and run the same "
+            "these files again, or delete them with their .jsonl and run the same "
             "`lingula data cache` line again."
         )
     typer.echo(f"{found['images']} images, every checksum right; {len(found['failed'])} failed")

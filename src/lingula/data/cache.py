@@ -114,7 +114,7 @@ def fill(
             progress(len(found), len(todo))
 
     if retimed:
-        write_index(folder / f"{part.name}-{_next_number(folder, part):05}.json", retimed)
+        write_index(folder / f"{part.name}-{_next_number(folder, part):05}.jsonl", retimed)
     with _workplace(folder) as work, contextlib.closing(_read(root, todo, settings, workers)) as it:
         for begin in range(0, len(todo), room):
             some = itertools.islice(it, min(room, len(todo) - begin))
@@ -261,7 +261,7 @@ def _write_file(
         if any(entry.file for entry in entries):
             (work / name).replace(folder / name)
         if new:
-            write_index((folder / name).with_suffix(".json"), new)
+            write_index((folder / name).with_suffix(".jsonl"), new)
     except OSError as error:
         raise InputError(
             f"{folder} can't be written: {error.strerror}. Make room or mend it; the same line "

@@ -2,7 +2,7 @@
 
     DIR/cache.json                the settings that all its pixels were made with
     DIR/003-of-016-00000.pixels   raw: uint8 (n, size, size); jpeg: n JPEG files, end to end
-    DIR/003-of-016-00000.json     their names, places, checksums and sources; written last
+    DIR/003-of-016-00000.jsonl    their names, places, checksums and sources; written last
 
 A pair of files is finished once its index is there; an index without its file is an error. The
 indexes are joined when the cache is opened, so parts made on several machines only need to lie in
@@ -141,40 +141,30 @@ def read_settings(folder: Path) -> CacheSettings:
 
 
 def write_index(path: Path, entries: Sequence[Entry]) -> None:
-    """Write the index of one file: a list of entries, and the checksum of that list."""
-    plain = [_plain(entry) for entry in entries]
-    text = json.dumps({"crc32": _crc(plain), "entries": plain}, ensure_ascii=False)
-    files.write_text(path, text.replace('}, {"image"', '},\n{"image"') + "\n")
+    """Write the index of one file: a line with the checksum of the rest, then a line an entry."""
+    lines = "".join(json.dumps(_plain(entry), ensure_ascii=False) + "\n" for entry in entries)
+    head = json.dumps({"entries": len(entries), "crc32": zlib.crc32(lines.encode())})
+    files.write_text(path, f"{head}\n{lines}")
 
 
 def _plain(entry: Entry) -> dict[str, Any]:
-    plain = asdict(entry)
-    plain.update({f"source_{name}": value for name, value in plain.pop("source").items()})
+    plain = {**vars(entry), "source": [*vars(entry.source).values()]}
     return {name: value for name, value in plain.items() if value or name == "image"}
 
 
-def _crc(plain: Sequence[Mapping[str, Any]]) -> int:
-    return zlib.crc32(json.dumps(plain, ensure_ascii=False).encode())
-
-
 def read_index(path: Path) -> list[Entry]:
-    """The entries of one index file, checked against its checksum and its pixels' file size."""
+    """The entries of one index file, which must have the checksum that it says."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        plain = found["entries"]
-        if _crc(plain) != found["crc32"]:
+        head, _, lines = path.read_bytes().partition(b"\n")
+        if zlib.crc32(lines) != json.loads(head)["crc32"]:
             raise ValueError("wrong checksum")
-        entries = []
-        for row in plain:
-            size, mtime = row.pop("source_size", 0), row.pop("source_mtime_ns", 0)
-            source = Source(size, mtime, row.pop("source_sha256", ""))
-            entries.append(Entry(source=source, **row))
+        rows = json.loads(b"[" + lines.rstrip().replace(b"\n", b",") + b"]")
+        return [Entry(**{**row, "source": Source(*row["source"])}) for row in rows]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path} is damaged ({error}). Delete it, and make its images again by the same "
             "`lingula data cache` line."
         ) from None
-    return entries
 
 
 def open_cache(folder: str | Path) -> CacheIndex:
@@ -193,7 +183,7 @@ def open_cache(folder: str | Path) -> CacheIndex:
         if there < end:
             state = "is not there" if there < 0 else f"has {there} bytes of {end}"
             raise InputError(
-                f"{place / name} {state}. Copy it again, or delete its .json and make its images "
+                f"{place / name} {state}. Copy it again, or delete its .jsonl and make its images "
                 "again by the same `lingula data cache` line."
             )
     return CacheIndex(place, settings, dict(entries))
@@ -201,7 +191,7 @@ def open_cache(folder: str | Path) -> CacheIndex:
 
 def index_files(folder: Path) -> list[Path]:
     """The indexes of a cache's finished files, in the order of their names."""
-    return sorted(folder.glob("[0-9]*-of-[0-9]*-[0-9]*.json"))
+    return sorted(folder.glob("[0-9]*-of-[0-9]*-[0-9]*.jsonl"))
 
 
 def verify(index: CacheIndex, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:

@@ -233,6 +233,23 @@ def test_mixup_mixes_targets_and_keeps_unknown_unknown() -> None:
         assert mixup(part, 4.0, seed=0, step=0).targets.shape == (rows, 3)
 
 
+def test_a_warp_is_torchs_own_whatever_the_batch_and_the_threads() -> None:
+    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, 1, 40, 24), np.uint8))
+    drawn = draw_warps(Warp((0.5, 1.0), 0.5, 15), np.arange(3), seed=1, epoch=2)
+    matrices = torch.from_numpy(drawn)
+    grid = F.affine_grid(matrices, [3, 1, 40, 24], align_corners=False)
+    right = F.grid_sample(images.float(), grid, align_corners=False)
+    warped = warp_images(images, matrices)
+    torch.testing.assert_close(warped, right, atol=0.02, rtol=0)  # of 255 levels
+    assert torch.equal(warp_images(images[1:2], matrices[1:2]), warped[1:2])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)  # which does not divide the 40 rows
+    try:
+        assert torch.equal(warp_images(images, matrices), warped)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_warps_belong_to_the_image_and_the_epoch() -> None:
     warp = Warp((0.5, 1.0), 0.5, 15)
     many = draw_warps(warp, np.array([3, 5, 8]), seed=1, epoch=2)

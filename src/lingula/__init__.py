@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 NOTICE = "Research use only; not a medical device."
 
 if TYPE_CHECKING:
+    from lingula.verbs.bench_data import bench_data
+    from lingula.verbs.data_cache import data_cache, data_cache_join, data_cache_verify
     from lingula.verbs.data_check import data_check
     from lingula.verbs.data_folder import data_folder
     from lingula.verbs.data_phantom import data_phantom
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
     from lingula.verbs.train import train
 
 _HOMES = {
+    "bench_data": "bench_data",
+    "data_cache": "data_cache",
+    "data_cache_join": "data_cache",
+    "data_cache_verify": "data_cache",
     "data_check": "data_check",
     "data_folder": "data_folder",
     "data_phantom": "data_phantom",
@@ -51,6 +57,10 @@ _HOMES = {
 __all__ = [
     "NOTICE",
     "__version__",
+    "bench_data",
+    "data_cache",
+    "data_cache_join",
+    "data_cache_verify",
     "data_check",
     "data_folder",
     "data_phantom",

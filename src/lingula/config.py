@@ -49,6 +49,7 @@ class Data(BaseModel):
         None, description="bits in use in 16-bit files, if not all 16"
     )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="decoding processes; 0: threads")
+    cache: str | None = Field(None, description="folder that `lingula data cache` made; null: none")
 
 
 class Decoder(BaseModel):

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 import lingula
 from lingula.cli.options import IgnoreColumns, Json, Overwrite, dumped
+from lingula.errors import InputError, examples
+
+if TYPE_CHECKING:
+    from lingula.verbs.data_cache import Cached
+
+
+class Codec(enum.StrEnum):
+    """How a cache keeps its pixels."""
+
+    raw = "raw"
+    jpeg = "jpeg"
+
 
 app = typer.Typer(no_args_is_help=True, help="Make and check tables of images and labels.")
 
@@ -104,3 +117,76 @@ def _data_folder(
         overwrite=overwrite,
     )
     typer.echo(made.path)
+
+
+@app.command("cache")
+def _data_cache(
+    table: Annotated[
+        Path | None, typer.Argument(help="Table or folder whose images are cached.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The cache's folder.")] = None,
+    size: Annotated[int, typer.Option("--size", help="Pixels, square: model.image_size.")] = 512,
+    codec: Annotated[
+        Codec, typer.Option("--codec", help="raw: the very pixels; jpeg: smaller, lossy.")
+    ] = Codec.raw,
+    quality: Annotated[int, typer.Option("--quality", help="Of the JPEG.")] = 90,
+    bits: Annotated[
+        int | None, typer.Option("--bits", help="Bits in use in 16-bit files: data.bits.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="3/16", help="Only this part of so many.")
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", help="Threads; 0: one a core.")] = 0,
+    verify: Annotated[
+        Path | None, typer.Option("--verify", metavar="DIR", help="Check a cache's checksums.")
+    ] = None,
+    join: Annotated[
+        Path | None, typer.Option("--join", metavar="DIR", help="Check that all parts are there.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Decode images once, into a few large files; training reads them by data.cache=DIR."""
+    if verify is not None or join is not None:
+        if table is not None or out is not None or (verify is not None and join is not None):
+            raise InputError("--verify DIR and --join DIR stand alone, without a table or --out.")
+        if verify is not None:
+            _verify(verify)
+        elif join is not None:
+            _told(lingula.data_cache_join(join))
+        return
+    if table is None or out is None:
+        raise InputError("Say which table, and where to: lingula data cache TABLE --out DIR.")
+    _told(
+        lingula.data_cache(
+            table,
+            out=out,
+            size=size,
+            codec=codec.value,
+            quality=quality,
+            bits=bits,
+            shard=shard,
+            workers=workers,
+            overwrite=overwrite,
+        )
+    )
+
+
+def _told(cached: Cached) -> None:
+    typer.echo(f"{cached.made} images made, {cached.kept} there already, in", err=True)
+    typer.echo(cached.folder)
+    if cached.failures:
+        where = cached.failed or examples(cached.failures.values(), 3)
+        typer.echo(f"{len(cached.failures)} images could not be read: {where}", err=True)
+        raise typer.Exit(3)
+
+
+def _verify(folder: Path) -> None:
+    found = lingula.data_cache_verify(folder)
+    if found["damaged"]:
+        raise InputError(
+            f"{len(found['damaged'])} of {found['images']} images of {folder} are damaged: "
+            f"{examples((f'{name} ({why})' for name, why in found['damaged'].items()), 3)}. Copy "
+            "these files again, or delete them with their .jsonl and run the same "
+            "`lingula data cache` line again."
+        )
+    typer.echo(f"{found['images']} images, every checksum right; {len(found['failed'])} failed")

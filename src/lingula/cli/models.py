@@ -91,6 +91,9 @@ def predict(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Decoding processes.")] = 0,
     device: Annotated[Device, typer.Option("--device")] = Device.auto,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Read images from this `data cache` folder.")
+    ] = None,
     allow_phantom_model: Annotated[
         bool, typer.Option("--allow-phantom-model", help="Score films with a phantom's model.")
     ] = False,
@@ -107,6 +110,7 @@ def predict(
         batch_size=batch_size,
         workers=workers,
         device=device.value,
+        cache=cache,
         allow_phantom_model=allow_phantom_model,
         overwrite=overwrite,
     )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lingula.data.cached import CachedImages, check_cached, joined, read_cached
 from lingula.data.images import read_image
 from lingula.errors import ImageError
 
@@ -38,19 +39,44 @@ class Loaded:
 
 
 class Radiographs(Dataset[NDArray[np.uint8]]):
-    """N image files read to (S, S) grey uint8. Holds NumPy arrays only, so workers share them."""
+    """N image files read to (S, S) grey uint8. Holds NumPy arrays only, so workers share them.
 
-    def __init__(self, paths: Sequence[Path], size: int, bits: int | None = None) -> None:
+    With `cached`, the same N images as they lie in a cache, the files themselves are not read.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        size: int,
+        bits: int | None = None,
+        cached: CachedImages | None = None,
+    ) -> None:
         self.paths = np.array([os.fspath(path) for path in paths], dtype=np.str_)
         self.size = size
         self.bits = bits
+        self.cached = cached
+        if cached is not None:
+            check_cached(cached, len(paths), size, bits)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> NDArray[np.uint8]:
         """One image; raises `ImageError` if it can't be read."""
+        if self.cached is not None:
+            return read_cached(self.cached, index)
         return read_image(Path(str(self.paths[index])), self.size, bits=self.bits)
+
+
+def together(parts: Sequence[Radiographs]) -> Radiographs:
+    """The images of several data sets of one size, one after the other."""
+    caches = [part.cached for part in parts if part.cached is not None]
+    return Radiographs(
+        [Path(str(path)) for part in parts for path in part.paths],
+        parts[0].size,
+        parts[0].bits,
+        joined(caches) if caches else None,
+    )
 
 
 @dataclass(frozen=True)

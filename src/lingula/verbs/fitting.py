@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 import lingula
 from lingula import files, runs
 from lingula.config import Config
-from lingula.data.batches import Memory, Radiographs, decode_all, fits_in_memory
+from lingula.data.batches import Memory, Radiographs, decode_all, fits_in_memory, together
+from lingula.data.cache_files import open_cache
+from lingula.data.cached import locate
 from lingula.data.configured import configured_targets
 from lingula.data.outside import Outside
 from lingula.data.reading import write_table
@@ -238,7 +240,7 @@ def start_at_prior(network: Network, values: NDArray[np.float32], mask: NDArray[
 def examples_of(config: Config, table: Table, split: str, *, decode: bool = True) -> Examples:
     """A split's images and targets; decoded at once where they fit into memory."""
     part = subset(table, rows_of(table, split))
-    dataset = dataset_of(part, config.model.image_size, config.data.bits)
+    dataset = dataset_of(part, config)
     _check_there(dataset, split)
     memory = None
     if decode and config.data.workers == 0 and fits_in_memory(dataset):
@@ -290,6 +292,8 @@ def with_features(
 
 
 def _check_there(dataset: Radiographs, what: str) -> None:
+    if dataset.cached is not None:
+        return
     missing = [path for path in dataset.paths if not os.path.isfile(path)]  # noqa: PTH113
     if missing:
         raise InputError(
@@ -313,12 +317,7 @@ def _decoded(dataset: Radiographs, what: str, tables: Sequence[str]) -> Memory:
 def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Examples:
     """One's own examples followed by those of other tables."""
     tables = [other.table for other in others]
-    paths = [image_path(table.root, name) for table in tables for name in table.images]
-    dataset = Radiographs(
-        [*(Path(str(path)) for path in own.dataset.paths), *paths],
-        own.dataset.size,
-        own.dataset.bits,
-    )
+    dataset = together([own.dataset, *(dataset_of(table, config) for table in tables)])
     _check_there(dataset, "outside")
     read = [configured_targets(config.data, table) for table in tables]
     memory = None
@@ -329,13 +328,19 @@ def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Ex
         np.concatenate([own.targets, *(values for values, _ in read)]),
         np.concatenate([own.mask, *(mask for _, mask in read)]),
         memory,
-        outside=len(paths),
+        outside=len(dataset) - len(own.dataset),
     )
 
 
-def dataset_of(table: Table, size: int, bits: int | None) -> Radiographs:
-    """The images of a table, to be read at `size`."""
-    return Radiographs([image_path(table.root, name) for name in table.images], size, bits)
+def dataset_of(table: Table, config: Config) -> Radiographs:
+    """The images of a table, to be read at the model's size, or as they lie in the cache."""
+    paths = [image_path(table.root, name) for name in table.images]
+    cached = None
+    if config.data.cache is not None:
+        cached = locate(open_cache(config.data.cache), table.root, table.images, paths)
+        if cached.settings.codec == "jpeg":
+            log.info("Images are read from the cache %s, which is lossy.", config.data.cache)
+    return Radiographs(paths, config.model.image_size, config.data.bits, cached)
 
 
 def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> dict[str, Any]:
@@ -351,7 +356,7 @@ def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> di
         with progress(f"scoring {split}", quiet=fabric.global_rank != 0) as tick:
             found = score(
                 network,
-                dataset_of(part, config.model.image_size, config.data.bits),
+                dataset_of(part, config),
                 fabric=fabric,
                 tta=config.evaluation.tta,
                 merge=config.evaluation.merge,

@@ -6,6 +6,7 @@ import csv
 import io
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula import files
+from lingula.data.cache_files import open_cache
+from lingula.data.cached import CachedImages, locate
 from lingula.data.folder import images_in
 from lingula.data.phantom import is_phantom
 from lingula.data.table import Table, image_path, rows_of, subset
@@ -44,6 +47,7 @@ def predict(
     batch_size: int = 32,
     workers: int = 0,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    cache: str | Path | None = None,
     allow_phantom_model: bool = False,
     overwrite: bool = False,
 ) -> Predicted:
@@ -59,11 +63,11 @@ def predict(
         batch_size: changes speed and memory, never a score.
         workers: decoding processes; 0 decodes in threads.
         device: where to run.
+        cache: read the images from this folder, which `lingula data cache` made.
         allow_phantom_model: let a model trained on the phantom score real films.
         overwrite: replace a scores file made with other settings (the old one is set aside).
 
-    Images that can't be read keep their row with blank scores and are named with the reason in
-    `OUT.failed.csv`.
+    Images that can't be read keep a row of blank scores and are named in `OUT.failed.csv`.
     """
     from lingula.model.checkpoint import read_facts  # imports torch
 
@@ -71,8 +75,9 @@ def predict(
     facts = read_facts(Path(run))
     root, images, table = _chosen(Path(data), split)
     paths, bad = _paths(root, images)
+    cached = None if cache is None else _cached(Path(cache), root, images, paths)
     if facts["trained_on"]["phantom"] and not allow_phantom_model:
-        refuse_films(paths.values())
+        refuse_films(paths.values(), cached)
     settings = {
         "model": facts["weights_sha256"],
         "data": str(Path(data).resolve()),
@@ -82,12 +87,13 @@ def predict(
         "tta": tta or facts["evaluation"]["tta"],
         "merge": facts["evaluation"]["merge"],
         "by": by,
+        **_lossy(cached),
     }
     first = int(os.environ.get("RANK", "0")) == 0  # of the processes that torchrun started
     done = _already(target, settings, overwrite) if first or not overwrite else None
     if done is not None:
         return done
-    found, reasons = _scores(Path(run), facts, paths, settings, batch_size, workers, device)
+    found, reasons = _scores(run, facts, paths, settings, batch_size, workers, device, cached)
     probabilities = np.full((len(images), len(facts["classes"])), np.nan)
     probabilities[list(paths)] = found
     failures = {images[i]: reason for i, reason in sorted({**bad, **reasons}.items())}
@@ -141,9 +147,30 @@ def _paths(root: Path, images: tuple[str, ...]) -> tuple[dict[int, Path], dict[i
     return paths, bad
 
 
-def refuse_films(paths: Any) -> None:
-    """Raise `InputError` unless every image there is was drawn by the phantom."""
-    films = [path.name for path in paths if path.is_file() and not is_phantom(path)]
+def _cached(
+    cache: Path, root: Path, images: tuple[str, ...], paths: dict[int, Path]
+) -> CachedImages:
+    names = [images[row] for row in paths]
+    return locate(open_cache(cache), root, names, list(paths.values()))
+
+
+def _lossy(cached: CachedImages | None) -> dict[str, Any]:
+    """What a cache adds to the settings that scores follow from: a raw one, nothing."""
+    if cached is None or cached.settings.codec == "raw":
+        return {}
+    return {"cache": f"{cached.settings.codec} {cached.settings.quality}"}
+
+
+def refuse_films(paths: Iterable[Path], cached: CachedImages | None = None) -> None:
+    """Raise `InputError` unless every image there is was drawn by the phantom.
+
+    Of cached images the cache knows, so that their files need not be there.
+    """
+    if cached is None:
+        films = [path.name for path in paths if path.is_file() and not is_phantom(path)]
+    else:
+        film = (cached.file >= 0) & ~cached.phantom
+        films = [path.name for path, it_is in zip(paths, film, strict=True) if it_is]
     if films:
         raise InputError(
             f"This model was trained on the phantom and is for phantoms; {examples(films, 3)} "
@@ -153,13 +180,14 @@ def refuse_films(paths: Any) -> None:
 
 
 def _scores(
-    run: Path,
+    run: str | Path,
     facts: dict[str, Any],
     paths: dict[int, Path],
     settings: dict[str, Any],
     batch_size: int,
     workers: int,
     device: str,
+    cached: CachedImages | None,
 ) -> tuple[NDArray[np.float64], dict[int, str]]:
     from lingula.config import from_plain, vary
     from lingula.data.batches import Radiographs
@@ -170,9 +198,9 @@ def _scores(
     # Scoring is in fp32 whatever the training was in: exact is the default.
     wanted = resolve_device(vary(from_plain(facts["config"]), device=device, precision="fp32"))
     fabric = make_fabric(wanted.device, "fp32")
-    network = load_model(run).network.to(fabric.device)
+    network = load_model(Path(run)).network.to(fabric.device)
     reading = facts["reading"]
-    dataset = Radiographs(list(paths.values()), reading["image_size"], reading["bits"])
+    dataset = Radiographs(list(paths.values()), reading["image_size"], reading["bits"], cached)
     with progress("scoring") as tick:
         found = score(
             network,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from lingula import files, metrics
 from lingula.data.boxes import boxes_beside
+from lingula.data.cache_files import open_cache
+from lingula.data.cached import locate, read_cached
 from lingula.data.configured import configured_targets
 from lingula.data.images import read_image
 from lingula.data.table import Table, image_path
@@ -165,14 +167,15 @@ def _samples(run: Path, labels: RunLabels, split: str) -> tuple[tuple[Sample, ..
     samples = []
     for row in chosen:
         name = part.images[row]
-        grey = read_image(image_path(part.root, name), bits=reading["bits"])
-        small = read_image(image_path(part.root, name), reading["image_size"], bits=reading["bits"])
+        grey, small = _seen(part.root, name, reading, labels.data.cache)
         found, maps = attend(trained.network, torch.from_numpy(small.copy())[None, None])
         cells = {n: float(part.labels[row, k]) for k, n in enumerate(part.space.classes)}
         guesses = []
         for k in _above(found[0], trained.classes, thresholds)[:3]:
             class_name = trained.classes[k]
-            mine = in_parts(boxes.get((name, class_name), []), *grey.shape)
+            # Boxes are in pixels of the film itself, which a cache does not hold.
+            true = boxes.get((name, class_name), []) if grey is not small else []
+            mine = in_parts(true, *grey.shape)
             picture = None
             if maps is not None and class_name != "No Finding":
                 picture = figures.png(figures.overlay(grey, maps[0, k], mine))
@@ -183,6 +186,18 @@ def _samples(run: Path, labels: RunLabels, split: str) -> tuple[tuple[Sample, ..
         truth = tuple(n for n, value in cells.items() if value == 1)
         samples.append(Sample(name, figures.png(figures.film(grey)), truth, tuple(guesses)))
     return tuple(samples), bool(boxes)
+
+
+def _seen(
+    root: Path, name: str, reading: Mapping[str, Any], cache: str | None
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """An image as it is and at the model's size; the latter twice where only the cache has it."""
+    path = image_path(root, name)
+    if cache is not None and not path.is_file():
+        small = read_cached(locate(open_cache(cache), root, [name], [path]), 0)
+        return small, small
+    size, bits = reading["image_size"], reading["bits"]
+    return read_image(path, bits=bits), read_image(path, size, bits=bits)
 
 
 def _above(

@@ -1,0 +1,30 @@
+"""`lingula bench`: how fast this machine is at each part of the work."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import lingula
+from lingula.cli.options import Json, dumped
+
+app = typer.Typer(no_args_is_help=True, help="Measure how fast this machine is.")
+
+
+@app.callback()
+def _bench() -> None:
+    """Keeps the command a group, also while it has one member."""
+
+
+@app.command("data")
+def _bench_data(
+    size: Annotated[int, typer.Option("--size", help="Pixels, square.")] = 512,
+    rounds: Annotated[int, typer.Option("--rounds", help="Each part is timed so often.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Images a second of one core: from films, and from caches to augmented batches."""
+    from lingula.verbs.bench_data import to_text
+
+    found = lingula.bench_data(size=size, rounds=rounds)
+    typer.echo(dumped(found) if as_json else to_text(found))

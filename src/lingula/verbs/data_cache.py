@@ -1,0 +1,166 @@
+"""`lingula data cache`: images decoded once and for all, in a few large files."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lingula import files
+from lingula.data.cache import Expected, Part, failed_path, fill, parts_missing
+from lingula.data.cache_files import CacheSettings, claim, open_cache, verify
+from lingula.data.folder import images_in
+from lingula.errors import InputError, examples
+from lingula.progress import counting, progress
+
+log = logging.getLogger("lingula")
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A cache: its folder, images made now, kept from before, and those that could not be read.
+
+    Attributes:
+        folder: the cache.
+        made: images that this run put in.
+        kept: images of those asked for that were there already.
+        failures: reason by image.
+        failed: the file that names the failures, if there are any.
+    """
+
+    folder: Path
+    made: int
+    kept: int
+    failures: dict[str, str]
+    failed: Path | None = None
+
+
+def data_cache(
+    table: str | Path,
+    *,
+    out: str | Path,
+    size: int = 512,
+    codec: Literal["raw", "jpeg"] = "raw",
+    quality: int = 90,
+    bits: int | None = None,
+    shard: str | None = None,
+    workers: int = 0,
+    overwrite: bool = False,
+) -> Cached:
+    """Read every image of a table or folder once, as training does, and keep the pixels.
+
+    Args:
+        table: a table, a folder (scanned by content) or one image.
+        out: the cache's folder; what is in it already is kept, so that the same line continues.
+        size: pixels a side, the model's `model.image_size`.
+        codec: `raw` gives the very pixels that training reads; `jpeg` is smaller and lossy.
+        quality: of the JPEG.
+        bits: bits in use in 16-bit files, the training's `data.bits`.
+        shard: `3/16` does only the third of sixteen parts, in files of its own.
+        workers: decoding threads; 0 is one a core.
+        overwrite: set a cache of other settings aside instead of refusing.
+    """
+    if not 32 <= size <= 4096:
+        raise InputError(f"size is {size}; it must be from 32 to 4096 pixels.")
+    if not 1 <= quality <= 100:
+        raise InputError(f"quality is {quality}; it must be from 1 to 100.")
+    if codec not in ("raw", "jpeg"):
+        raise InputError(f"codec is {codec!r}; it must be raw or jpeg.")
+    if bits is not None and not 9 <= bits <= 16:
+        raise InputError(f"bits is {bits}; it must be from 9 to 16.")
+    if workers < 0:
+        raise InputError(f"workers is {workers}; it must be 0 (one a core) or more.")
+    if overwrite and shard is not None:
+        raise InputError("--overwrite with --shard would set aside what the other parts wrote.")
+    folder, part = Path(out), _part(shard)
+    root, names, _ = images_in(table)
+    settings = CacheSettings(size, codec, quality if codec == "jpeg" else None, bits)
+    if overwrite and folder.exists():
+        files.set_aside(folder)
+    claim(folder, settings)
+    if codec == "jpeg":
+        log.info("jpeg is lossy: models see slightly other pixels than from the files; raw is not.")
+    with progress("caching") as tick:
+        done = fill(
+            folder,
+            settings,
+            root,
+            names,
+            part=part,
+            workers=workers,
+            announce=_announcing(folder, settings),
+            progress=counting(tick),
+        )
+    failed = failed_path(folder, part) if done.failures else None
+    return Cached(folder, done.made, done.kept, done.failures, failed)
+
+
+def _part(shard: str | None) -> Part:
+    if shard is None:
+        return Part()
+    found = re.fullmatch(r"(\d{1,3})/(\d{1,3})", shard)
+    number, of = (int(text) for text in found.groups()) if found else (0, 0)
+    if not 1 <= number <= of:
+        raise InputError(f"--shard {shard}: say which part of how many, such as 3/16.")
+    return Part(number, of)
+
+
+def _announcing(folder: Path, settings: CacheSettings) -> Callable[[Expected], None]:
+    def announce(expected: Expected) -> None:
+        log.info(
+            "%d images to %d px %s: about %s and %.1f minutes on %d threads.",
+            expected.images,
+            settings.size,
+            settings.codec,
+            _bytes(expected.bytes),
+            expected.seconds / 60,
+            expected.workers,
+        )
+        free = shutil.disk_usage(folder).free
+        if free < expected.bytes:
+            raise InputError(
+                f"{folder} has {_bytes(free)} free, and {_bytes(expected.bytes)} are needed. "
+                "Choose another --out, a smaller --size or --codec jpeg."
+            )
+
+    return announce
+
+
+def _bytes(number: int) -> str:
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if number >= size:
+            return f"{number / size:.1f} {unit}"
+    return f"{number / 1000:.0f} kB"
+
+
+def data_cache_verify(folder: str | Path) -> dict[str, Any]:
+    """Check every checksum of a cache: `images`, `failed`, and `damaged`, reason by image."""
+    index = open_cache(folder)
+    with progress("verifying") as tick:
+        damaged = verify(index, counting(tick))
+    newest = [found[-1] for found in index.entries.values()]
+    return {
+        "images": sum(bool(entry.file) for entry in newest),
+        "failed": {entry.image: entry.reason for entry in newest if not entry.file},
+        "damaged": damaged,
+    }
+
+
+def data_cache_join(folder: str | Path) -> Cached:
+    """Check that a cache made in parts has all of them; `InputError` names those that it lacks."""
+    place = Path(folder)
+    index = open_cache(place)
+    lacking = parts_missing(place)
+    if lacking or not index.entries:
+        raise InputError(
+            f"{place} is not whole: parts {examples(lacking)} are not finished."
+            if lacking
+            else f"{place} holds no images yet."
+        )
+    newest = [found[-1] for found in index.entries.values()]
+    failures = {entry.image: entry.reason for entry in newest if not entry.file}
+    return Cached(place, 0, len(newest) - len(failures), failures)

@@ -316,6 +316,10 @@ def _decoded(dataset: Radiographs, what: str, tables: Sequence[str]) -> Memory:
 
 def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Examples:
     """One's own examples followed by those of other tables."""
+    if own.dataset.cached is not None:
+        raise InputError(
+            "data.cache holds the images of one table; leave it out with data.outside."
+        )
     tables = [other.table for other in others]
     dataset = together([own.dataset, *(dataset_of(table, config) for table in tables)])
     _check_there(dataset, "outside")

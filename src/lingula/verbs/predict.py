@@ -108,11 +108,17 @@ def predict(
         patients=table.patients if table else None,
     )
     if first:
-        _warn_of_odd_scores(probabilities)
-        write_scores(predictions, target)
-        _write_failures(target, failures)
-        files.write_json(_made_path(target), settings)
+        _write(predictions, failures, settings, target)
     return Predicted(target, len(images), failures)
+
+
+def _write(
+    predictions: Predictions, failures: dict[str, str], settings: dict[str, Any], target: Path
+) -> None:
+    _warn_of_odd_scores(predictions.probabilities)
+    write_scores(predictions, target)
+    _write_failures(target, failures)
+    files.write_json(_made_path(target), settings)
 
 
 def _scores_path(out: str | Path) -> Path:

@@ -19,8 +19,8 @@ LAYERS = [
     ("paper",),
     ("recipe", "runs"),
     ("data",),
-    ("metrics", "intervals", "predictions", "joining"),
-    ("evaluation", "ensembles"),
+    ("metrics", "intervals", "predictions", "joining", "thresholds", "curves", "reliability"),
+    ("evaluation", "ensembles", "guarded", "calibration"),
     ("model",),
     ("devices",),
     ("prediction",),
@@ -32,7 +32,8 @@ LAYERS = [
 NO_TORCH = (
     "labels config paper recipe metrics intervals predictions joining evaluation ensembles files errors runs "
     "data/table data/reading data/splits data/images data/folder data/checking "
-    "data/configured reporting/page reporting/figures"
+    "data/configured reporting/page reporting/figures "
+    "guarded calibration curves thresholds reliability"
 ).split()
 
 

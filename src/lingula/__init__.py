@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 NOTICE = "Research use only; not a medical device."
 
 if TYPE_CHECKING:
+    from lingula.verbs.calibrate import apply_calibration, calibrate
     from lingula.verbs.data_check import data_check
     from lingula.verbs.data_phantom import data_phantom
     from lingula.verbs.demo import demo
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from lingula.verbs.train import train
 
 _HOMES = {
+    "apply_calibration": "calibrate",
+    "calibrate": "calibrate",
     "data_check": "data_check",
     "data_phantom": "data_phantom",
     "demo": "demo",
@@ -47,6 +50,8 @@ _HOMES = {
 __all__ = [
     "NOTICE",
     "__version__",
+    "apply_calibration",
+    "calibrate",
     "data_check",
     "data_phantom",
     "demo",

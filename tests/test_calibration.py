@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +23,11 @@ from lingula import calibration, curves, metrics
 from lingula.calibration import fit_curve
 from lingula.config import Config, vary, write_config
 from lingula.curves import calibrated, expit, logit
+from lingula.data.reading import read_table
+from lingula.data.table import rows_of, subset, targets
 from lingula.errors import InputError
 from lingula.joining import Joined
-from lingula.predictions import Predictions, failed, read_scores, write_scores
+from lingula.predictions import Predictions, aligned, failed, read_scores, write_scores
 from lingula.recipe import recipe
 from lingula.reliability import mean_error, reliability
 from lingula.thresholds import Rule, distinct, parsed, threshold
@@ -518,3 +523,70 @@ def test_predict_calibrated_needs_the_calibration_of_its_weights(
     made.write_text(json.dumps(value))
     with pytest.raises(InputError, match="made for other weights"):
         lingula.predict(run, data=table, out=tmp_path / "x.csv", calibrated=True)
+
+
+AS_TYPED = """
+import sys
+from lingula.cli import main
+try:
+    main()
+finally:
+    assert not {'torch', 'timm'} & sys.modules.keys(), 'Traceback: imported torch'
+"""
+
+
+def typed(*words: object) -> tuple[int, str]:
+    """Exit status and all that was printed by a command that must not import torch."""
+    done = subprocess.run(
+        [sys.executable, "-c", AS_TYPED, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(Path(lingula.__file__).parents[1])},
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_command_as_typed_without_torch(tmp_path: Path) -> None:
+    scores, labels = write_scores_and_labels(tmp_path)
+    lines = scores.read_text().splitlines()
+    lines[-1] = lines[-1].split(",")[0] + ",,,"
+    scores.write_text("\n".join(lines) + "\n")
+    status, said = typed(
+        "calibrate", scores, "--labels", labels, "--method", "auto", "--threshold", "cost=5:1"
+    )
+    made = tmp_path / "s.calibration.json"
+    assert status == 0 and str(made) in said
+    assert "Hernia: no positives on dev: scores are left as they are" in said
+    assert "mean log loss on dev over 2 classes" in said
+    status, said = typed("calibrate", scores, "--apply", made, "--out", tmp_path / "c.parquet")
+    assert status == 3 and "c.failed.csv" in said  # one image has no scores
+    assert read_scores(tmp_path / "c.parquet").classes == read_scores(scores).classes
+    status, said = typed("calibrate", scores, "--apply", made)
+    assert status == 2 and "--apply takes SCORES and --out" in said
+
+
+def test_real_scores_are_better_calibrated_on_patients_not_fitted_on(
+    real_data: Path, tmp_path: Path
+) -> None:
+    folder = real_data / "nih-scores"
+    raw, labels = folder / "resnet18_seed0.parquet", folder / "labels.parquet"
+    made = lingula.calibrate(raw, labels=labels, out=tmp_path / "c.json")
+    after = lingula.apply_calibration(made, raw, out=tmp_path / "s.parquet")
+    found = {
+        name: lingula.evaluate(path, labels=labels, split="test")
+        for name, path in (("raw", raw), ("after", after))
+    }
+    # Platt maps do not touch the ranking.
+    np.testing.assert_array_equal(found["raw"].found.ap, found["after"].found.ap)
+    np.testing.assert_array_equal(found["raw"].found.auroc, found["after"].found.auroc)
+    table = read_table(labels)
+    part = subset(table, rows_of(table, "test"))
+    errors = []
+    for path in (raw, after):
+        scores = read_scores(path)
+        values = scores.probabilities[aligned(scores, part.images)]
+        columns = [part.space.index(name) for name in scores.classes]
+        errors.append(mean_error(reliability(values, targets(part)[0][:, columns], draws=0)))
+    assert errors[1] < 0.6 * errors[0]

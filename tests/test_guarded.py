@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
+from typer.testing import CliRunner
 
 from lingula import ensembles, guarded, metrics
+from lingula.cli import app
+from lingula.cli.ensemble import folded
 from lingula.data.reading import read_table
 from lingula.data.table import rows_of, subset, targets
 from lingula.errors import InputError
@@ -308,6 +311,40 @@ def test_an_image_that_failed_in_a_member_counts_for_none(tmp_path: Path) -> Non
     guards = [json.loads((f / "ensemble.json").read_text())["guard"] for f in (whole, out)]
     assert [guard["crossfitted"]["patients"] for guard in guards] == [40, 25]
     assert (out / "scores" / "dev.failed.csv").read_text().count("no scores of B") == 30
+
+
+def test_dev_without_any_positive_is_the_plain_mean_and_says_nothing(tmp_path: Path) -> None:
+    members, table = write_members(tmp_path)
+    lines = [
+        line if ",dev," not in line else line[: line.index(",dev,")] + ",dev,0,0,0"
+        for line in table.read_text().splitlines()
+    ]
+    table.write_text("\n".join(lines) + "\n")
+    out = ensemble("guarded", members=members, labels=table, out=tmp_path / "out", draws=20)
+    value = json.loads((out / "ensemble.json").read_text())
+    for shares in value["weights"].values():
+        assert shares == pytest.approx(dict.fromkeys("ABC", 1 / 3))
+    assert value["guard"]["crossfitted"]["guarded"] is None
+    assert value["guard"]["expected_test_mAP"]["interval"] is None
+
+
+def test_one_member_is_itself(tmp_path: Path) -> None:
+    members, table = write_members(tmp_path)
+    out = ensemble("guarded", members=members[:1], labels=table, out=tmp_path / "out", draws=20)
+    value = json.loads((out / "ensemble.json").read_text())
+    assert set(map(str, value["weights"].values())) == {"{'A': 1.0}"}
+    assert value["guard"]["baseline"] == "model-wise" and value["guard"]["dev"]["gain"] == 0
+
+
+def test_the_command_as_typed(tmp_path: Path) -> None:
+    members, table = write_members(tmp_path)
+    words = ["ensemble", "guarded", "--labels", str(table), "--out", str(tmp_path / "out")]
+    for name, dev, test in members:
+        words += ["--member", name, str(dev), str(test)]
+    done = CliRunner().invoke(app, folded([*words, "--ci", "30", "--seed", "2"]))
+    assert done.exit_code == 0, done.output
+    guard = json.loads((tmp_path / "out" / "ensemble.json").read_text())["guard"]
+    assert (guard["draws"], guard["seed"]) == (30, 2)
 
 
 def real_samples(folder: Path) -> tuple[Sample, Sample]:

@@ -19,8 +19,17 @@ LAYERS = [
     ("paper",),
     ("recipe", "runs"),
     ("data",),
-    ("metrics", "intervals", "predictions", "joining", "localisation"),
-    ("evaluation", "ensembles"),
+    (
+        "metrics",
+        "intervals",
+        "predictions",
+        "joining",
+        "localisation",
+        "thresholds",
+        "curves",
+        "reliability",
+    ),
+    ("evaluation", "ensembles", "guarded", "calibration"),
     ("model",),
     ("devices",),
     ("prediction",),
@@ -33,7 +42,8 @@ NO_TORCH = (
     "labels config paper recipe metrics intervals predictions joining localisation evaluation ensembles files errors runs "
     "data/table data/reading data/splits data/images data/folder data/checking "
     "data/formats data/dicom data/dicom_header data/dicom_pixels data/dicom_facts "
-    "data/cache data/cache_files data/cached data/configured reporting/page reporting/figures"
+    "data/cache data/cache_files data/cached data/configured reporting/page reporting/figures "
+    "guarded calibration curves thresholds reliability"
 ).split()
 
 

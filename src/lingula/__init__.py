@@ -16,6 +16,7 @@ NOTICE = "Research use only; not a medical device."
 
 if TYPE_CHECKING:
     from lingula.verbs.bench_data import bench_data
+    from lingula.verbs.calibrate import apply_calibration, calibrate
     from lingula.verbs.data_cache import data_cache, data_cache_join, data_cache_verify
     from lingula.verbs.data_check import data_check
     from lingula.verbs.data_folder import data_folder
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from lingula.verbs.train import train
 
 _HOMES = {
+    "apply_calibration": "calibrate",
+    "calibrate": "calibrate",
     "bench_data": "bench_data",
     "data_cache": "data_cache",
     "data_cache_join": "data_cache",
@@ -57,7 +60,9 @@ _HOMES = {
 __all__ = [
     "NOTICE",
     "__version__",
+    "apply_calibration",
     "bench_data",
+    "calibrate",
     "data_cache",
     "data_cache_join",
     "data_cache_verify",

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lingula.metrics import Floats, Ranking, rank
 
+Interval = tuple[float, float] | None
 CHUNK = 16  # draws at a time: bounds the memory
 
 
@@ -55,7 +56,8 @@ def bootstrap(
     patients: Sequence[str] | None,
     *,
     draws: int,
-    seed: int = 0,
+    seed: int | Sequence[int] = 0,
+    size: int | None = None,
 ) -> Draws:
     """AP and AUROC a class over `draws` resamples of the patients (of the rows without patients).
 
@@ -68,6 +70,7 @@ def bootstrap(
         patients: N names; rows with an empty one stand for themselves. None: every row does.
         draws: how many resamples.
         seed: of the resamples.
+        size: patients a draw; None: as many as there are.
     """
     rows, classes = probabilities.shape
     units, unit_of_row = np.unique(_units(patients, rows), return_inverse=True)
@@ -82,7 +85,9 @@ def bootstrap(
     share = np.full(len(units), 1 / len(units)) if rows else np.ones(0)
     for start in range(0, draws if rows else 0, CHUNK):
         part = slice(start, min(start + CHUNK, draws))
-        counts = random.multinomial(len(units), share, size=part.stop - start).astype(np.int32)
+        counts = random.multinomial(size or len(units), share, size=part.stop - start).astype(
+            np.int32
+        )
         for k, found in enumerate(steps):
             if len(found.positives):
                 weights = np.take(counts, unit_of_row[found.order], axis=1)
@@ -130,7 +135,7 @@ def _weighted(steps: _Steps, weights: NDArray[np.int32]) -> tuple[Floats, Floats
     return ap, np.where((total > 0) & (negative > 0), auroc, np.nan)
 
 
-def interval(values: Floats, level: float = 0.95) -> tuple[float, float] | None:
+def interval(values: Floats, level: float = 0.95) -> Interval:
     """Percentile interval of the draws that are defined; None if none is."""
     kept = values[~np.isnan(values)]
     if not len(kept):

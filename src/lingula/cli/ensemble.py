@@ -75,6 +75,33 @@ def _class_wise(
     partly([folder / "scores" / "dev.csv", folder / "scores" / "test.csv"])
 
 
+@app.command("guarded")
+def _guarded(
+    out: OutFolder,
+    runs: Runs = None,
+    member: MemberPairs = None,
+    labels: LabelsMaybe = None,
+    split: Annotated[str, typer.Option("--split", help="Where members are chosen.")] = "dev",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of folds and draws.")] = 0,
+    draws: Annotated[int, typer.Option("--ci", min=1, help="Draws of the intervals.")] = 1000,
+    overwrite: Overwrite = False,
+) -> None:
+    """Weights a class, held to a common choice where positives are few; says what it is worth."""
+    folder = lingula.ensemble(
+        "guarded",
+        runs or (),
+        members=[(name, dev, test) for name, dev, test in _unfolded(member)],
+        labels=labels,
+        split=split,
+        out=out,
+        seed=seed,
+        draws=draws,
+        overwrite=overwrite,
+    )
+    typer.echo(folder)
+    partly([folder / "scores" / "dev.csv", folder / "scores" / "test.csv"])
+
+
 @app.command("apply")
 def _apply(
     ensemble: Annotated[Path, typer.Argument(help="DIR/ensemble.json")],

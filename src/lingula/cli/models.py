@@ -88,6 +88,9 @@ def predict(
     by: Annotated[
         By, typer.Option("--by", help="study: the mean over a study's images.")
     ] = By.image,
+    calibrated: Annotated[
+        bool, typer.Option("--calibrated", help="Map scores with the run's calibration.json.")
+    ] = False,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Decoding processes.")] = 0,
     device: Annotated[Device, typer.Option("--device")] = Device.auto,
@@ -107,6 +110,7 @@ def predict(
         split=split,
         tta=None if tta is None else tta.value,
         by=by.value,
+        calibrated=calibrated,
         batch_size=batch_size,
         workers=workers,
         device=device.value,

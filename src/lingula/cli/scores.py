@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 import lingula
-from lingula.cli.options import Blank, By, IgnoreColumns, Json, Labels, Split, Uncertain, dumped
+from lingula.cli.options import (
+    Blank,
+    By,
+    IgnoreColumns,
+    Json,
+    Labels,
+    Overwrite,
+    Split,
+    Uncertain,
+    dumped,
+    partly,
+)
+from lingula.errors import InputError
 
 app = typer.Typer()
 
@@ -58,3 +70,51 @@ def evaluate(
         soft=soft,
     )
     typer.echo(dumped(to_json(result)) if as_json else to_text(result))
+
+
+@app.command()
+def calibrate(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN|SCORES", help="Run folder or scores file.")
+    ],
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Table with the labels; default: the run's.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="The rows to fit on.")] = "dev",
+    method: Annotated[
+        str, typer.Option("--method", help="platt, isotonic, temperature or auto.")
+    ] = "platt",
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--threshold",
+            metavar="RULE",
+            help="max-f1, youden, sensitivity=X, specificity=X or cost=FN:FP; repeatable.",
+        ),
+    ] = None,
+    apply: Annotated[
+        Path | None,
+        typer.Option("--apply", metavar="CALIBRATION", help="Apply this file to SCORES instead."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The calibration; with --apply the new scores.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Fit probabilities and thresholds a class on dev, or apply them (--apply)."""
+    if apply is None:
+        made = lingula.calibrate(
+            source,
+            labels=labels,
+            split=split,
+            method=method,
+            thresholds=threshold or ("max-f1",),
+            out=out,
+            overwrite=overwrite,
+        )
+        typer.echo(made)
+        return
+    if out is None or labels is not None or threshold is not None:
+        raise InputError("--apply takes SCORES and --out; nothing is fitted, so no --labels.")
+    typer.echo(lingula.apply_calibration(apply, source, out=out, overwrite=overwrite))
+    partly([out])

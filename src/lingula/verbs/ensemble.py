@@ -14,15 +14,16 @@ import numpy as np
 
 from lingula import ensembles, files
 from lingula.config import Data, read_config
-from lingula.data.configured import configured_table, configured_targets
+from lingula.data.configured import configured_table
 from lingula.data.table import Table, rows_of, subset
 from lingula.ensembles import Ensemble
 from lingula.errors import InputError, changes, differences, examples, nearest
-from lingula.predictions import Predictions, aligned, failed, picked, read_scores, write_scores
+from lingula.predictions import Predictions, failed, read_scores, write_scores
+from lingula.verbs.guarding import guarded_on, labelled
 
 log = logging.getLogger("lingula")
 
-RULES = ("model-wise", "class-wise")
+RULES = ("model-wise", "class-wise", "guarded")
 
 
 def ensemble(
@@ -34,21 +35,26 @@ def ensemble(
     split: str = "dev",
     out: str | Path,
     top_k: int = 3,
+    seed: int = 0,
+    draws: int = 1000,
     overwrite: bool = False,
 ) -> Path:
     """Make an ensemble and its scores: `ensemble.json`, `choices.csv`, `scores/{dev,test}.csv`.
 
     Args:
-        rule: `model-wise` or `class-wise`.
+        rule: `model-wise`, `class-wise` or `guarded`.
         runs: run folders; their `scores/dev.csv` and `scores/test.csv` are used.
         members: or names, each with a dev and a test scores file.
         labels: table with the dev labels; None: the first run's table.
         split: the split on which members are chosen.
         out: folder to write.
         top_k: members a class, for `class-wise`.
+        seed: of the folds and draws that say what `guarded` is worth; the choice has no chance.
+        draws: of the intervals, for `guarded`.
         overwrite: set an old folder aside first.
 
-    Labels of other splits than `split` are never read for a choice.
+    Labels of other splits than `split` are never read for a choice. `guarded` reports its gain on
+    the table's test rows afterwards, if there are any.
     """
     if rule not in RULES:
         raise InputError(
@@ -56,22 +62,30 @@ def ensemble(
         )
     named = _named(runs, members)
     folder = Path(out)
-    table_path, data = _labels(runs, labels, needed=rule == "class-wise")
+    chooses = rule != "model-wise"
+    table_path, data = _labels(runs, labels, needed_by=rule if chooses else None)
     settings: dict[str, Any] = {
         "rule": rule,
         "members": {n: [files.sha256(dev), files.sha256(test)] for n, dev, test in named},
     }
-    if rule == "class-wise" and table_path is not None:
-        settings |= {"labels_sha256": files.sha256(table_path), "split": split, "top_k": top_k}
+    if chooses and table_path is not None:
+        settings |= {"labels_sha256": files.sha256(table_path), "split": split}
+        settings |= {"top_k": top_k} if rule == "class-wise" else {"seed": seed, "draws": draws}
     if not overwrite and _already(folder, settings):
         return folder
     dev = {name: read_scores(path) for name, path, _ in named}
     test = {name: read_scores(path) for name, _, path in named}
-    if rule == "model-wise":
+    report: dict[str, Any] = {}
+    if table_path is None or not chooses:
         made = ensembles.model_wise(ensembles.same_rows(dev))
+    elif rule == "class-wise":
+        part = labelled(dev, _dev_part(table_path, data, split), data)
+        made = ensembles.class_wise(*part, top_k)
     else:
-        assert table_path is not None
-        made = _chosen(dev, _dev_part(table_path, data, split), data, top_k)
+        table = _table(table_path, data, split)
+        made, report["guard"] = guarded_on(
+            dev, test, table, data, split=split, draws=draws, seed=seed
+        )
     mixed = {"dev": ensembles.apply(made, dev), "test": ensembles.apply(made, test)}
     if overwrite and folder.exists():
         log.info("Moved the old %s to %s.", folder, files.set_aside(folder))
@@ -80,7 +94,7 @@ def ensemble(
     files.write_text(folder / "choices.csv", _choices(made))
     where = {"labels": None if table_path is None else str(table_path.resolve())}
     made_from = {"made_from": settings | where}
-    files.write_json(folder / "ensemble.json", ensembles.to_json(made) | made_from)
+    files.write_json(folder / "ensemble.json", ensembles.to_json(made) | report | made_from)
     return folder
 
 
@@ -173,7 +187,7 @@ def _named(
 
 
 def _labels(
-    runs: Sequence[str | Path], labels: str | Path | None, *, needed: bool
+    runs: Sequence[str | Path], labels: str | Path | None, *, needed_by: str | None
 ) -> tuple[Path | None, Data]:
     """The table, and how it is read: the first run's settings unless the table is named."""
     if labels is not None:
@@ -189,9 +203,9 @@ def _labels(
             if wanted.is_file():
                 return wanted, data
             break
-    if needed:
+    if needed_by is not None:
         why = "" if wanted is None else f" The run's own, {wanted}, is not there."
-        raise InputError(f"class-wise chooses members on dev labels: give --labels TABLE.{why}")
+        raise InputError(f"{needed_by} chooses members on dev labels: give --labels TABLE.{why}")
     return None, Data()
 
 
@@ -219,29 +233,17 @@ def _already(folder: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def _dev_part(path: Path, data: Data, split: str) -> Table:
+def _table(path: Path, data: Data, split: str) -> Table:
     # A run's own copy of its table has no columns left to ignore.
     table = configured_table(data, None if path == Path(data.table) else path)
-    rows = rows_of(table, split)
-    if not len(rows):
+    if not len(rows_of(table, split)):
         raise InputError(f"{path} has no rows with split '{split}'.")
-    return subset(table, rows)
+    return table
 
 
-def _chosen(dev: Mapping[str, Predictions], part: Table, data: Data, top_k: int) -> Ensemble:
-    alike = ensembles.same_rows(dev)
-    first = next(iter(alike.values()))
-    unknown = [name for name in first.classes if name not in part.space]
-    if unknown:
-        raise InputError(
-            f"{part.path} has no labels of {examples(unknown)}, which {first.origin} scores: "
-            "members can't be chosen for them."
-        )
-    places = aligned(first, part.images, part.ids)
-    values, mask = configured_targets(data, part)
-    columns = [part.space.index(name) for name in first.classes]
-    chosen = {name: picked(member, places) for name, member in alike.items()}
-    return ensembles.class_wise(chosen, values[:, columns], mask[:, columns], top_k)
+def _dev_part(path: Path, data: Data, split: str) -> Table:
+    table = _table(path, data, split)
+    return subset(table, rows_of(table, split))
 
 
 def _choices(made: Ensemble) -> str:

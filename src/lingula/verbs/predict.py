@@ -15,14 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula import files
+from lingula.calibration import Calibration, apply_curves
 from lingula.data.cache_files import open_cache
 from lingula.data.cached import CachedImages, locate
 from lingula.data.folder import images_in
 from lingula.data.phantom import is_phantom
 from lingula.data.table import Table, image_path, rows_of, subset
 from lingula.errors import ImageError, InputError, changes, differences, examples
+from lingula.labels import fold
 from lingula.predictions import Predictions, write_scores
 from lingula.progress import counting, progress
+from lingula.verbs.calibrate import calibration_of_run
 
 log = logging.getLogger("lingula")
 
@@ -44,6 +47,7 @@ def predict(
     split: str | None = None,
     tta: Literal["none", "flip", "paper"] | None = None,
     by: Literal["image", "study"] = "image",
+    calibrated: bool = False,
     batch_size: int = 32,
     workers: int = 0,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
@@ -60,6 +64,7 @@ def predict(
         split: only the table's rows of this split.
         tta: test-time views; None is what the model's recipe says.
         by: `study` gives every image the mean of its study's scores.
+        calibrated: map the scores with the run's `calibration.json` (after the study's mean).
         batch_size: changes speed and memory, never a score.
         workers: decoding processes; 0 decodes in threads.
         device: where to run.
@@ -89,6 +94,7 @@ def predict(
         "by": by,
         **_lossy(cached),
     }
+    calibration = _calibration(run, facts, settings) if calibrated else None
     first = int(os.environ.get("RANK", "0")) == 0  # of the processes that torchrun started
     done = _already(target, settings, overwrite) if first or not overwrite else None
     if done is not None:
@@ -99,26 +105,54 @@ def predict(
     failures = {images[i]: reason for i, reason in sorted({**bad, **reasons}.items())}
     if by == "study":
         probabilities = _study_means(probabilities, table)
-    predictions = Predictions(
-        classes=tuple(facts["classes"]),
+    predictions = _named(facts["classes"], images, probabilities, table)
+    if calibration is not None:
+        predictions = apply_curves(calibration, predictions)
+    if first:
+        _warn_of_odd_scores(probabilities)
+        _write(predictions, failures, settings, target)
+    return Predicted(target, len(images), failures)
+
+
+def _named(
+    classes: list[str],
+    images: tuple[str, ...],
+    probabilities: NDArray[np.float64],
+    table: Table | None,
+) -> Predictions:
+    """Scores with the names of their classes, images, and what the table knows of these."""
+    return Predictions(
+        classes=tuple(classes),
         images=images,
         probabilities=probabilities,
         ids=table.ids if table else None,
         studies=table.studies if table else None,
         patients=table.patients if table else None,
     )
-    if first:
-        _write(predictions, failures, settings, target)
-    return Predicted(target, len(images), failures)
 
 
 def _write(
     predictions: Predictions, failures: dict[str, str], settings: dict[str, Any], target: Path
 ) -> None:
-    _warn_of_odd_scores(predictions.probabilities)
     write_scores(predictions, target)
     _write_failures(target, failures)
     files.write_json(_made_path(target), settings)
+
+
+def _calibration(run: str | Path, facts: dict[str, Any], settings: dict[str, Any]) -> Calibration:
+    """The run's calibration, noted in the settings; checked before any image is scored."""
+    calibration, settings["calibration"] = calibration_of_run(run, facts["weights_sha256"])
+    known = {fold(name) for name in calibration.classes}
+    absent = [name for name in facts["classes"] if fold(name) not in known]
+    if absent:
+        raise InputError(
+            f"The run's calibration knows nothing of {examples(absent)}. Make it again: `lingula "
+            "calibrate RUN --overwrite`."
+        )
+    usual = facts["evaluation"]["tta"]
+    if settings["tta"] != usual:
+        log.warning("The calibration was made with --tta %s, not %s.", usual, settings["tta"])
+    return calibration
 
 
 def _scores_path(out: str | Path) -> Path:

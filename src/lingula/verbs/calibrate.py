@@ -1,0 +1,271 @@
+"""`lingula calibrate`: maps and thresholds a class, fitted on dev; and applying them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lingula import calibration, files
+from lingula.calibration import METHODS, Calibration
+from lingula.config import Data, read_config
+from lingula.data.configured import configured_table
+from lingula.errors import InputError, changes, differences, examples, nearest
+from lingula.joining import Joined, Meaning, asked, joined_with
+from lingula.predictions import Predictions, failed, read_scores, write_scores
+from lingula.thresholds import distinct
+
+log = logging.getLogger("lingula")
+
+NAME = "calibration.json"
+
+
+def calibrate(
+    source: str | Path,
+    *,
+    labels: str | Path | None = None,
+    split: str = "dev",
+    method: str = "platt",
+    thresholds: Sequence[str] = ("max-f1",),
+    out: str | Path | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Fit a map of probabilities and thresholds for each class on dev; writes `calibration.json`.
+
+    Args:
+        source: a run folder, whose `scores/SPLIT.csv` is used, or a scores file.
+        labels: table with the labels; None: the run's own.
+        split: the table's rows to fit on; a table without splits is used whole.
+        method: `platt`, `isotonic`, `temperature`, or `auto`: for each class the one with the least
+            cross-fitted log loss.
+        thresholds: rules such as `max-f1`, `youden`, `sensitivity=0.9`, `cost=10:1`.
+        out: the file; None: `RUN/calibration.json`, or `SCORES.calibration.json` beside the scores.
+        overwrite: set an old file made with other settings aside first.
+
+    The scores are not changed. A class with few positives leans on all classes together, one with
+    none is left as it is; the log and the file say which.
+    """
+    if method not in METHODS:
+        raise InputError(
+            f"There is no method '{method}'.{nearest(method, METHODS)} There are "
+            f"{', '.join(METHODS)}."
+        )
+    rules = distinct(thresholds)
+    scores, table_path, data, target = _places(Path(source), labels, split, out)
+    settings: dict[str, Any] = {
+        "scores_sha256": files.sha256(scores),
+        "labels_sha256": files.sha256(table_path),
+        "model_sha256": _model_of(Path(source)),
+        "split": split,
+        "method": method,
+        "thresholds": list(thresholds),
+    }
+    if target.exists() and not overwrite and _same(target, settings):
+        return target
+    joined = _joined(scores, table_path, data, split)
+    groups = calibration.group_numbers(joined.patients, len(joined.targets))
+    made = calibration.fit_calibration(joined, groups, method, rules)
+    _say(made)
+    if target.exists():
+        log.info("Moved the old %s to %s.", target, files.set_aside(target))
+    where = {"scores": str(scores.resolve()), "labels": str(table_path.resolve())}
+    files.write_json(target, calibration.to_json(made) | {"made_from": settings | where})
+    return target
+
+
+def apply_calibration(
+    calibration_file: str | Path,
+    scores: str | Path,
+    *,
+    out: str | Path,
+    overwrite: bool = False,
+) -> Path:
+    """Write calibrated scores, a new file; raw scores stay as they are.
+
+    Args:
+        calibration_file: what `calibrate` wrote.
+        scores: raw scores, of classes that the calibration knows.
+        out: the new scores file, `.csv` or `.parquet`; `OUT.made.json` beside it says of what it
+            was made.
+        overwrite: set an old file with other scores aside first.
+
+    Images that failed stay blank and are named in `OUT.failed.csv`. Raises `InputError` for scores
+    that were calibrated before.
+    """
+    path, raw, target = Path(calibration_file), Path(scores), Path(out)
+    found = read_calibration(path)
+    predictions = read_scores(raw)
+    if target.resolve() == raw.resolve():
+        raise InputError(f"--out {target} is the raw scores file; calibrated scores are a new one.")
+    before = _made_of(raw)
+    if before.get("calibration"):
+        raise InputError(
+            f"{raw} is calibrated already ({raw.with_suffix('.made.json')}). Give the raw scores."
+        )
+    result = calibration.apply_curves(found, predictions)
+    made = {"calibration": files.sha256(path), "scores_sha256": files.sha256(raw)}
+    if target.exists():
+        if not overwrite and _made_of(target) == made:
+            log.info("%s is there already, made of the same.", target)
+            return target
+        if not overwrite:
+            raise InputError(
+                f"{target} is there already, with something else in it. Choose another --out, or "
+                "--overwrite to set it aside."
+            )
+        log.info("Moved the old %s to %s.", target, files.set_aside(target))
+    write_scores(result, target)
+    lost = [result.images[row] for row in np.flatnonzero(failed(result))]
+    if lost:
+        log.warning("%s: %d images have no scores: %s.", target, len(lost), examples(lost))
+        stream = io.StringIO()
+        rows = [("image", "reason"), *((image, f"no scores in {raw.name}") for image in lost)]
+        csv.writer(stream, lineterminator="\n").writerows(rows)
+        files.write_text(target.with_suffix(".failed.csv"), stream.getvalue())
+    files.write_json(target.with_suffix(".made.json"), made)
+    return target
+
+
+def read_calibration(path: str | Path) -> Calibration:
+    """The calibration in a file; `InputError` if it is absent or damaged."""
+    if not Path(path).is_file():
+        raise InputError(f"There is no calibration {path}. Make one with `lingula calibrate`.")
+    return calibration.from_json(_read_json(Path(path)), str(path))
+
+
+def calibration_of_run(run: str | Path, weights_sha256: str) -> tuple[Calibration, str]:
+    """A run's or model folder's calibration and its hash; `InputError` if it fits other weights.
+
+    A model folder inside a run (`RUN/best`) has the run's.
+    """
+    folder = Path(run)
+    path = folder / NAME
+    if not path.is_file() and not (folder / "best" / "model.json").is_file():
+        path = folder.parent / NAME
+    if not path.is_file():
+        raise InputError(
+            f"{folder} has no {NAME}. Make one: `lingula calibrate {folder}` (it needs the run's "
+            "dev scores and labels)."
+        )
+    made_for = _read_json(path).get("made_from", {}).get("model_sha256")
+    if made_for is not None and made_for != weights_sha256:
+        raise InputError(
+            f"{path} was made for other weights than {folder} has now. Make it again: `lingula "
+            f"calibrate {folder} --overwrite`."
+        )
+    return read_calibration(path), files.sha256(path)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}.") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged: it holds no JSON object.")
+    return found
+
+
+def _made_of(scores: Path) -> dict[str, Any]:
+    """What `SCORES.made.json` says, or nothing."""
+    path = scores.with_suffix(".made.json")
+    return dict(_read_json(path)) if path.is_file() else {}
+
+
+def _model_of(source: Path) -> str | None:
+    """The hash of a run's weights; None for scores files and for runs without a model."""
+    path = source / "best" / "model.json"
+    return _read_json(path).get("weights_sha256") if path.is_file() else None
+
+
+def _places(
+    source: Path, labels: str | Path | None, split: str, out: str | Path | None
+) -> tuple[Path, Path, Data, Path]:
+    """Scores, table, how the table is read, and the file to write."""
+    data, table, scores = Data(), None, source
+    target = source.with_suffix(".calibration.json")
+    if source.is_dir():
+        scores, target = source / "scores" / f"{split}.csv", source / NAME
+        settings = source / "config.yaml"
+        if settings.is_file() and labels is None:
+            data, own = read_config(settings).data, source / "table.csv"
+            table = own if own.is_file() else Path(data.table)
+    if not scores.is_file():
+        what = f"the run {source} has no {scores}" if source.is_dir() else f"there is no {scores}"
+        raise InputError(f"Calibration needs scores: {what}.")
+    if labels is not None:
+        table = Path(labels)
+    if table is None:
+        raise InputError("Calibration is fitted on dev labels: give --labels TABLE.")
+    if not table.is_file():
+        raise InputError(f"There is no table {table}; give --labels TABLE.")
+    return scores, table, data, target if out is None else Path(out)
+
+
+def _joined(scores: Path, table_path: Path, data: Data, split: str) -> Joined:
+    """Dev scores with labels; classes that only the scores have count as without labels."""
+    if split == "train":
+        log.warning("Scores of the training split are too good: a calibration on them misleads.")
+    predictions = read_scores(scores)
+    # A run's own copy of its table has no columns left to ignore.
+    table = configured_table(data, None if table_path == Path(data.table) else table_path)
+    if table.splits is None:
+        log.warning("%s has no split column: all its rows are used.", table_path)
+    meaning = Meaning(data.uncertain, data.blank, data.unmentioned)
+    part = asked(predictions, table, None if table.splits is None else split)
+    joined, lost = joined_with(predictions, part, "image", meaning)
+    if lost:
+        log.warning("%d images have no scores and are left out: %s.", len(lost), examples(lost))
+    return _with_unlabelled(joined, predictions)
+
+
+def _with_unlabelled(joined: Joined, predictions: Predictions) -> Joined:
+    known = set(joined.classes)
+    extra = tuple(name for name in predictions.classes if name not in known)
+    blank = np.zeros((len(joined.targets), len(extra)))
+    return replace(
+        joined,
+        probabilities=np.concatenate([joined.probabilities, blank], axis=1),
+        targets=np.concatenate([joined.targets, blank.astype(np.float32)], axis=1),
+        mask=np.concatenate([joined.mask, blank.astype(bool)], axis=1),
+        classes=joined.classes + extra,
+    )
+
+
+def _same(target: Path, settings: dict[str, Any]) -> bool:
+    """Whether the file was made with these settings; `InputError` for any other file."""
+    value = _read_json(target)
+    calibration.from_json(value, str(target))
+    changed = changes(value.get("made_from", {}), settings, skip=("scores", "labels"))
+    if changed:
+        raise InputError(
+            f"{target} was made with other settings:\n{differences(changed)}\n"
+            "Choose another --out, or --overwrite to set the old one aside."
+        )
+    log.info("%s is there already, made with the same settings.", target)
+    return True
+
+
+def _say(made: Calibration) -> None:
+    for name, item in made.classes.items():
+        for note in (item.curve.note, *(found.note for found in item.thresholds.values())):
+            if note:
+                log.info("%s: %s", name, note)
+    pairs = [(item.log_loss["raw"], item.log_loss["calibrated"]) for item in made.classes.values()]
+    known = np.array([pair for pair in pairs if None not in pair], dtype=float)
+    if len(known):
+        raw, after = known.mean(axis=0)
+        log.info(
+            "mean log loss on dev over %d classes: %.4f raw, %.4f calibrated (on patients that the "
+            "map was not fitted on)",
+            len(known),
+            raw,
+            after,
+        )

@@ -32,7 +32,10 @@ LAYERS = [
 NO_TORCH = (
     "labels config paper recipe metrics intervals predictions joining evaluation ensembles files errors runs "
     "data/table data/reading data/splits data/images data/folder data/checking "
-    "data/configured reporting/page reporting/figures"
+    "data/configured data/mapping data/overlap data/union data/where data/sources/places "
+    "data/sources/released data/sources/tokens data/sources/cxr_lt data/sources/mimic data/sources/nih "
+    "data/sources/chexpert data/sources/padchest data/sources/vindr data/sources/medmnist "
+    "reporting/page reporting/figures"
 ).split()
 
 

@@ -17,6 +17,16 @@ NOTICE = "Research use only; not a medical device."
 if TYPE_CHECKING:
     from lingula.verbs.data_check import data_check
     from lingula.verbs.data_phantom import data_phantom
+    from lingula.verbs.data_source import (
+        data_chexpert,
+        data_cxr_lt,
+        data_medmnist,
+        data_mimic,
+        data_nih,
+        data_padchest,
+        data_vindr,
+    )
+    from lingula.verbs.data_tables import data_filter, data_join, data_split
     from lingula.verbs.demo import demo
     from lingula.verbs.doctor import doctor
     from lingula.verbs.ensemble import ensemble, ensemble_apply
@@ -31,6 +41,16 @@ if TYPE_CHECKING:
 _HOMES = {
     "data_check": "data_check",
     "data_phantom": "data_phantom",
+    "data_chexpert": "data_source",
+    "data_cxr_lt": "data_source",
+    "data_medmnist": "data_source",
+    "data_mimic": "data_source",
+    "data_nih": "data_source",
+    "data_padchest": "data_source",
+    "data_vindr": "data_source",
+    "data_filter": "data_tables",
+    "data_join": "data_tables",
+    "data_split": "data_tables",
     "demo": "demo",
     "doctor": "doctor",
     "ensemble": "ensemble",
@@ -48,7 +68,17 @@ __all__ = [
     "NOTICE",
     "__version__",
     "data_check",
+    "data_chexpert",
+    "data_cxr_lt",
+    "data_filter",
+    "data_join",
+    "data_medmnist",
+    "data_mimic",
+    "data_nih",
+    "data_padchest",
     "data_phantom",
+    "data_split",
+    "data_vindr",
     "demo",
     "doctor",
     "ensemble",

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 import lingula
+from lingula.cli import sources
 from lingula.cli.options import Json, Overwrite, dumped
 
 app = typer.Typer(no_args_is_help=True, help="Make and check tables of images and labels.")
+app.add_typer(sources.app)
 
 
 @app.command("phantom")

@@ -18,7 +18,7 @@ from lingula.data.union import union
 from lingula.data.where import rows_where
 from lingula.errors import InputError, examples
 from lingula.labels import label_space
-from lingula.verbs.tables import Made, made
+from lingula.verbs.tables import Made, check_not_an_input, made
 
 log = logging.getLogger("lingula")
 
@@ -50,6 +50,7 @@ def data_join(
     """
     if len(tables) < 2:
         raise InputError("Joining needs two tables or more.")
+    check_not_an_input(out, tables)
     read = [read_table(path, soft=soft) for path in tables]
     shared = overlap(read, images=images)
     check_overlap(read, shared)
@@ -86,6 +87,7 @@ def data_split(
         soft: cells may be probabilities.
         overwrite: rename a table that is in the way.
     """
+    check_not_an_input(out, [table])
     read = read_table(table, soft=soft)
     if within is None:
         if read.splits is not None:
@@ -130,6 +132,7 @@ def data_filter(
     Raises:
         InputError: a condition that is none, that names no column, or that leaves no row.
     """
+    check_not_an_input(out, [table])
     read = read_table(table, soft=soft)
     rows = rows_where(read, where)
     if not len(rows):

@@ -6,6 +6,7 @@ import json
 import logging
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from lingula import files
 from lingula.data.mapping import Known, coverage, coverage_text
-from lingula.data.reading import write_table
+from lingula.data.reading import read_description, write_table
 from lingula.data.sources.places import absent
 from lingula.data.splits import classes_missing
 from lingula.data.table import (
@@ -70,10 +71,17 @@ def with_images(table: Table, drop: bool) -> tuple[Table, tuple[str, ...]]:
     return table, names
 
 
+def check_not_an_input(out: str | Path, inputs: Sequence[str | Path]) -> None:
+    """Refuse to write where one of the inputs stands, whatever else was asked for."""
+    if Path(out).resolve() in {Path(path).resolve() for path in inputs}:
+        raise InputError(f"{out} is an input of this command. Name another file to write.")
+
+
 def write_new(table: Table, out: Path, overwrite: bool = False) -> bool:
     """Write a table that is not there yet; False where the same one is.
 
-    Raises `InputError` if something else is there, unless `overwrite`, which renames it.
+    Raises `InputError` if something else is there, unless `overwrite`, which renames a table that
+    lingula wrote, and nothing else.
     """
     if out.suffix.lower() not in (".csv", ".parquet"):
         raise InputError(f"{out}: name a .csv or .parquet file for the table.")
@@ -83,6 +91,10 @@ def write_new(table: Table, out: Path, overwrite: bool = False) -> bool:
         if len(there) == 2 and _same(table, out):
             log.info("%s is there already, with the same rows.", out)
             return False
+        if not _is_ours(out):
+            raise InputError(
+                f"{there[0]} is there already, and lingula did not write it. Name another file."
+            )
         if not overwrite:
             raise InputError(
                 f"{there[0]} is there already and holds something else. Name another file, or let "
@@ -92,6 +104,11 @@ def write_new(table: Table, out: Path, overwrite: bool = False) -> bool:
             files.set_aside(path)
     write_table(table, out)
     return True
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether the description beside `out` is one that lingula writes."""
+    return "sha256" in read_description(out)
 
 
 def _same(table: Table, out: Path) -> bool:

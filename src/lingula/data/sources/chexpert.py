@@ -39,6 +39,13 @@ _NAMES = {
     "age": ("Age",),
     "sex": ("Sex",),
 }
+_PATTERNS = (
+    "train.csv",
+    "valid.csv",
+    "CheXpert-v1.0*/train.csv",
+    "CheXpert-v1.0*/valid.csv",
+    "df_chexpert_plus_*.csv",
+)
 _PREFIX = re.compile(r"^/?(?:CheXpert-v1\.0[^/]*/)?(?:PNG/)?")
 _PLACE = re.compile(r"(?:^|/)(train|valid|val|test)/(patient[^/]+)/([^/]+)/[^/]+$")
 
@@ -61,20 +68,22 @@ def chexpert(
             rows.
     """
     place = folder(root)
-    found = label_files(place, labels, ("train.csv", "valid.csv", "df_chexpert_plus_*.csv"))
+    found = label_files(place, labels, _PATTERNS)
     stated = [path for path in found if path.suffix.lower() in (".json", ".jsonl")]
     tables = [read_released(path, _NAMES, ("image",)) for path in found if path not in stated]
     if not tables:
         raise InputError(f"{examples(stated)}: a CSV that lists the images is needed beside it.")
     if stated:
         return _plus(place, tables, stated)
+    if any("section_findings" in file.rest or "report" in file.rest for file in tables):
+        raise InputError(
+            f"{examples(f.path for f in tables)}: CheXpert Plus has its labels in .json files: "
+            "name one with --labels too."
+        )
     columns = [finding_columns(file, CHEXPERT, ignore_columns) for file in tables]
     names = in_order(set().union(*columns), CHEXPERT)
     if not names:
-        plus = any("report" in file.rest for file in tables)
-        hint = " CheXpert Plus has its labels in a .json file: name it with --labels too."
-        hint = hint if plus else ""
-        raise InputError(f"{examples(f.path for f in tables)}: no column of a finding.{hint}")
+        raise InputError(f"{examples(f.path for f in tables)}: no file has a column of a finding.")
     space = LabelSpace(names, "chexpert" if names == CHEXPERT else "own")
     cells = np.concatenate(
         [finding_cells(file, c, space) for file, c in zip(tables, columns, strict=True)]

@@ -149,7 +149,7 @@ def _files(root: Path, given: Sequence[str | Path]) -> list[Released]:
     paths: list[Path] = []
     for start in [Path(g) for g in given] or [root]:
         here = start / "annotations" if (start / "annotations").is_dir() else start
-        wide = sorted(here.glob("image_labels_*.csv")) if here.is_dir() else []
+        wide = sorted(here.glob("image_labels_*.csv"), reverse=True) if here.is_dir() else []
         paths += wide or label_files(root, [here], ("train.csv", "annotations*.csv"))
     return [read_released(path, _NAMES, ("id",)) for path in dict.fromkeys(paths)]
 

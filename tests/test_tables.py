@@ -482,24 +482,15 @@ def test_a_table_of_the_challenges_size(tmp_path: Path) -> None:
         frame.filter(pl.Series(part)).write_csv(tmp_path / f"{split}.csv")
     other = table(tmp_path / "o" / "other.csv", "image,patient,source,Edema x.png,1,h,1")
     del frame, names, paths
-    began = time.perf_counter()
+    # Seconds of all cores together: on a machine with nothing else to do the wall clock shows less.
+    began = time.process_time()
     made = lingula.data_cxr_lt(tmp_path, out=tmp_path / "t.csv", images=False)
-    times = {"made": time.perf_counter() - began}
     assert len(made.table) == n
-    began = time.perf_counter()
     assert len(read_table(made.path)) == n
-    times["read"] = time.perf_counter() - began
-    began = time.perf_counter()
     assert not lingula.data_check(made.path, images=False).problems
-    times["checked"] = time.perf_counter() - began
-    began = time.perf_counter()
-    assert (
-        len(lingula.data_join([made.path, other], out=tmp_path / "j.csv", images=False).table)
-        == n + 1
-    )
-    times["joined"] = time.perf_counter() - began
+    joined = lingula.data_join([made.path, other], out=tmp_path / "j.csv", images=False)
+    assert len(joined.table) == n + 1
+    seconds = time.process_time() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
-    told = ", ".join(f"{what} {seconds:.1f} s" for what, seconds in times.items())
-    assert sum(times.values()) - times["made"] < 15, told
+    assert seconds < 15, f"{seconds:.1f} s"
     assert peak < 2, f"{peak:.2f} GiB"
-    logging.getLogger("lingula.tests").warning("%s; peak %.2f GiB", told, peak)

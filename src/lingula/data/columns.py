@@ -265,6 +265,13 @@ def label_values(
     1, 1.0, True are 1 and 0, 0.0, False are 0; -1 is `uncertain`; '', NA, NaN, null and the like
     are `blank`; with `soft`, any number from 0 to 1 stands for itself.
     """
+    distinct = cells.unique()
+    values = _values(distinct, blank, uncertain, soft)
+    # Nearly all columns hold a few texts many times: each text is looked at once.
+    return cells.replace_strict(distinct, values, default=None, return_dtype=pl.Float32)
+
+
+def _values(cells: pl.Series, blank: float, uncertain: float, soft: bool) -> pl.Series:
     text = pl.col("cells").str.strip_chars().str.to_lowercase()
     number = text.cast(pl.Float32, strict=False)
     allowed = number.is_between(0.0, 1.0) if soft else (number == 0.0) | (number == 1.0)

@@ -198,12 +198,11 @@ def coverage(tables: Sequence[Table], space: LabelSpace) -> tuple[Known, ...]:
     for table in tables:
         sources = np.array(table.sources or (str(table.path or "the table"),) * len(table))
         for source in dict.fromkeys(sources.tolist()):
-            cells = table.labels[sources == source]
-            known = {
-                fold(name): k
-                for k, name in enumerate(table.space.classes)
-                if (cells[:, k] != UNMENTIONED).any()
-            }
+            here = sources == source
+            cells = table.labels if here.all() else table.labels[here]
+            stated = (cells != UNMENTIONED).any(axis=0)
+            names = enumerate(table.space.classes)
+            known = {fold(name): k for k, name in names if stated[k]}
             knows = tuple(name for name in space.classes if fold(name) in known)
             lacks = tuple(name for name in space.classes if fold(name) not in known)
             part = cells[:, [known[fold(name)] for name in knows]]

@@ -40,7 +40,8 @@ def overlap(tables: Sequence[Table], images: bool = True) -> Overlap:
     seen: dict[tuple[str, str], set[int]] = defaultdict(set)
     for number, table in enumerate(tables):
         sources = table.sources or (f"\0{table.path or number}",) * len(table)
-        for source, patient in zip(sources, table.patients or ("",) * len(table), strict=True):
+        people = zip(sources, table.patients or ("",) * len(table), strict=True)
+        for source, patient in dict.fromkeys(people):
             if patient:
                 seen[source, patient].add(number)
     patients = tuple(key for key, where in seen.items() if len(where) > 1)

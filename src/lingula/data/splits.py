@@ -132,7 +132,8 @@ def patients_in_two_splits(table: Table) -> dict[str, tuple[str, ...]]:
     if table.patients is None or table.splits is None:
         return {}
     seen: dict[tuple[str, str], set[str]] = {}
-    for source, patient, split in zip(_sources(table), table.patients, table.splits, strict=True):
+    rows = zip(_sources(table), table.patients, table.splits, strict=True)
+    for source, patient, split in dict.fromkeys(rows):
         if patient and split:
             seen.setdefault((source, patient), set()).add(split)
     return {

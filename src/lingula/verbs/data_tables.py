@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from lingula.data.mapping import coverage, read_map
+from lingula.data.mapping import read_map
 from lingula.data.overlap import check_overlap, overlap
 from lingula.data.reading import read_table
 from lingula.data.splits import patients_in_two_splits, split_by_patient
@@ -59,8 +58,7 @@ def data_join(
         log.warning("%d images stand in two tables: %s.", len(shown), examples(shown))
     space = None if classes is None else label_space(classes)
     joined = union(read, space, None if mapping is None else read_map(mapping))
-    found = made(joined, out, images=False, overwrite=overwrite)
-    return replace(found, coverage=coverage([joined], joined.space))
+    return made(joined, out, images=False, overwrite=overwrite)
 
 
 def data_split(

@@ -11,8 +11,10 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import lingula
+from lingula.cli import app
 from lingula.data.checking import check
 from lingula.data.reading import read_table
 from lingula.data.sources.chexpert import chexpert
@@ -268,6 +270,19 @@ def test_no_image_found_shows_a_tried_path_and_the_count(tmp_path: Path) -> None
     assert not (tmp_path / "t.csv").exists()
 
 
+def test_mimic_takes_a_file_packed_and_unpacked_as_one(tmp_path: Path) -> None:
+    folder = mimic_files(tmp_path)
+    packed = folder / "mimic-cxr-2.0.0-metadata.csv.gz"
+    (folder / "mimic-cxr-2.0.0-metadata.csv").write_bytes(gzip.decompress(packed.read_bytes()))
+    assert len(mimic(tmp_path)) == 2
+    (folder / "mimic-cxr-2.1.0-metadata.csv").write_bytes(gzip.decompress(packed.read_bytes()))
+    with pytest.raises(InputError, match="are both there"):
+        mimic(tmp_path)
+    packed.write_bytes(packed.read_bytes()[:40])
+    with pytest.raises(InputError, match=r"metadata.csv.gz can't be opened"):
+        mimic(tmp_path, [packed, folder / "mimic-cxr-2.0.0-chexpert.csv"])
+
+
 # Case 54
 
 
@@ -485,8 +500,13 @@ def test_chexpert_faults_are_named(tmp_path: Path) -> None:
         chexpert(tmp_path, [csv(tmp_path / "x.csv", "Path,Edma", f"{path},1")])
     with pytest.raises(InputError, match=r"x.csv, row 2: 'a.jpg' is no path of CheXpert's"):
         chexpert(tmp_path, [csv(tmp_path / "x.csv", "Path,Edema", "a.jpg,1")])
-    with pytest.raises(InputError, match="stand in two rows"):
+    with pytest.raises(InputError, match=r"different labels: train/patient00001.*one row an image"):
         chexpert(tmp_path, [csv(tmp_path / "x.csv", "Path,Edema", f"{path},1", f"{path},0")])
+    rows = (f"{path},1,60", f"{path},1,61")
+    with pytest.raises(InputError, match=r"rows that differ: train/patient00001"):
+        chexpert(tmp_path, [csv(tmp_path / "x.csv", "Path,Edema,Age", *rows)])
+    # Case 56: rows that say the same are one.
+    assert len(chexpert(tmp_path, [csv(tmp_path / "x.csv", "Path,Edema", *[f"{path},1"] * 2)])) == 1
     with pytest.raises(InputError, match=r"no label file or folder .*nowhere.csv"):
         chexpert(tmp_path, [tmp_path / "nowhere.csv"])
 
@@ -727,6 +747,50 @@ def test_an_npz_of_something_else_is_refused(change: dict[str, np.ndarray], tmp_
 
 
 # ---- what they share
+
+
+# Cases 59, 60
+
+
+def test_byte_order_marks_carriage_returns_and_names_that_look_like_nothing(tmp_path: Path) -> None:
+    head = "\ufeffdicom_id, subject_id,study_id,fpath, Edema"
+    rows = ['"a,b",NA,1,files/a.jpg,1', "c,None,2,files/c.jpg,NA"]
+    labels = csv(tmp_path / "train.csv", head, *rows, end="\r\n")
+    table = cxr_lt(tmp_path, [labels])
+    assert table.ids == ("a,b", "c") and table.patients == ("NA", "None")
+    assert table.labels[:, 0].tolist() == [1, BLANK] and table.space.classes == ("Edema",)
+    csv(tmp_path / "train.csv", *(text.replace(",", ";") for text in (head, rows[1])))
+    with pytest.raises(InputError, match=r"train.csv looks like ; separated"):
+        cxr_lt(tmp_path, [labels])
+
+
+def test_no_source_file_is_changed_and_outputs_are_whole(tmp_path: Path) -> None:
+    root = nih_tree(tmp_path / "nih", [nih_row(1, "Mass"), nih_row(2, "Edema")])
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    labels = root / "Data_Entry_2017.csv"
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="lingula did not write it"):
+            lingula.data_nih(root, out=labels, overwrite=overwrite)
+    lingula.data_nih(root, labels=labels, out=tmp_path / "t.parquet")
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["nih", "t.json", "t.parquet"]
+    with pytest.raises(InputError, match=r"needs the classes"):
+        lingula.data_nih(root, out=tmp_path / "u.csv", mapping=tmp_path / "map.yaml")
+
+
+def test_the_command_line_of_a_source(tmp_path: Path) -> None:
+    root = nih_tree(tmp_path / "nih", [nih_row(1, "Mass"), nih_row(2, "Edema")])
+    (root / "train_val_list.txt").write_text("00000001_000.png\n00000002_000.png\n")
+    arguments = ["data", "nih", str(root), "--out", str(tmp_path / "t.csv")]
+    told = CliRunner().invoke(app, [*arguments, "--classes", "Mass,Hernia,Zebra"])
+    assert told.exit_code == 0, told.output
+    assert "knows 2 of 3 classes" in told.stdout and "does not know: Zebra" in told.stdout
+    assert "lingula data split" in told.stdout  # no dev set is official
+    facts = json.loads(
+        CliRunner().invoke(app, [*arguments, "--classes", "Mass,Hernia,Zebra", "--json"]).stdout
+    )
+    assert facts["splits"] == {"train": 2} and facts["classes"]["Zebra"]["unmentioned"] == 2
+    assert facts["sexes"] == {"M": 2} and facts["ages_known"] == 2
 
 
 # Case 68

@@ -261,6 +261,18 @@ def test_an_output_can_not_be_an_input(tmp_path: Path) -> None:
     assert a.is_file() and b.is_file()
 
 
+def test_a_map_joins_what_names_do_not(tmp_path: Path) -> None:
+    a = table(tmp_path / "a.csv", "image,patient,source,Nodule x.png,1,h,1")
+    b = table(tmp_path / "b.csv", "image,patient,source,knots,note y.png,1,k,1,abc z.png,2,k,0,")
+    (tmp_path / "map.yaml").write_text("same: {Nodule: knots}")
+    options = {"mapping": tmp_path / "map.yaml", "classes": ["Nodule"], "ignore_columns": ["note"]}
+    found = lingula.data_join([a, b], out=tmp_path / "t.csv", **options)
+    assert found.table.labels[:, 0].tolist() == [1, 1, 0]
+    (tmp_path / "map.yaml").write_text("same: {Nodule: knot}")
+    with pytest.raises(InputError, match=r"no table has a class 'knot'.*Did you mean 'knots'"):
+        lingula.data_join([a, b], out=tmp_path / "u.csv", **options)
+
+
 # ---- split (cases 63 to 65)
 
 

@@ -268,6 +268,7 @@ def _data_join(
     classes: Classes = None,
     mapping: Map = None,
     images: Annotated[bool, typer.Option(help="Compare the tables' image files.")] = True,
+    ignore_columns: IgnoreColumns = None,
     soft: Soft = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -279,6 +280,7 @@ def _data_join(
         classes=_asked(classes),
         mapping=mapping,
         images=images,
+        ignore_columns=ignore_columns or (),
         soft=soft,
         overwrite=overwrite,
     )
@@ -299,6 +301,7 @@ def _data_split(
     images_are_patients: Annotated[
         bool, typer.Option("--images-are-patients", help="Rows without a patient are each one.")
     ] = False,
+    ignore_columns: IgnoreColumns = None,
     soft: Soft = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -311,6 +314,7 @@ def _data_split(
         seed=seed,
         within=within,
         images_are_patients=images_are_patients,
+        ignore_columns=ignore_columns or (),
         soft=soft,
         overwrite=overwrite,
     )
@@ -324,10 +328,18 @@ def _data_filter(
     where: Annotated[
         str, typer.Option("--where", help="E.g. \"view in ('PA', 'AP') and age >= 18\".")
     ],
+    ignore_columns: IgnoreColumns = None,
     soft: Soft = False,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """The rows that fulfil a condition."""
-    found = lingula.data_filter(table, out=out, where=where, soft=soft, overwrite=overwrite)
+    found = lingula.data_filter(
+        table,
+        out=out,
+        where=where,
+        ignore_columns=ignore_columns or (),
+        soft=soft,
+        overwrite=overwrite,
+    )
     _tell(found, as_json)

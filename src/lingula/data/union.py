@@ -13,7 +13,7 @@ import numpy as np
 
 from lingula.data.mapping import LabelMap, mapped
 from lingula.data.table import UNMENTIONED, Table
-from lingula.errors import InputError, examples
+from lingula.errors import InputError, examples, nearest
 from lingula.labels import LabelSpace, fold
 
 log = logging.getLogger("lingula")
@@ -48,6 +48,7 @@ def union(
     if len({table.phantom for table in tables}) > 1:
         raise InputError("Phantoms and real films can't be in one table.")
     wanted = space or union_space(tables)
+    _check_rules(tables, wanted, rules)
     own = [_with_source(table, tables) for table in tables]
     parts = [mapped(table, wanted, rules, strict=False) for table in own]
     for table in tables:
@@ -79,6 +80,22 @@ def union(
         phantom=tables[0].phantom,
         **columns,
     )
+
+
+def _check_rules(tables: Sequence[Table], space: LabelSpace, rules: LabelMap | None) -> None:
+    """Every class of a map must be wanted, and every term be known to one of the tables."""
+    if rules is None:
+        return
+    known = list(dict.fromkeys(name for table in tables for name in table.space.classes))
+    for kind in (rules.same, rules.narrower, rules.broader):
+        for target, terms in kind.items():
+            space.index(target)
+            for term in terms:
+                if not any(term in table.space for table in tables):
+                    raise InputError(
+                        f"Map {rules.name}: no table has a class '{term}' (for '{target}')."
+                        f"{nearest(term, known)}"
+                    )
 
 
 def _with_source(table: Table, tables: Sequence[Table]) -> Table:

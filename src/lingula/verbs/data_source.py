@@ -39,80 +39,83 @@ def data_cxr_lt(
     root: str | Path,
     *,
     out: str | Path,
-    labels: Sequence[str | Path] = (),
+    labels: str | Path | Sequence[str | Path] = (),
     ignore_columns: Sequence[str] = (),
     **written: Unpack[Written],
 ) -> Made:
     """Write the table of CXR-LT 2023 or 2024 over the images of MIMIC-CXR-JPG in `root`."""
-    return _write(cxr_lt.cxr_lt(root, labels, ignore_columns), out, None, written)
+    return _write(cxr_lt.cxr_lt(root, _listed(labels), ignore_columns), out, None, written)
 
 
 def data_mimic(
     root: str | Path,
     *,
     out: str | Path,
-    labels: Sequence[str | Path] = (),
+    labels: str | Path | Sequence[str | Path] = (),
     ignore_columns: Sequence[str] = (),
     labeler: Literal["chexpert", "negbio"] | None = None,
     **written: Unpack[Written],
 ) -> Made:
     """Write the table of MIMIC-CXR-JPG with the labels of CheXpert's or NegBio's labeller."""
-    return _write(mimic.mimic(root, labels, ignore_columns, labeler), out, None, written)
+    return _write(mimic.mimic(root, _listed(labels), ignore_columns, labeler), out, None, written)
 
 
 def data_nih(
     root: str | Path,
     *,
     out: str | Path,
-    labels: Sequence[str | Path] = (),
+    labels: str | Path | Sequence[str | Path] = (),
     ignore_columns: Sequence[str] = (),
     **written: Unpack[Written],
 ) -> Made:
     """Write the table of NIH ChestX-ray14, with NIH-CXR-LT's labels where they are given."""
-    return _write(nih.nih(root, labels, ignore_columns), out, None, written)
+    return _write(nih.nih(root, _listed(labels), ignore_columns), out, None, written)
 
 
 def data_chexpert(
     root: str | Path,
     *,
     out: str | Path,
-    labels: Sequence[str | Path] = (),
+    labels: str | Path | Sequence[str | Path] = (),
     ignore_columns: Sequence[str] = (),
     **written: Unpack[Written],
 ) -> Made:
     """Write the table of CheXpert or CheXpert Plus."""
-    return _write(chexpert.chexpert(root, labels, ignore_columns), out, None, written)
+    return _write(chexpert.chexpert(root, _listed(labels), ignore_columns), out, None, written)
 
 
 def data_padchest(
     root: str | Path,
     *,
     out: str | Path,
-    labels: Sequence[str | Path] = (),
+    labels: str | Path | Sequence[str | Path] = (),
     **written: Unpack[Written],
 ) -> Made:
     """Write the table of PadChest."""
-    return _write(padchest.padchest(root, labels), out, padchest.MAP, written)
+    return _write(padchest.padchest(root, _listed(labels)), out, padchest.MAP, written)
 
 
 def data_vindr(
     root: str | Path,
     *,
     out: str | Path,
-    labels: Sequence[str | Path] = (),
+    labels: str | Path | Sequence[str | Path] = (),
     readers: Literal["any", "majority", "all"] | None = None,
     **written: Unpack[Written],
 ) -> Made:
     """Write the table of VinDr-CXR, and `TABLE.boxes.csv` where the labels have boxes."""
-    table = vindr.vindr(root, labels, readers)
-    boxes = vindr.vindr_boxes(table, root, labels)
+    given_labels = _listed(labels)
+    table = vindr.vindr(root, given_labels, readers)
+    boxes = vindr.vindr_boxes(table, root, given_labels)
     beside = Path(out).with_suffix(".boxes.csv")
     if beside.exists() and not written.get("overwrite") and not Path(out).exists():
         raise InputError(f"{beside} is there already. Name another table, or use --overwrite")
     found = _write(table, out, vindr.MAP, written)
-    if boxes.height:
-        text = boxes.write_csv()
-        if beside.exists() and beside.read_text(encoding="utf-8") != text:
+    boxes = boxes.filter(boxes["image"].is_in(list(found.table.images)))
+    text = boxes.write_csv()
+    same = beside.exists() and beside.read_text(encoding="utf-8") == text
+    if boxes.height and not same:
+        if beside.exists():
             files.set_aside(beside)
         files.write_text(beside, text)
     return found
@@ -124,6 +127,11 @@ def data_medmnist(root: str | Path, *, out: str | Path, **written: Unpack[Writte
     with progress("images") as tick:
         table = medmnist.medmnist(root, beside, counting(tick))
     return _write(table, out, None, written)
+
+
+def _listed(labels: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
+    """One file or folder of labels is a list of one."""
+    return [labels] if isinstance(labels, str | Path) else labels
 
 
 def _write(table: Table, out: str | Path, shipped: LabelMap | None, written: Written) -> Made:

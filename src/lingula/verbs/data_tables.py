@@ -10,13 +10,13 @@ import numpy as np
 
 from lingula.data.mapping import read_map
 from lingula.data.overlap import check_overlap, overlap
-from lingula.data.reading import read_table
+from lingula.data.reading import read_frame, read_table
 from lingula.data.splits import patients_in_two_splits, split_by_patient
 from lingula.data.table import Table, rows_of, subset, with_splits
 from lingula.data.union import union
 from lingula.data.where import rows_where
 from lingula.errors import InputError, examples
-from lingula.labels import label_space
+from lingula.labels import fold, label_space
 from lingula.verbs.tables import Made, check_not_an_input, made
 
 log = logging.getLogger("lingula")
@@ -29,6 +29,7 @@ def data_join(
     classes: str | Sequence[str] | None = None,
     mapping: str | Path | None = None,
     images: bool = True,
+    ignore_columns: Sequence[str] = (),
     soft: bool = False,
     overwrite: bool = False,
 ) -> Made:
@@ -40,6 +41,7 @@ def data_join(
         classes: a label space by name, or class names; None takes every class of any table.
         mapping: a .yaml map for classes that do not go by name.
         images: compare the image files of the tables, byte by byte where it is needed.
+        ignore_columns: columns that are no classes; they are not in the new table.
         soft: cells may be probabilities.
         overwrite: rename a table that is in the way.
 
@@ -50,7 +52,7 @@ def data_join(
     if len(tables) < 2:
         raise InputError("Joining needs two tables or more.")
     check_not_an_input(out, tables)
-    read = [read_table(path, soft=soft) for path in tables]
+    read = [_read(path, ignore_columns, soft) for path in tables]
     shared = overlap(read, images=images)
     check_overlap(read, shared)
     if shared.images:
@@ -61,6 +63,14 @@ def data_join(
     return made(joined, out, images=False, overwrite=overwrite)
 
 
+def _read(path: str | Path, ignored: Sequence[str], soft: bool) -> Table:
+    """One table of several: of the columns to ignore those apply that it has."""
+    there = {fold(name) for name in read_frame(path).columns} if ignored else set()
+    return read_table(
+        path, ignore_columns=[name for name in ignored if fold(name) in there], soft=soft
+    )
+
+
 def data_split(
     table: str | Path,
     *,
@@ -69,6 +79,7 @@ def data_split(
     seed: int = 0,
     within: str | None = None,
     images_are_patients: bool = False,
+    ignore_columns: Sequence[str] = (),
     soft: bool = False,
     overwrite: bool = False,
 ) -> Made:
@@ -82,11 +93,12 @@ def data_split(
         within: a split: only its rows are split anew, the others stay as they are. So an official
             training set gives its dev set: `within="train", fractions=(0.9, 0.1, 0)`.
         images_are_patients: a row without a patient is a patient of its own.
+        ignore_columns: columns that are no classes; they are not in the new table.
         soft: cells may be probabilities.
         overwrite: rename a table that is in the way.
     """
     check_not_an_input(out, [table])
-    read = read_table(table, soft=soft)
+    read = read_table(table, ignore_columns=ignore_columns, soft=soft)
     if within is None:
         if read.splits is not None:
             log.warning("%s has a split, which is replaced. To split one part: --within", table)
@@ -120,6 +132,7 @@ def data_filter(
     *,
     out: str | Path,
     where: str,
+    ignore_columns: Sequence[str] = (),
     soft: bool = False,
     overwrite: bool = False,
 ) -> Made:
@@ -131,7 +144,7 @@ def data_filter(
         InputError: a condition that is none, that names no column, or that leaves no row.
     """
     check_not_an_input(out, [table])
-    read = read_table(table, soft=soft)
+    read = read_table(table, ignore_columns=ignore_columns, soft=soft)
     rows = rows_where(read, where)
     if not len(rows):
         raise InputError(f"No row of {table} fulfils {where!r}.")

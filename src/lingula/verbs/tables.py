@@ -200,6 +200,11 @@ def made_text(found: Made) -> str:
     for split, names in facts["without_positive"].items():
         if names:
             lines.append(f"without a positive in {split}: {examples(names, 26)}")
+    if facts["splits"].get("train") and "dev" not in facts["splits"]:
+        lines.append(
+            f"no dev split: lingula data split {found.path} --within train --fractions .9 .1 0 "
+            "--out NEW"
+        )
     if found.missing:
         what = "left out" if found.dropped else "still in the table"
         lines.append(f"images that are not there ({what}): {examples(found.missing)}")

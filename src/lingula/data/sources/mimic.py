@@ -105,7 +105,8 @@ def _files(
                 f"{path} is none of MIMIC-CXR-JPG's files: their names end in "
                 f"{', '.join(f'-{k}.csv' for k in kinds)}, or the same with .gz."
             )
-        if kind in found and path.with_suffix("").stem != found[kind].with_suffix("").stem:
+        # The same file packed and unpacked is one; two versions are not.
+        if kind in found and path.name.removesuffix(".gz") != found[kind].name.removesuffix(".gz"):
             raise InputError(f"{found[kind]} and {path} are both there. Name one with --labels.")
         found.setdefault(kind, path)
     asked = labeler or next((k for k in _LABELERS if k in found), _LABELERS[0])

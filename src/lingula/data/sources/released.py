@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula.data.columns import NAMES, Fault, label_values, read_cells, whole_ids
+from lingula.data.sources.places import note
 from lingula.data.splits import patients_in_two_splits
 from lingula.data.table import BLANK, UNCERTAIN, Table
 from lingula.errors import InputError, examples, nearest
@@ -200,6 +201,26 @@ def first_of_each(
     return first
 
 
+def _once(
+    frame: pl.DataFrame, labels: NDArray[np.float32], where: str
+) -> tuple[pl.DataFrame, NDArray[np.float32]]:
+    """One row an image: rows that say the same are one; rows that differ are an error."""
+    images = frame["image"]
+    if bool((images == "").any()):
+        raise InputError(f"{where}: some rows have no image. Fill them in or remove them.")
+    if images.n_unique() == len(images):
+        return frame, labels
+    mend = "Keep one row an image."
+    first = first_of_each(frame.select("image"), labels, f"{where}: images", mend)
+    distinct = frame.unique(maintain_order=True)["image"]
+    differing = distinct.filter(distinct.is_duplicated()).unique(maintain_order=True)
+    if len(differing):
+        raise InputError(f"{where}: images in rows that differ: {examples(differing)}. {mend}")
+    repeated = images.filter(images.is_duplicated()).unique(maintain_order=True).to_list()
+    note("images stood in several rows that say the same: one of each is kept", repeated)
+    return frame[first.tolist()], labels[first]
+
+
 def as_table(
     frame: pl.DataFrame,
     labels: NDArray[np.float32],
@@ -213,21 +234,18 @@ def as_table(
     """The table of a frame with our column names; a column without any value is left out.
 
     Raises:
-        InputError: no rows, rows without an image, an image in two rows, a patient in two splits.
+        InputError: no rows, rows without an image, an image in two rows that differ, a patient in
+            two splits.
     """
     where = examples(file.path for file in made_from)
     if not frame.height:
         raise InputError(f"{where}: no rows are left to make a table of.")
+    frame, labels = _once(frame, labels, where)
     texts: dict[str, Any] = {
         field: tuple(frame[name].to_list())
         for field, name in NAMES.items()
         if name in frame.columns and bool((frame[name] != "").any())
     }
-    images = frame["image"]
-    twice = images.filter(images.is_duplicated()).unique(maintain_order=True)
-    if len(twice) or bool((images == "").any()):
-        what = f"stand in two rows: {examples(twice)}" if len(twice) else "are blank in some rows"
-        raise InputError(f"{where}: images {what}. A table has one row an image.")
     texts["sources"] = (source,) * frame.height
     table = Table(
         images=texts.pop("images"),

@@ -702,6 +702,29 @@ def test_vindr_of_physionet_with_its_test_set(tmp_path: Path) -> None:
     ]
 
 
+def test_vindr_faults_are_named(tmp_path: Path) -> None:
+    head = "image_id,rad_id,Edema,No finding"
+    a = csv(tmp_path / "image_labels_train.csv", head, "a,R1,1,0", "a,R2,,1")
+    with pytest.raises(InputError, match=r"train.csv, row 3, column 'Edema': readers say 1 or 0"):
+        vindr(tmp_path, [a], "any")
+    csv(a, head, "a,R1,1,0")
+    b = csv(tmp_path / "image_labels_test.csv", "image_id,No finding", "b,1")
+    with pytest.raises(InputError, match=r"do not know the same findings: Edema"):
+        vindr(tmp_path, [a, b])
+    c = csv(tmp_path / "train.csv", KAGGLE, "a,Cardiomegali,3,R1,0,0,9,9")
+    with pytest.raises(
+        InputError, match=r"row 2, column 'class_name'.*Did you mean 'Cardiomegaly'"
+    ):
+        vindr(tmp_path, [c])
+    csv(c, KAGGLE, "../x,Cardiomegaly,3,R1,0,0,9,9")
+    with pytest.raises(InputError, match="not a path inside"):
+        vindr(tmp_path, [c])
+    csv(c, KAGGLE, "a,Cardiomegaly,3,R1,9,0,9,9")
+    with pytest.raises(InputError, match=r"row 2: the box has no area"):
+        lingula.data_vindr(tmp_path, labels=c, out=tmp_path / "t.csv")
+    assert not (tmp_path / "t.csv").exists()
+
+
 # ---- ChestMNIST
 
 

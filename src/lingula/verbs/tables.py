@@ -197,7 +197,9 @@ def made_text(found: Made) -> str:
         lines.append(f"  {name:<{width}}  " + " ".join(f"{n:>8}" for n in counts.values()))
     lines.append(f"blank cells: {facts['blank_means']}")
     lines.append(coverage_text(found.coverage, found.table.space))
-    for split, names in facts["without_positive"].items():
+    known = {name for source in found.coverage for name in source.knows}
+    for split, every in facts["without_positive"].items():
+        names = [name for name in every if name in known]  # the others are named above
         if names:
             lines.append(f"without a positive in {split}: {examples(names, 26)}")
     if facts["splits"].get("train") and "dev" not in facts["splits"]:

@@ -62,10 +62,9 @@ MAP = LabelMap(
 
 @dataclass(frozen=True)
 class _Votes:
-    """What V (image, reader) pairs said: the image of each, its reader, and cells (V, K)."""
+    """What V pairs of image and reader said: the image of each, and cells (V, K)."""
 
     images: pl.Series
-    readers: pl.Series
     cells: NDArray[np.float32]
     split: str
 
@@ -91,6 +90,7 @@ def vindr(
     columns = [
         finding_columns(f, VINDR) if "finding" not in f.frame.columns else None for f in files
     ]
+    _check_alike(files, columns)
     known = set[str]()
     for file, found in zip(files, columns, strict=True):
         known |= set(_stated(file)) if found is None else set(found)
@@ -154,6 +154,17 @@ def _files(root: Path, given: Sequence[str | Path]) -> list[Released]:
     return [read_released(path, _NAMES, ("id",)) for path in dict.fromkeys(paths)]
 
 
+def _check_alike(files: Sequence[Released], columns: Sequence[dict[str, str] | None]) -> None:
+    """Refuse files that do not know the same findings: what one lacks would count as absent."""
+    for file, found in zip(files, columns, strict=True):
+        if (found is None) != (columns[0] is None) or set(found or ()) != set(columns[0] or ()):
+            differing = set(found or ()) ^ set(columns[0] or ())
+            raise InputError(
+                f"{files[0].path} and {file.path} do not know the same findings: "
+                f"{examples(sorted(differing))}. Make a table of each and join them."
+            )
+
+
 def _stated(file: Released) -> tuple[str, ...]:
     """The classes of a file with a finding a row."""
     tokens = file.frame["finding"].unique().to_list()
@@ -186,12 +197,18 @@ def _votes(
         cells[row, frame["finding"].replace_strict(column, return_dtype=pl.Int64).to_numpy()] = 1
     else:
         stated = finding_cells(file, columns, space)
+        if (stated < 0).any():
+            at, k = np.argwhere(stated < 0)[0]
+            name = columns[space.classes[k]]
+            raise InputError(
+                f"{file.path}, row {at + 2}, column '{name}': readers say 1 or 0, not blank or -1."
+            )
         what = f"{file.path}: images (with their reader)"
         cells = stated[first_of_each(pairs, stated, what, "Keep one row a reader.")]
     split = ""
     if physionet:
         split = "test" if "test" in file.path.name.lower() else "train"
-    return _Votes(once["id"], once["reader"], cells, split)
+    return _Votes(once["id"], cells, split)
 
 
 def _agreed(
@@ -223,15 +240,11 @@ def _agreed(
 
 def _boxes(file: Released) -> pl.DataFrame:
     edges = file.frame.select(pl.col(_EDGES).cast(pl.Float64, strict=False))
-    blank = file.frame.select(
-        pl.all_horizontal(pl.col(_EDGES).str.to_lowercase().is_in(["", "nan"]))
-    )
-    none = blank.to_series()
-    sound = edges.select(
-        pl.all_horizontal(pl.all().is_finite())
-        & (pl.col("right") > pl.col("left"))
-        & (pl.col("bottom") > pl.col("top"))
-    ).to_series().fill_null(False)  # fmt: skip
+    blank = pl.all_horizontal(pl.col(_EDGES).str.to_lowercase().is_in(["", "nan"]))
+    none = file.frame.select(blank).to_series()
+    area = (pl.col("right") > pl.col("left")) & (pl.col("bottom") > pl.col("top"))
+    sound = edges.select(pl.all_horizontal(pl.all().is_finite()) & area).to_series()
+    sound = sound.fill_null(False)
     wrong = (~none & ~sound).arg_true()
     if len(wrong):
         raise InputError(

@@ -391,6 +391,9 @@ def test_nih_faults_are_named(tmp_path: Path) -> None:
     film(root / "copy" / "00000001_000.png")
     with pytest.raises(InputError, match=r"'00000001_000.png' stands twice below"):
         nih(root)
+    (root / "test_list.txt").write_bytes(b"\xff\xfe0")
+    with pytest.raises(InputError, match=r"test_list.txt can't be read as text"):
+        nih(root)
     csv(root / "Data_Entry_2017.csv", "Image Index,Labels,Patient ID", "a,b,1")
     with pytest.raises(InputError, match=r"Data_Entry_2017.csv has no column `Finding Labels`"):
         nih(root)
@@ -751,6 +754,16 @@ def test_chestmnist_becomes_png_files(tmp_path: Path) -> None:
     assert check(found.path).fit
     again = lingula.data_medmnist(tmp_path, out=tmp_path / "out" / "t.csv")
     assert again.table.images == table.images
+
+
+def test_a_damaged_npz_is_refused(tmp_path: Path) -> None:
+    source = npz(tmp_path / "chestmnist.npz")
+    data = bytearray(source.read_bytes())
+    for damaged in (data[:3000], b"no archive", data[:400] + bytes(200) + data[600:]):
+        source.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"chestmnist.npz is damaged or no .npz"):
+            lingula.data_medmnist(source, out=tmp_path / "t.csv")
+    assert not (tmp_path / "t.csv").exists()
 
 
 @pytest.mark.parametrize(

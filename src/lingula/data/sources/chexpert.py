@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from lingula import files
 from lingula.data.columns import SPLIT_NAMES
-from lingula.data.sources.places import check_inside, folder, label_files, laid_out, note
+from lingula.data.sources.places import (
+    check_inside,
+    folder,
+    label_files,
+    laid_out,
+    note,
+    read_lines,
+)
 from lingula.data.sources.released import (
     Released,
     ages,
@@ -167,7 +174,7 @@ def _json_labels(path: Path) -> tuple[list[str], NDArray[np.float32], LabelSpace
     rows: list[list[float]] = []
     space = LabelSpace(CHEXPERT, "chexpert")
     meaning = {None: BLANK, 1: 1.0, 0: 0.0, -1: UNCERTAIN}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -77,7 +78,7 @@ def medmnist(
                         progress(len(names), total)
                 cells.append(labels)
                 splits += [SPLIT_NAMES[part]] * len(labels)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InputError(f"{path} is damaged or no .npz: {error}.") from None
     frame = pl.DataFrame({"image": names, "split": splits})
     made = Released(path, pl.DataFrame(), (), sha256)

@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula import files
-from lingula.data.sources.places import by_name, check_inside, folder, label_files, note
+from lingula.data.sources.places import by_name, check_inside, folder, label_files, note, read_lines
 from lingula.data.sources.released import (
     Released,
     ages,
@@ -180,7 +180,7 @@ def _official(images: pl.Series, paths: Sequence[Path]) -> tuple[pl.Series, list
         split = _LISTS.get(path.name.lower())
         if split is None:
             raise InputError(f"{path} is no list that is known: {' or '.join(_LISTS)}.")
-        names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        names = [line.strip() for line in read_lines(path)]
         twice = [name for name in names if split_of.get(name, split) != split]
         if twice:
             raise InputError(f"{path}: images that stand in both lists: {examples(twice)}.")

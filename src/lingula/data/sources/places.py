@@ -51,6 +51,22 @@ def label_files(
     return found
 
 
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file; `InputError` if it can't be read as UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read as text: {error}.") from None
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; names that no file can have, and closed folders, are none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def check_inside(root: Path, images: Sequence[str], file: Path) -> None:
     """Refuse image cells of `file` that lead out of `root`; `InputError` names the first."""
     for number, cell in enumerate(images):
@@ -68,7 +84,7 @@ def laid_out(
     """The images' paths in the layout in which most of a sample are found; else in the first."""
     step = max(1, len(images) // _TRIED)
     sample = images[::step]
-    counts = [sum((root / layout(name)).is_file() for name in sample) for layout in layouts]
+    counts = [sum(_is_file(root / layout(name)) for name in sample) for layout in layouts]
     best = layouts[counts.index(max(counts))]
     return [best(name) for name in images]
 
@@ -125,7 +141,7 @@ def absent(root: Path, images: Sequence[str]) -> list[int]:
 
     def look(begin: int) -> list[int]:
         part = range(begin, min(begin + _AT_ONCE, len(images)))
-        return [i for i in part if not (root / images[i]).is_file()]
+        return [i for i in part if not _is_file(root / images[i])]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [i for found in pool.map(look, range(0, len(images), _AT_ONCE)) for i in found]

@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     from lingula.verbs.data_check import data_check
     from lingula.verbs.data_folder import data_folder
     from lingula.verbs.data_phantom import data_phantom
+    from lingula.verbs.data_source import (
+        data_chexpert,
+        data_cxr_lt,
+        data_medmnist,
+        data_mimic,
+        data_nih,
+        data_padchest,
+        data_vindr,
+    )
+    from lingula.verbs.data_tables import data_filter, data_join, data_split
     from lingula.verbs.demo import demo
     from lingula.verbs.doctor import doctor
     from lingula.verbs.ensemble import ensemble, ensemble_apply
@@ -43,6 +53,16 @@ _HOMES = {
     "data_check": "data_check",
     "data_folder": "data_folder",
     "data_phantom": "data_phantom",
+    "data_chexpert": "data_source",
+    "data_cxr_lt": "data_source",
+    "data_medmnist": "data_source",
+    "data_mimic": "data_source",
+    "data_nih": "data_source",
+    "data_padchest": "data_source",
+    "data_vindr": "data_source",
+    "data_filter": "data_tables",
+    "data_join": "data_tables",
+    "data_split": "data_tables",
     "demo": "demo",
     "doctor": "doctor",
     "ensemble": "ensemble",
@@ -67,8 +87,18 @@ __all__ = [
     "data_cache_join",
     "data_cache_verify",
     "data_check",
+    "data_chexpert",
+    "data_cxr_lt",
+    "data_filter",
     "data_folder",
+    "data_join",
+    "data_medmnist",
+    "data_mimic",
+    "data_nih",
+    "data_padchest",
     "data_phantom",
+    "data_split",
+    "data_vindr",
     "demo",
     "doctor",
     "ensemble",

@@ -75,6 +75,68 @@ CHEXPERT = (
     "Support Devices",
 )
 
+# The 40 classes of training in 2024; the data call `No Finding` `Normal`.
+CXR_LT_2024 = tuple(
+    sorted(
+        (
+            *CXR_LT_2023,
+            "Adenopathy",
+            "Azygos Lobe",
+            "Clavicle Fracture",
+            "Fissure",
+            "Granuloma",
+            "Hydropneumothorax",
+            "Infarction",
+            "Kyphosis",
+            "Lobar Atelectasis",
+            "Pulmonary Embolism",
+            "Pulmonary Hypertension",
+            "Rib Fracture",
+            "Round(ed) Atelectasis",
+            "Tuberculosis",
+        )
+    )
+)
+CXR_LT_2024_UNSEEN = ("Bulla", "Cardiomyopathy", "Hilum", "Osteopenia", "Scoliosis")
+NIH_CXR_LT = (
+    *NIH,
+    "Calcification of the Aorta",
+    "Pneumomediastinum",
+    "Pneumoperitoneum",
+    "Subcutaneous Emphysema",
+    "Tortuous Aorta",
+)
+VINDR = (
+    "Aortic Enlargement",
+    "Atelectasis",
+    "Calcification",
+    "Cardiomegaly",
+    "Clavicle Fracture",
+    "Consolidation",
+    "Edema",
+    "Emphysema",
+    "Enlarged PA",
+    "ILD",
+    "Infiltration",
+    "Lung Opacity",
+    "Lung Cavity",
+    "Lung Cyst",
+    "Mediastinal Shift",
+    "Nodule/Mass",
+    "Pleural Effusion",
+    "Pleural Thickening",
+    "Pneumothorax",
+    "Pulmonary Fibrosis",
+    "Rib Fracture",
+    "Other Lesion",
+    "COPD",
+    "Lung Tumor",
+    "Pneumonia",
+    "Tuberculosis",
+    "Other Diseases",
+    "No Finding",
+)
+
 # Keys are folded spellings (see `fold`). Only synonyms: nothing broader or narrower stands here.
 _ALIASES = {
     "effusion": "Pleural Effusion",
@@ -90,6 +152,7 @@ _ALIASES = {
     "no findings": "No Finding",
     "nofinding": "No Finding",
     "support device": "Support Devices",
+    "other disease": "Other Diseases",
 }
 
 
@@ -98,7 +161,9 @@ def fold(name: str) -> str:
     return re.sub(r"[\s_]+", " ", name).strip().casefold()
 
 
-_CANONICAL = {fold(name): name for name in (*CXR_LT_2023, *NIH, *CHEXPERT)} | _ALIASES
+_CANONICAL = {
+    fold(name): name for name in (*VINDR, *CXR_LT_2024, *CXR_LT_2024_UNSEEN, *NIH, *CHEXPERT)
+} | _ALIASES
 
 
 def canonical(name: str) -> str:
@@ -157,13 +222,16 @@ class LabelSpace:
 
 SPACES: Mapping[str, LabelSpace] = {
     "cxr-lt-2023": LabelSpace(CXR_LT_2023, "cxr-lt-2023"),
+    "cxr-lt-2024": LabelSpace(CXR_LT_2024, "cxr-lt-2024"),
     "nih": LabelSpace(NIH, "nih"),
+    "nih-cxr-lt": LabelSpace(NIH_CXR_LT, "nih-cxr-lt"),
     "chexpert": LabelSpace(CHEXPERT, "chexpert"),
+    "vindr": LabelSpace(VINDR, "vindr"),
 }
 
 
 def label_space(classes: str | Sequence[str]) -> LabelSpace:
-    """A space by its name (`cxr-lt-2023`, `nih`, `chexpert`) or from class names of one's own."""
+    """A space by its name (a key of `SPACES`) or from class names of one's own."""
     if not isinstance(classes, str):
         return LabelSpace(tuple(classes))
     if classes not in SPACES:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import lingula
+from lingula.cli import sources
 from lingula.cli.options import IgnoreColumns, Json, Overwrite, dumped
 from lingula.errors import InputError, examples
 
@@ -24,6 +25,7 @@ class Codec(enum.StrEnum):
 
 
 app = typer.Typer(no_args_is_help=True, help="Make and check tables of images and labels.")
+app.add_typer(sources.app)
 
 
 @app.command("phantom")

@@ -23,6 +23,7 @@ from lingula.data.table import (
     UNCERTAIN,
     UNMENTIONED,
     Table,
+    blank_means,
     class_counts,
     image_path,
     rows_of,
@@ -267,7 +268,7 @@ def facts_of(table: Table) -> dict[str, Any]:
         "uncertain_cells": int((table.labels == UNCERTAIN).sum()),
         "blank_cells": int((table.labels == BLANK).sum()),
         "unmentioned_cells": int((table.labels == UNMENTIONED).sum()),
-        "blank_means": table.blank,
+        "blank_means": blank_means(table),
         "root": str(table.root),
         "sha256": table.sha256,
     }

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import difflib
+import gzip
 import hashlib
 import io
 import json
 import logging
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +63,7 @@ SPLIT_NAMES = {
     "valid": "dev",
     "validate": "dev",
     "validation": "dev",
+    "development": "dev",
     "test": "test",
 }
 BLANKS = ("", "na", "n/a", "<na>", "nan", "null", "none")
@@ -87,13 +90,14 @@ def read_cells(path: str | Path) -> tuple[pl.DataFrame, str, list[Fault]]:
         InputError: a file that is missing, empty, no table, or not comma-separated UTF-8.
     """
     file = Path(path)
-    if file.suffix.lower() not in (".csv", ".parquet"):
+    packed = file.name.lower().endswith(".csv.gz")
+    if not packed and file.suffix.lower() not in (".csv", ".parquet"):
         raise InputError(f"{file} is no table: tables are .csv or .parquet files.")
     try:
-        data = file.read_bytes()
+        data = gzip.decompress(file.read_bytes()) if packed else file.read_bytes()
     except FileNotFoundError:
         raise InputError(f"There is no table {file}.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise InputError(f"The table {file} can't be opened: {error}.") from None
     faults: list[Fault] = []
     try:
@@ -136,8 +140,10 @@ def _csv(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
     except pl.exceptions.NoDataError:
         return pl.DataFrame(schema=dict.fromkeys(names, pl.String))
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-    if frame.height and frame[kept[-1]].null_count():
-        _find_short_rows(data, len(names), file, faults)
+    # Commas at the ends of lines make columns without a name: no row needs those.
+    width = max(i for i, name in enumerate(names, start=1) if name or i == 1)
+    if frame.height and frame[kept[width - 1]].null_count():
+        _find_short_rows(data, width, file, faults)
     return frame.select(kept[names.index(name)] for name in dict.fromkeys(names)).rename(
         {kept[names.index(name)]: name for name in dict.fromkeys(names)}
     )
@@ -215,14 +221,14 @@ def text_cells(
             taken[field] = name
             cells = frame[name].str.strip_chars()
             if field in _KEYS:
-                cells = _whole_ids(cells, file, faults)
+                cells = whole_ids(cells, file, faults)
             texts[field] = tuple(cells.to_list())
     if "splits" in texts:
         texts["splits"] = _split_cells(texts["splits"], file, faults)
     return texts, rest
 
 
-def _whole_ids(cells: pl.Series, file: Path, faults: list[Fault]) -> pl.Series:
+def whole_ids(cells: pl.Series, file: Path, faults: list[Fault]) -> pl.Series:
     """'59999999.0' as '59999999', where the whole column was written that way."""
     known = cells.filter(cells != "")
     if len(known) and known.str.contains(r"^\d+\.0$").all():
@@ -259,6 +265,13 @@ def label_values(
     1, 1.0, True are 1 and 0, 0.0, False are 0; -1 is `uncertain`; '', NA, NaN, null and the like
     are `blank`; with `soft`, any number from 0 to 1 stands for itself.
     """
+    distinct = cells.unique()
+    values = _values(distinct, blank, uncertain, soft)
+    # Nearly all columns hold a few texts many times: each text is looked at once.
+    return cells.replace_strict(distinct, values, default=None, return_dtype=pl.Float32)
+
+
+def _values(cells: pl.Series, blank: float, uncertain: float, soft: bool) -> pl.Series:
     text = pl.col("cells").str.strip_chars().str.to_lowercase()
     number = text.cast(pl.Float32, strict=False)
     allowed = number.is_between(0.0, 1.0) if soft else (number == 0.0) | (number == 1.0)

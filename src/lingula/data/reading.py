@@ -141,6 +141,12 @@ def read_checked(
         space=space,
         labels=labels,
         blank=described.get("blank", "ignore"),
+        blanks={
+            source: facts["blank"]
+            for source, facts in described.get("sources", {}).items()
+            if "blank" in facts
+        },
+        made_from=described.get("made_from", {}),
         phantom=bool(described.get("phantom", False)),
         path=file,
         sha256=sha256,
@@ -171,7 +177,13 @@ def read_description(table: Path) -> dict[str, Any]:
         "classes": _are_names(found.get("classes", [])),
         "blank": found.get("blank", "ignore") in ("ignore", "zero"),
         "sources": isinstance(sources, dict)
-        and all(isinstance(s, dict) and _are_names(s.get("knows", [])) for s in sources.values()),
+        and all(
+            isinstance(s, dict)
+            and _are_names(s.get("knows", []))
+            and s.get("blank", "ignore") in ("ignore", "zero")
+            for s in sources.values()
+        ),
+        "made_from": isinstance(found.get("made_from", {}), dict),
     }
     wrong = [key for key, well in sound.items() if not well]
     if wrong:
@@ -305,7 +317,7 @@ def write_table(table: Table, path: str | Path) -> None:
         else:
             frame.write_csv(temporary)
     root, here = table.root.resolve(), file.parent.resolve()
-    description = {
+    description: dict[str, Any] = {
         "format": 1,
         "root": root.relative_to(here).as_posix() if root.is_relative_to(here) else str(root),
         "classes": list(table.space.classes),
@@ -315,6 +327,8 @@ def write_table(table: Table, path: str | Path) -> None:
         "phantom": table.phantom,
         "sha256": files.sha256(file),
     }
+    if table.made_from:
+        description["made_from"] = dict(table.made_from)
     files.write_json(file.with_suffix(".json"), description)
 
 
@@ -327,8 +341,9 @@ def _written(cells: NDArray[np.float32], name: str, typed: bool) -> pl.Series:
     return values if typed else values.cast(pl.String)
 
 
-def _knowledge(table: Table, file: Path) -> dict[str, dict[str, list[str]]]:
-    """The classes that each source knows: those that its rows do not leave unmentioned."""
+def _knowledge(table: Table, file: Path) -> dict[str, dict[str, Any]]:
+    """The classes that each source knows, those that its rows do not leave unmentioned; and what
+    its blank cells mean, where that is not what the table's do."""
     unknown = table.labels == UNMENTIONED
     everywhere = unknown.all(axis=0)
     if table.sources is None:
@@ -339,7 +354,7 @@ def _knowledge(table: Table, file: Path) -> dict[str, dict[str, list[str]]]:
             )
         return {}
     cells = np.array(table.sources)
-    knows: dict[str, dict[str, list[str]]] = {}
+    knows: dict[str, dict[str, Any]] = {}
     for source in sorted(set(table.sources)):
         rows = unknown[cells == source]
         if (rows != rows.all(axis=0)).any():
@@ -349,4 +364,6 @@ def _knowledge(table: Table, file: Path) -> dict[str, dict[str, list[str]]]:
             )
         names = np.array(table.space.classes, dtype=object)[~rows.all(axis=0)]
         knows[source] = {"knows": [str(name) for name in names]}
+        if table.blanks.get(source, table.blank) != table.blank:
+            knows[source]["blank"] = table.blanks[source]
     return knows

@@ -45,7 +45,10 @@ def split_by_patient(
             "Add the ids; or, if each such image is another patient, say "
             "data.images_are_patients=true."
         )
-    keys = [name or f"\0{table.images[i]}" for i, name in enumerate(names)]
+    keys = [
+        f"{source}\1{name}" if name else f"\0{image}"
+        for source, name, image in zip(_sources(table), names, table.images, strict=True)
+    ]
     _, unit = np.unique(keys, return_inverse=True)
     has = np.zeros((int(unit.max()) + 1, len(table.space)), dtype=bool)
     np.logical_or.at(has, unit, table.labels >= 0.5)
@@ -122,17 +125,23 @@ def classes_missing(table: Table) -> dict[str, tuple[str, ...]]:
 
 
 def patients_in_two_splits(table: Table) -> dict[str, tuple[str, ...]]:
-    """Patients that stand in more than one split, with those splits; empty where all is well."""
+    """Patients that stand in more than one split, with those splits; empty where all is well.
+
+    The patient `1` of one source is not the patient `1` of another.
+    """
     if table.patients is None or table.splits is None:
         return {}
-    return _shared(table.patients, table.splits)
-
-
-def _shared(patients: Sequence[str], splits: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    seen: dict[str, set[str]] = {}
-    for patient, split in zip(patients, splits, strict=True):
+    seen: dict[tuple[str, str], set[str]] = {}
+    rows = zip(_sources(table), table.patients, table.splits, strict=True)
+    for source, patient, split in dict.fromkeys(rows):
         if patient and split:
-            seen.setdefault(patient, set()).add(split)
+            seen.setdefault((source, patient), set()).add(split)
     return {
-        p: tuple(s for s in SPLITS if s in found) for p, found in seen.items() if len(found) > 1
+        patient: tuple(s for s in SPLITS if s in found)
+        for (_, patient), found in seen.items()
+        if len(found) > 1
     }
+
+
+def _sources(table: Table) -> Sequence[str]:
+    return ("",) * len(table) if table.sources is None else table.sources

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -42,8 +43,10 @@ class Table:
         splits: `train`, `dev` or `test`, or empty for rows in no split.
         ages: years as text, as they stand in the file.
         sexes: as they stand in the file.
-        sources: the data set that a row came from.
+        sources: the data set that a row came from. Patients of two sources are two patients.
         blank: what an empty cell means unless the user says otherwise.
+        blanks: the same for the rows of single sources, where that differs.
+        made_from: names of the label files that the table was made from, with their SHA-256.
         phantom: the images were drawn by `lingula data phantom`.
         path: the file that the table was read from.
         sha256: hash of that file's bytes.
@@ -62,6 +65,8 @@ class Table:
     sexes: tuple[str, ...] | None = None
     sources: tuple[str, ...] | None = None
     blank: Literal["ignore", "zero"] = "ignore"
+    blanks: Mapping[str, Literal["ignore", "zero"]] = field(default_factory=dict)
+    made_from: Mapping[str, str] = field(default_factory=dict)
     phantom: bool = False
     path: Path | None = None
     sha256: str = field(default="")
@@ -82,19 +87,39 @@ def targets(
     `blank=None` takes the table's own meaning. A masked target is 0, so it is always finite.
     """
     cells = table.labels
-    values = cells.copy()
+    values = np.maximum(cells, 0.0)
     mask = cells >= 0
-    meaning = {
-        UNCERTAIN: uncertain,
-        BLANK: blank or table.blank,
-        UNMENTIONED: unmentioned,
-    }
-    for code, choice in meaning.items():
-        here = cells == code
-        values[here] = 1.0 if choice == "one" else 0.0
-        if choice != "ignore":
-            mask |= here
+    if uncertain == "one":
+        values[cells == UNCERTAIN] = 1.0
+    if uncertain != "ignore":
+        mask |= cells == UNCERTAIN
+    if unmentioned != "ignore":
+        mask |= cells == UNMENTIONED
+    mask |= (cells == BLANK) & blank_is_zero(table, blank)[:, None]
     return values, mask
+
+
+def blank_is_zero(
+    table: Table, blank: Literal["ignore", "zero"] | None = None
+) -> NDArray[np.bool_]:
+    """For each of the N rows, whether its blank cells say that a finding is absent."""
+    rows = np.full(len(table), (blank or table.blank) == "zero")
+    if blank is None and table.sources is not None and table.blanks:
+        sources = np.array(table.sources)
+        for source, meaning in table.blanks.items():
+            rows[sources == source] = meaning == "zero"
+    return rows
+
+
+def blank_means(table: Table) -> str:
+    """What a blank cell means, as text: `zero`, `ignore`, or `ignore, but zero in mimic-cxr`."""
+    other: dict[str, list[str]] = {}
+    for source, meaning in table.blanks.items():
+        if meaning != table.blank:
+            other.setdefault(meaning, []).append(source)
+    return ", but ".join(
+        [table.blank, *(f"{meaning} in {', '.join(names)}" for meaning, names in other.items())]
+    )
 
 
 def rows_of(table: Table, split: str) -> NDArray[np.intp]:

@@ -1,0 +1,1 @@
+"""Public data sets as they lie on disk: a module a source, each a plain function -> Table."""

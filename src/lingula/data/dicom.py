@@ -275,7 +275,7 @@ def _windowed(
             )
         pairs = pairs[window : window + 1]
     for centre, width in pairs:
-        if 0 < width <= 1e12 and abs(centre) <= 1e12:
+        if 1e-6 <= width <= 1e12 and abs(centre) <= 1e12:  # no overflow, whatever the function
             return _window(values, centre, width, text(dataset, "VOILUTFunction").upper())
     if stated:
         _warn(file, "its window can't be used; its grey levels are stretched instead.")

@@ -20,7 +20,9 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+import lingula
 from dicom_files import dcm, save
+from lingula.config import Config, vary
 from lingula.data import dicom
 from lingula.data.dicom_facts import dicom_facts, pseudonym, read_or_make_key
 from lingula.data.folder import scan
@@ -245,7 +247,7 @@ def test_a_name_comes_out_nowhere(
     tmp_path_factory: pytest.TempPathFactory, template: bytes, name: str, cut: int
 ) -> None:
     """In facts, messages, logs and warnings, of sound and of damaged files alike."""
-    dicom._warn.cache_clear()
+    dicom._warned.clear()
     folder = tmp_path_factory.mktemp("d")
     data = template.replace(PLACE.encode(), name.encode())
     (folder / "film.dcm").write_bytes(data)
@@ -304,3 +306,50 @@ def test_real_headers(real_data: Path) -> None:
     assert (chest.photometric, chest.rows, chest.columns) == ("MONOCHROME1", 1955, 1841)
     assert film == dataclasses.replace(fake, photometric="MONOCHROME2")
     assert (film.age, film.sex, leg.age) == (62, "M", None)
+
+
+def test_a_run_on_dicom_holds_no_patient(
+    tiny_config: Config,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Case 144: trained, checked, predicted and failed; then every byte of every output."""
+    table = Path(tiny_config.data.table)
+    secrets = {
+        "PatientName": "ZZTEST^SECRET",
+        "PatientID": "SECRET123",
+        "PatientBirthDate": "19400305",
+        "StudyDescription": "SECRET123 film",
+    }
+    for path in (table.parent / "images").iterdir():
+        save(dcm(read_image(path), 8, BurnedInAnnotation="YES", **secrets), path)
+    sound = {}
+    for name, end in (("001.png", -50), ("002.png", 450)):  # in the pixels, in the header
+        path = table.parent / "images" / name
+        sound[path] = path.read_bytes()
+        path.write_bytes(sound[path][:end])
+    caplog.clear()
+    dicom._warned.clear()
+    with caplog.at_level(logging.DEBUG):
+        report = lingula.data_check(table)
+        with pytest.raises(InputError, match="can't be read") as caught:
+            lingula.train(tiny_config, out=tmp_path / "out" / "none")
+        damaged = {path: path.read_bytes() for path in sound}
+        for path, data in sound.items():
+            path.write_bytes(data)
+        run = lingula.train(vary(tiny_config, optim__epochs=1), out=tmp_path / "out" / "run")
+        for path, data in damaged.items():
+            path.write_bytes(data)
+        done = lingula.predict(run, data=table.parent / "images", out=tmp_path / "out" / "s.csv")
+    assert set(done.failures) == {"001.png", "002.png"}
+    assert done.images == 40
+    said = (
+        repr(report) + repr(done) + str(caught.value) + caplog.text + "".join(capsys.readouterr())
+    )
+    assert "burned into its pixels" in caplog.text
+    files = [path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) > 8
+    for secret in ("ZZTEST", "SECRET", "19400305"):
+        assert secret not in said
+        assert not any(secret.encode() in data for data in files)

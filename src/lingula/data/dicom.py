@@ -6,7 +6,6 @@ Stored samples become grey by a table over all codes, in the standard's order: s
 
 from __future__ import annotations
 
-import functools
 import io
 import logging
 from pathlib import Path
@@ -57,7 +56,10 @@ def read_dicom(data: bytes, file: Path, *, window: int | None = None) -> Codes:
     with quiet():
         dataset, codes, layout = _stored(data, file)
         if text(dataset, "BurnedInAnnotation").upper() == "YES":
-            _warn(f"{file} says that text is burned into its pixels: it may name the patient.")
+            _warn(
+                file,
+                "text is burned into its pixels, it says: it may name the patient.",
+            )
         top = 255 if layout.stored <= 8 else 65535
         if codes.ndim == 3 and layout.photometric == "RGB":
             return _luma(codes, top / (2**layout.stored - 1))
@@ -112,10 +114,14 @@ def _stored(data: bytes, file: Path) -> tuple[Dataset, Codes, Layout]:
     return dataset, codes, layout
 
 
-@functools.lru_cache(maxsize=4096)
-def _warn(message: str) -> None:
-    """Once a message: a film is read every epoch."""
-    log.warning(message)
+def _warn(file: Path, what: str) -> None:
+    """Once a process for each thing: a data set may have it in every film, and every epoch."""
+    if what not in _warned:
+        _warned.add(what)
+        log.warning("%s: %s (Further files of which this is true are not named.)", file, what)
+
+
+_warned: set[str] = set()
 
 
 def _luma(codes: Codes, scale: float) -> Codes:
@@ -165,11 +171,11 @@ def _modality(dataset: Dataset, layout: Layout, file: Path) -> Table:
         table = _lookup(item, "LUTDescriptor", "LUTData", layout, values)
         if table is not None:
             return _looked_up(table[0], table[1], values)
-        _warn(f"{file}: its table of modality values can't be used.")
+        _warn(file, "its table of modality values can't be used.")
     slope = (numbers(dataset, "RescaleSlope") or (1.0,))[0]
     intercept = (numbers(dataset, "RescaleIntercept") or (0.0,))[0]
     if slope == 0 or max(abs(slope), abs(intercept)) > 1e12:
-        _warn(f"{file}: its rescale slope or intercept can't be used.")
+        _warn(file, "its rescale slope or intercept can't be used.")
         slope, intercept = 1.0, 0.0
     return values * slope + intercept
 
@@ -257,7 +263,7 @@ def _windowed(
         table = _lookup(item, "LUTDescriptor", "LUTData", layout, values)
         if table is not None:
             return np.clip(_looked_up(table[0], table[1], values) / table[2], 0, 1)
-        _warn(f"{file}: its table of grey levels can't be used.")
+        _warn(file, "its table of grey levels can't be used.")
     stated = text(dataset, "WindowCenter") + text(dataset, "WindowWidth")
     pairs = list(
         zip(numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth"), strict=False)
@@ -269,10 +275,10 @@ def _windowed(
             )
         pairs = pairs[window : window + 1]
     for centre, width in pairs:
-        if 0 < width <= 1e12 and abs(centre) <= 1e12:
+        if 1e-6 <= width <= 1e12 and abs(centre) <= 1e12:  # no overflow, whatever the function
             return _window(values, centre, width, text(dataset, "VOILUTFunction").upper())
     if stated:
-        _warn(f"{file}: its window can't be used; its grey levels are stretched instead.")
+        _warn(file, "its window can't be used; its grey levels are stretched instead.")
     return None
 
 

@@ -27,8 +27,8 @@ from lingula.errors import ImageError
 Codes = NDArray[Any]
 """Unsigned codes: uint8 of up to 8 bits, uint16 of up to 16."""
 
-MAX_THIN = 16_000_000
-"""Films of more pixels must take at least a thousandth of a byte for each in a codestream."""
+MAX_THIN, THINNEST = 4_000_000, 300
+"""Films of more pixels with more pixels a byte are refused: blank or cut, and slow to find out."""
 
 _START_OF_FRAME = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), 0xF7)
 
@@ -72,9 +72,9 @@ def stored_samples(
         )
     frame = _frame(data, encapsulated, file)
     pixels = layout.rows * layout.columns
-    if pixels > MAX_THIN and len(frame) * 1000 < pixels:
+    if pixels > MAX_THIN and len(frame) * THINNEST < pixels:
         raise ImageError(
-            "truncated", f"{file} is truncated: {len(frame)} bytes can't hold {pixels} pixels."
+            "damaged", f"{file} has {len(frame)} bytes for {pixels} pixels: it is blank or damaged."
         )
     try:
         codes, layout = reader(frame, layout, file)

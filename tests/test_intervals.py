@@ -30,8 +30,8 @@ def test_weights_of_one_give_the_metric(seed: int, levels: int) -> None:
     if not positive.any():
         return
     steps = intervals._steps(metrics.rank(scores, positive), np.arange(40))
-    weights = np.ones((3, 40), dtype=np.int32)
-    ap, auroc = intervals._weighted(steps, weights)
+    packed = intervals._packed(np.ones((3, 40), dtype=np.int64), 7)
+    ap, auroc = intervals._weighted(steps, packed, 7, 3)
     assert ap == pytest.approx([metrics.average_precision(scores, positive)] * 3, abs=1e-12)
     assert auroc == pytest.approx([metrics.auroc(scores, positive)] * 3, abs=1e-12)
 
@@ -69,6 +69,7 @@ def test_rows_without_a_patient_stand_for_themselves() -> None:
 
 def test_a_class_that_loses_its_positives_leaves_that_draw() -> None:
     scores, labels, mask = example(30, 2)
+    labels[:, 0] = np.arange(30) % 2
     labels[:, 1] = 0
     labels[3, 1] = 1
     found = bootstrap(scores, labels, mask, None, draws=200)

@@ -19,8 +19,8 @@ LAYERS = [
     ("paper",),
     ("recipe", "runs"),
     ("data",),
-    ("metrics", "intervals", "predictions", "joining"),
-    ("evaluation", "ensembles"),
+    ("metrics", "intervals", "predictions", "joining", "operating"),
+    ("evaluation", "ensembles", "evaluated", "subgroups"),
     ("model",),
     ("devices",),
     ("prediction",),
@@ -30,7 +30,7 @@ LAYERS = [
     ("cli", "__main__"),
 ]
 NO_TORCH = (
-    "labels config paper recipe metrics intervals predictions joining evaluation ensembles files errors runs "
+    "labels config paper recipe metrics intervals predictions joining evaluation evaluated operating subgroups ensembles files errors runs "
     "data/table data/reading data/splits data/images data/folder data/checking "
     "data/configured reporting/page reporting/figures"
 ).split()

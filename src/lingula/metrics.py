@@ -6,6 +6,7 @@ class without positives has no AP; one with a single label value has no AUROC.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+FEW = 20  # with fewer positives or negatives a class is marked: its numbers mean little
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Ranking:
     """One class's scores sorted once, falling; ties share a step.
 
     Attributes:
-        order: indices of the rows, by falling score.
+        order: indices of the rows, by falling score, in any order among equal ones.
         ends: position of the last row of each run of equal scores.
         positive: whether each row, in that order, is positive.
     """
@@ -61,17 +63,61 @@ def mean_defined(values: Floats) -> float:
     return float(kept.mean()) if len(kept) else float("nan")
 
 
-def rank(scores: Floats, positive: NDArray[np.bool_]) -> Ranking:
-    """Sort one class's scores (N,) once; every metric here is a sum over the result."""
-    order = np.argsort(-scores, kind="stable")
+def rank(
+    scores: Floats, positive: NDArray[np.bool_], rows: NDArray[np.intp] | None = None
+) -> Ranking:
+    """Sort one class's scores (N,) once; every metric here is a sum over the result.
+
+    With `rows`, the order is in those indices: the rows that the N scores have in a whole table.
+    """
+    # The fast, unstable sort: equal scores share a step, so their order means nothing.
+    order = np.argsort(-scores)
     ordered = scores[order]
-    ends = np.flatnonzero(np.append(np.diff(ordered) != 0, True)) if len(ordered) else order
-    return Ranking(order, ends, positive[order])
+    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) if len(ordered) else order
+    return Ranking(order if rows is None else rows[order], ends, positive[order])
+
+
+def rankings(
+    probabilities: Floats,
+    targets: NDArray[np.float32] | NDArray[np.bool_],
+    mask: NDArray[np.bool_] | None = None,
+) -> tuple[Ranking, ...]:
+    """The known cells of every class of (N, K) arrays, sorted once for all that is measured.
+
+    Raises `ValueError` for NaN scores and for arrays of different shapes.
+    """
+    positive = np.asarray(targets >= np.float32(0.5))
+    known = np.ones(positive.shape, dtype=bool) if mask is None else mask
+    if not probabilities.shape == positive.shape == known.shape:
+        raise ValueError(
+            f"Scores {probabilities.shape}, targets {positive.shape} and mask {known.shape} must "
+            "have the same rows and classes."
+        )
+    ranked = []
+    # Columns one after the other in memory: cells of a row-major array lie far apart.
+    columns = np.ascontiguousarray(np.asarray(probabilities, dtype=float).T)
+    for scores, present, counted in zip(
+        columns, np.ascontiguousarray(positive.T), np.ascontiguousarray(known.T), strict=True
+    ):
+        kept = None if counted.all() else np.flatnonzero(counted)
+        if kept is not None:
+            scores, present = scores[kept], present[kept]
+        _refuse_nan(scores)
+        ranked.append(rank(scores, present, kept))
+    return tuple(ranked)
+
+
+def _refuse_nan(scores: Floats) -> None:
+    if np.isnan(scores).any():
+        raise ValueError("NaN scores can't be ranked; leave failed rows out first.")
 
 
 def counts(ranking: Ranking, weights: Floats | None = None) -> tuple[Floats, Floats]:
     """Weighted true and false positives at each distinct score, from the highest."""
-    ordered = np.ones(len(ranking.order)) if weights is None else weights[ranking.order]
+    if weights is None:
+        true = np.cumsum(ranking.positive, dtype=float)[ranking.ends]
+        return true, ranking.ends + 1.0 - true
+    ordered = weights[ranking.order]
     true = np.cumsum(np.where(ranking.positive, ordered, 0.0))[ranking.ends]
     every = np.cumsum(ordered)[ranking.ends]
     return true, every - true
@@ -127,8 +173,7 @@ def _counted(
     positive = np.asarray(targets, dtype=float) >= 0.5
     kept = np.ones(len(positive), dtype=bool) if mask is None else np.asarray(mask)
     found = np.asarray(scores, dtype=float)[kept]
-    if np.isnan(found).any():
-        raise ValueError("NaN scores can't be ranked; leave failed rows out first.")
+    _refuse_nan(found)
     heavy = None if weights is None else np.asarray(weights, dtype=float)[kept]
     return counts(rank(found, positive[kept]), heavy)
 
@@ -137,25 +182,23 @@ def classwise(
     probabilities: Floats,
     targets: NDArray[np.float32] | NDArray[np.bool_],
     mask: NDArray[np.bool_] | None = None,
+    *,
+    ranked: Sequence[Ranking] | None = None,
 ) -> Classwise:
     """Metrics of every class from (N, K) arrays; a target of at least 0.5 is positive.
 
-    Cells outside `mask` are as if their row were not there. Raises `ValueError` for NaN scores
-    and for arrays of different shapes.
+    Cells outside `mask` are as if their row were not there. `ranked` is what `rankings` made of
+    the same arrays, where it is there already. Raises `ValueError` as `rankings` does.
     """
-    positive = np.asarray(targets, dtype=float) >= 0.5
-    known = np.ones(positive.shape, dtype=bool) if mask is None else mask
-    if not probabilities.shape == positive.shape == known.shape:
-        raise ValueError(
-            f"Scores {probabilities.shape}, targets {positive.shape} and mask {known.shape} must "
-            "have the same rows and classes."
-        )
+    found = rankings(probabilities, targets, mask) if ranked is None else ranked
     pairs = []
-    for k in range(positive.shape[1]):
-        found = _counted(probabilities[:, k], positive[:, k], None, known[:, k])
-        pairs.append((ap_of(*found), auroc_of(*found)))
+    for ranking in found:
+        steps = counts(ranking)
+        pairs.append((ap_of(*steps), auroc_of(*steps)))
     values = np.array(pairs, dtype=float).reshape(-1, 2)
-    return Classwise(values[:, 0], values[:, 1], (positive & known).sum(axis=0), known.sum(axis=0))
+    positives = np.array([ranking.positive.sum() for ranking in found], dtype=np.int64)
+    known = np.array([len(ranking.order) for ranking in found], dtype=np.int64)
+    return Classwise(values[:, 0], values[:, 1], positives, known)
 
 
 def roc_curve(

@@ -9,6 +9,7 @@ import typer
 
 import lingula
 from lingula.cli.options import Blank, By, IgnoreColumns, Json, Labels, Split, Uncertain, dumped
+from lingula.errors import InputError
 
 app = typer.Typer()
 
@@ -37,6 +38,19 @@ def evaluate(
     soft: Annotated[
         bool, typer.Option("--soft", help="Cells may be probabilities; 0.5 is positive.")
     ] = False,
+    threshold: Annotated[
+        str, typer.Option("--threshold", help="A class is found from this score; or a JSON file.")
+    ] = "0.5",
+    fuse: Annotated[
+        str,
+        typer.Option("--fuse", help="With --by study: mean, max, views or frontal=7,lateral=3,..."),
+    ] = "mean",
+    subgroups: Annotated[
+        str, typer.Option("--subgroups", help="view, sex, age, source or classes, by commas.")
+    ] = "",
+    age_edges: Annotated[
+        str, typer.Option("--age-edges", help="First years of age bands, such as 18,40,65.")
+    ] = "",
     ignore_columns: IgnoreColumns = None,
     as_json: Json = False,
 ) -> None:
@@ -56,5 +70,20 @@ def evaluate(
         blank=None if blank is None else blank.value,
         unmentioned=unmentioned.value,
         soft=soft,
+        threshold=threshold,
+        fuse=fuse,
+        subgroups=_words(subgroups),
+        age_edges=_years(age_edges),
     )
     typer.echo(dumped(to_json(result)) if as_json else to_text(result))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _years(text: str) -> list[int]:
+    try:
+        return [int(word) for word in _words(text)] or list(range(10, 100, 10))
+    except ValueError:
+        raise InputError(f"--age-edges takes whole years such as 18,40,65, not {text}.") from None

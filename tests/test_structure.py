@@ -20,7 +20,7 @@ LAYERS = [
     ("recipe", "runs"),
     ("data",),
     ("metrics", "intervals", "predictions", "joining", "operating"),
-    ("evaluation", "ensembles", "evaluated", "subgroups"),
+    ("evaluation", "ensembles", "evaluated", "subgroups", "submission", "reviewing"),
     ("model",),
     ("devices",),
     ("prediction",),
@@ -30,9 +30,9 @@ LAYERS = [
     ("cli", "__main__"),
 ]
 NO_TORCH = (
-    "labels config paper recipe metrics intervals predictions joining evaluation evaluated operating subgroups ensembles files errors runs "
+    "labels config paper recipe metrics intervals predictions joining evaluation evaluated operating subgroups submission reviewing ensembles files errors runs "
     "data/table data/reading data/splits data/images data/folder data/checking "
-    "data/configured reporting/page reporting/figures"
+    "data/configured reporting/page reporting/figures reporting/review"
 ).split()
 
 

@@ -15,7 +15,9 @@ __version__ = "0.1.0"
 NOTICE = "Research use only; not a medical device."
 
 if TYPE_CHECKING:
+    from lingula.verbs.bench_metrics import bench_metrics
     from lingula.verbs.data_check import data_check
+    from lingula.verbs.data_correct import data_correct
     from lingula.verbs.data_phantom import data_phantom
     from lingula.verbs.demo import demo
     from lingula.verbs.doctor import doctor
@@ -26,10 +28,14 @@ if TYPE_CHECKING:
     from lingula.verbs.recipes import recipes
     from lingula.verbs.report import report
     from lingula.verbs.reproduce import reproduce
+    from lingula.verbs.review import review
+    from lingula.verbs.submit import submit
     from lingula.verbs.train import train
 
 _HOMES = {
+    "bench_metrics": "bench_metrics",
     "data_check": "data_check",
+    "data_correct": "data_correct",
     "data_phantom": "data_phantom",
     "demo": "demo",
     "doctor": "doctor",
@@ -41,13 +47,17 @@ _HOMES = {
     "recipes": "recipes",
     "report": "report",
     "reproduce": "reproduce",
+    "review": "review",
+    "submit": "submit",
     "train": "train",
 }
 
 __all__ = [
     "NOTICE",
     "__version__",
+    "bench_metrics",
     "data_check",
+    "data_correct",
     "data_phantom",
     "demo",
     "doctor",
@@ -59,6 +69,8 @@ __all__ = [
     "recipes",
     "report",
     "reproduce",
+    "review",
+    "submit",
     "train",
 ]
 

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import lingula
-from lingula.cli import data, ensemble, models, scores
+from lingula.cli import bench, data, ensemble, models, scores
 from lingula.errors import InputError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.add_typer(models.app)
 app.add_typer(scores.app)
 app.add_typer(data.app, name="data")
 app.add_typer(ensemble.app, name="ensemble")
+app.add_typer(bench.app, name="bench")
 
 
 def _version(wanted: bool) -> None:

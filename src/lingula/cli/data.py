@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import lingula
-from lingula.cli.options import Json, Overwrite, dumped
+from lingula.cli.options import IgnoreColumns, Json, Overwrite, dumped
 
 app = typer.Typer(no_args_is_help=True, help="Make and check tables of images and labels.")
 
@@ -57,3 +57,22 @@ def _data_check(
     typer.echo(dumped(to_json(found)) if as_json else to_text(found))
     if not found.fit:
         raise typer.Exit(2)
+
+
+@app.command("correct")
+def _data_correct(
+    table: Annotated[Path, typer.Argument(help="The table that was reviewed.")],
+    corrections: Annotated[Path, typer.Argument(help="corrections.csv, filled in.")],
+    out: Annotated[Path, typer.Option("--out", help="New table: .csv or .parquet.")],
+    ignore_columns: IgnoreColumns = None,
+    soft: Annotated[bool, typer.Option("--soft", help="Cells may be probabilities.")] = False,
+) -> None:
+    """Apply the decisions of a review to a table, as a new table."""
+    done = lingula.data_correct(
+        table, corrections, out=out, ignore_columns=ignore_columns or (), soft=soft
+    )
+    typer.echo(
+        f"{done.changed} labels changed, {done.confirmed} confirmed, {done.undecided} undecided",
+        err=True,
+    )
+    typer.echo(out)

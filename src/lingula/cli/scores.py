@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 import lingula
-from lingula.cli.options import Blank, By, IgnoreColumns, Json, Labels, Split, Uncertain, dumped
+from lingula.cli.options import (
+    Blank,
+    By,
+    IgnoreColumns,
+    Json,
+    Labels,
+    OutFolder,
+    Overwrite,
+    Split,
+    Uncertain,
+    dumped,
+)
 from lingula.errors import InputError
 
 app = typer.Typer()
@@ -87,3 +98,67 @@ def _years(text: str) -> list[int]:
         return [int(word) for word in _words(text)] or list(range(10, 100, 10))
     except ValueError:
         raise InputError(f"--age-edges takes whole years such as 18,40,65, not {text}.") from None
+
+
+@app.command()
+def submit(
+    scores: Annotated[Path, typer.Argument(help="Scores file.")],
+    template: Annotated[Path, typer.Option("--template", help="The organisers' sample (.csv).")],
+    out: Annotated[Path | None, typer.Option("--out", help="submission.zip to write.")] = None,
+    code: Annotated[
+        Path | None, typer.Option("--code", help="Folder of code that goes into the zip.")
+    ] = None,
+    fill: Annotated[
+        float | None, typer.Option("--fill", help="Score of the images that failed.")
+    ] = None,
+    allow_extra: Annotated[
+        bool, typer.Option("--allow-extra", help="Leave out rows that the template lacks.")
+    ] = False,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Table: score it as the server would.")
+    ] = None,
+) -> None:
+    """Write scores as a challenge wants them, or say what does not fit."""
+    done = lingula.submit(
+        scores,
+        template=template,
+        out=out,
+        code=code,
+        fill=fill,
+        allow_extra=allow_extra,
+        labels=labels,
+    )
+    if done.made.filled:
+        many = len(done.made.filled)
+        typer.echo(f"{many} images failed; submitted with {fill}.", err=True)
+    if done.rehearsal is not None:
+        found = done.rehearsal
+        defined = len(found.ap) - len(found.undefined)
+        value = "undefined" if not defined else repr(found.mAP)
+        typer.echo(f"mAP {value} over {defined} of {len(found.ap)} classes, {found.n} images")
+    if done.path is not None:
+        typer.echo(done.path)
+
+
+@app.command()
+def review(
+    scores: Annotated[Path, typer.Argument(help="Scores file.")],
+    labels: Labels,
+    out: OutFolder,
+    split: Split = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Disagreements a class.")] = 20,
+    ignore_columns: IgnoreColumns = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Where labels and model disagree most: a page of films, and corrections.csv to fill in."""
+    done = lingula.review(
+        scores,
+        labels=labels,
+        out=out,
+        split=split,
+        top=top,
+        ignore_columns=ignore_columns or (),
+        overwrite=overwrite,
+    )
+    typer.echo(done.page)
+    typer.echo(done.corrections)

@@ -1,0 +1,32 @@
+"""`lingula bench`: how fast things are on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import lingula
+from lingula.cli.options import Json, dumped
+
+app = typer.Typer(no_args_is_help=True, help="Measure how fast things are on this machine.")
+
+
+@app.callback()
+def _bench() -> None:
+    """Each command is one measurement."""
+
+
+@app.command("metrics")
+def _bench_metrics(
+    images: Annotated[int, typer.Option("--images", min=1)] = 77_000,
+    classes: Annotated[int, typer.Option("--classes", min=1)] = 26,
+    draws: Annotated[int, typer.Option("--draws", min=1)] = 1000,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """AP, AUROC and their intervals, beside scikit-learn's."""
+    from lingula.verbs.bench_metrics import to_json, to_text
+
+    times = lingula.bench_metrics(images=images, classes=classes, draws=draws, seed=seed)
+    typer.echo(dumped(to_json(times)) if as_json else to_text(times))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lingula import metrics
 from lingula.errors import examples
-from lingula.intervals import Draws, Interval, interval, mean_by_draw
+from lingula.intervals import Draws, Interval, logit_interval, mean_by_draw
 from lingula.metrics import FEW
 from lingula.operating import Operating
 from lingula.subgroups import Subgroups, aligned_rows, subgroups_json, subgroups_text
@@ -173,8 +173,9 @@ def _means(result: Evaluation, chosen: NDArray[np.bool_]) -> dict[str, Any]:
         "n_classes": int((~np.isnan(ap)).sum()),
     }
     if result.draws is not None:
-        value["mAP_ci"] = _pair(interval(mean_by_draw(result.draws.ap, chosen)))
-        value["AUROC_ci"] = _pair(interval(mean_by_draw(result.draws.auroc, chosen)))
+        mAP, AUROC = metrics.mean_defined(ap), metrics.mean_defined(auroc)
+        value["mAP_ci"] = _pair(logit_interval(mAP, mean_by_draw(result.draws.ap, chosen)))
+        value["AUROC_ci"] = _pair(logit_interval(AUROC, mean_by_draw(result.draws.auroc, chosen)))
     if result.operating is not None:
         points = result.operating
         value["mF1"] = _plain(metrics.mean_defined(points.f1[chosen]))
@@ -193,8 +194,8 @@ def _class(result: Evaluation, k: int) -> dict[str, Any]:
         "n": int(found.known[k]),
     }
     if result.draws is not None:
-        value["AP_ci"] = _pair(interval(result.draws.ap[:, k]))
-        value["AUROC_ci"] = _pair(interval(result.draws.auroc[:, k]))
+        value["AP_ci"] = _pair(logit_interval(found.ap[k], result.draws.ap[:, k]))
+        value["AUROC_ci"] = _pair(logit_interval(found.auroc[k], result.draws.auroc[:, k]))
         value["undefined_draws"] = int(np.isnan(result.draws.ap[:, k]).sum())
     value["lift"] = _plain(found.ap[k] / found.prevalence[k]) if found.positives[k] else None
     if result.operating is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,6 +180,27 @@ def interval(values: Floats, level: float = 0.95) -> Interval:
         return None
     low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def logit_interval(value: float, draws: Floats, level: float = 0.95) -> Interval:
+    """Interval of a share such as AP or AUROC: around its value, by the draws' spread.
+
+    Made on the log-odds scale, with the standard deviation of the draws that are defined, and so
+    within [0, 1]. Draws of AP lie too high, since repeated positives help each other's rank: their
+    percentiles miss low truths, this does not (docs/metrics.md has both, measured). At 0 or 1,
+    which have no log-odds, it is the percentiles, widened to hold the value. None without either.
+    """
+    kept = draws[~np.isnan(draws)]
+    if not len(kept) or np.isnan(value):
+        return None
+    if not 0 < value < 1:
+        low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
+        return min(float(low), value), max(float(high), value)
+    middle = np.log(value / (1 - value))
+    reach = NormalDist().inv_cdf((1 + level) / 2) * float(kept.std()) / (value * (1 - value))
+    # The logistic function, in the form that can't overflow.
+    low, high = (1 + np.tanh(np.array([middle - reach, middle + reach]) / 2)) / 2
+    return min(float(low), value), max(float(high), value)
 
 
 def mean_by_draw(values: Floats, classes: NDArray[np.bool_]) -> Floats:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lingula import metrics
 from lingula.data.table import UNCERTAIN, Table
 from lingula.errors import InputError, examples, nearest
-from lingula.intervals import Interval, bootstrap, interval, mean_by_draw
+from lingula.intervals import Interval, bootstrap, interval, logit_interval, mean_by_draw
 from lingula.joining import Joined
 from lingula.metrics import FEW
 
@@ -175,15 +175,20 @@ def _group(
     small: bool,
 ) -> Group:
     nothing = small or not compared.any()
+    mAP = float("nan") if nothing else float(found.ap[compared].mean())
+    AUROC = float("nan") if nothing else float(found.auroc[compared].mean())
+    ap, auroc = drawn
     return Group(
         name=name,
         n=n,
         found=found,
-        mAP=float("nan") if nothing else float(found.ap[compared].mean()),
-        AUROC=float("nan") if nothing else float(found.auroc[compared].mean()),
-        mAP_ci=None if nothing else interval(_mean(drawn[0], compared)),
-        AUROC_ci=None if nothing else interval(_mean(drawn[1], compared)),
-        auroc_ci=tuple(interval(drawn[1][:, k]) for k in range(len(found.auroc))),
+        mAP=mAP,
+        AUROC=AUROC,
+        mAP_ci=logit_interval(mAP, _mean(ap, compared)),
+        AUROC_ci=logit_interval(AUROC, _mean(auroc, compared)),
+        auroc_ci=tuple(
+            logit_interval(found.auroc[k], auroc[:, k]) for k in range(len(found.auroc))
+        ),
         small=small,
     )
 

@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 
 def population(separation: float, prevalence: float) -> tuple[float, float]:
-    """AP and AUROC of the population: the integral of precision over recall, and Phi(d / sqrt 2)."""
+    """AP and AUROC of the population: precision integrated over recall, and Phi(d / sqrt 2)."""
     limits = np.linspace(-9.0, 9.0 + separation, 40001)
     above = np.array([math.erfc(limit / math.sqrt(2)) / 2 for limit in limits])
     recall = np.array([math.erfc((limit - separation) / math.sqrt(2)) / 2 for limit in limits])
@@ -59,7 +59,7 @@ def sample(
 def study(
     separation: float, *, clustered: bool, simulations: int, draws: int, seed: int
 ) -> list[str]:
-    """The rows of a table: for each number of positives, how often each interval holds the truth."""
+    """Rows of a table: for each number of positives, how often each interval holds the truth."""
     random = np.random.default_rng(seed)
     truth = np.array([population(separation, many / IMAGES) for many in POSITIVES])
     kinds = ("AP", "AP, percentiles", "AUROC", "AP, images drawn")

@@ -178,6 +178,14 @@ def test_a_rehearsal_scores_what_is_submitted(tmp_path: Path) -> None:
     right = [metrics.average_precision(made.probabilities[:, 1 - k], y[:, k]) for k in (0, 1)]
     assert done.rehearsal.mAP == np.mean(right)
     assert done.rehearsal.undefined == ("Hernia",) and done.rehearsal.n == 40
+    paths = "\n".join(
+        line if k == 0 else "images/" + line.replace(",", ".png,", 1)
+        for k, line in enumerate(table.read_text().splitlines())
+    )
+    by_file = submit(
+        tmp_path / "s.csv", template=wanted, labels=write(tmp_path / "p.csv", paths + "\n")
+    )
+    assert by_file.rehearsal is not None and by_file.rehearsal.mAP == done.rehearsal.mAP
     with pytest.raises(InputError, match="no labels of Hernia"):
         submit(
             tmp_path / "s.csv",

@@ -117,7 +117,7 @@ def _strongest(
 def write_corrections(found: Sequence[Disagreement], path: str | Path) -> None:
     """Write the sheet to fill in, whole or not at all; `decision` is left blank."""
     frame = pl.DataFrame(
-        [(d.image, d.name, str(d.label), repr(d.score), str(d.suggested), "") for d in found],
+        [(d.image, d.name, str(d.label), repr(d.score), str(d.suggested), None) for d in found],
         schema=dict.fromkeys(COLUMNS, pl.String),
         orient="row",
     )

@@ -10,6 +10,7 @@ import csv
 import io
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ class Submission:
 
 
 def read_template(path: str | Path) -> Template:
-    """Read a sample submission (.csv, or .csv inside a .zip is not read: unpack it).
+    """Read a sample submission; one that came zipped is to be unpacked first.
 
     Raises `InputError` for a file without an id column, without classes, or with ids that repeat.
     """
@@ -93,7 +94,7 @@ def read_template(path: str | Path) -> Template:
     if blank:
         raise InputError(f"{file}: rows without {keys[0]}: {examples(blank)}.")
     if len(set(ids)) < len(ids):
-        repeated = sorted({name for name in ids if ids.count(name) > 1})
+        repeated = [name for name, many in Counter(ids).items() if many > 1]
         raise InputError(f"{file}: {keys[0]} that repeat: {examples(repeated)}.")
     return Template(file, header, keys[0], ids, classes, cells)
 
@@ -120,7 +121,7 @@ def submission(
     if fill is not None and not 0 <= fill <= 1:
         raise InputError(f"--fill is a probability in [0, 1], not {fill}.")
     columns = class_columns(predictions, template.classes)
-    names = _ids_of(predictions, template)
+    names = _ids_of(predictions.ids, predictions.images, template, predictions.origin)
     place = {name: row for row, name in enumerate(names)}
     missing = [name for name in template.ids if name not in place]
     wanted = set(template.ids)
@@ -152,24 +153,25 @@ def submission(
     return Submission(template, values, filled, len(extra))
 
 
-def _ids_of(predictions: Predictions, template: Template) -> tuple[str, ...]:
-    """The names by which rows of scores are ids: those of which the template has the most.
+def _ids_of(
+    ids: tuple[str, ...] | None, images: tuple[str, ...], template: Template, where: object
+) -> tuple[str, ...]:
+    """The names by which rows are ids of the template: those of which it has the most.
 
-    Ids, image names, their file names, and these without suffix; the first of equals. Two rows of
-    one name are an error.
+    Ids, image names, their file names, or these without suffix; the first of equals. Raises
+    `InputError` where two rows have one of the template's ids.
     """
-    bare = tuple(name.replace("\\", "/").rsplit("/", 1)[-1] for name in predictions.images)
+    bare = tuple(name.replace("\\", "/").rsplit("/", 1)[-1] for name in images)
     stems = tuple(name.rsplit(".", 1)[0] for name in bare)
     wanted = set(template.ids)
-    candidates = [names for names in (predictions.ids, predictions.images, bare, stems) if names]
-    best = max(candidates, key=lambda names: sum(name in wanted for name in set(names)))
-    if len(set(best)) < len(best):
-        twice = sorted({name for name in best if name in wanted and best.count(name) > 1})
-        if twice:
-            raise InputError(
-                f"{predictions.origin}: several images have the id {examples(twice)}. Give the "
-                "scores an `id` column that tells them apart."
-            )
+    candidates = [names for names in (ids, images, bare, stems) if names]
+    best = max(candidates, key=lambda names: len(wanted.intersection(names)))
+    twice = [name for name, many in Counter(best).items() if many > 1 and name in wanted]
+    if twice:
+        raise InputError(
+            f"{where}: several images have the id {examples(twice)}. Give it an `id` column that "
+            "tells them apart."
+        )
     return best
 
 
@@ -253,9 +255,8 @@ def rehearsed(made: Submission, table: Table) -> Rehearsal:
     lacks and for classes that it does not have.
     """
     template = made.template
-    names = table.ids or table.images
-    best = names if set(names) & set(template.ids) else table.images
-    place = {name: row for row, name in enumerate(best)}
+    names = _ids_of(table.ids, table.images, template, table.path or "the table")
+    place = {name: row for row, name in enumerate(names)}
     missing = [name for name in template.ids if name not in place]
     if missing:
         raise InputError(

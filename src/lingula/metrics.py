@@ -70,11 +70,13 @@ def rank(
 
     With `rows`, the order is in those indices: the rows that the N scores have in a whole table.
     """
+    falling = -scores
     # The fast, unstable sort: equal scores share a step, so their order means nothing.
-    order = np.argsort(-scores)
-    ordered = scores[order]
-    ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True)) if len(ordered) else order
-    return Ranking(order if rows is None else rows[order], ends, positive[order])
+    order = np.argsort(falling)
+    ordered = falling[order]
+    last = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=last[:-1])
+    return Ranking(order if rows is None else rows[order], np.flatnonzero(last), positive[order])
 
 
 def rankings(
@@ -115,7 +117,9 @@ def _refuse_nan(scores: Floats) -> None:
 def counts(ranking: Ranking, weights: Floats | None = None) -> tuple[Floats, Floats]:
     """Weighted true and false positives at each distinct score, from the highest."""
     if weights is None:
-        true = np.cumsum(ranking.positive, dtype=float)[ranking.ends]
+        true = np.cumsum(ranking.positive.astype(float))
+        if len(ranking.ends) < len(true):
+            true = true[ranking.ends]
         return true, ranking.ends + 1.0 - true
     ordered = weights[ranking.order]
     true = np.cumsum(np.where(ranking.positive, ordered, 0.0))[ranking.ends]
@@ -127,18 +131,22 @@ def ap_of(true: Floats, false: Floats) -> float:
     """AP from cumulative counts: sum of precision times the step in recall."""
     if not len(true) or true[-1] <= 0:
         return float("nan")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(true + false > 0, true / (true + false), 0.0)
-    return float((np.diff(true, prepend=0.0) * precision).sum() / true[-1])
+    every = true + false
+    precision = np.divide(true, every, out=np.zeros_like(true), where=every > 0)
+    precision[1:] *= true[1:] - true[:-1]
+    precision[:1] *= true[:1]
+    return float(precision.sum() / true[-1])
 
 
 def auroc_of(true: Floats, false: Floats) -> float:
     """AUROC from cumulative counts: ties count half."""
     if not len(true) or true[-1] <= 0 or false[-1] <= 0:
         return float("nan")
-    steps = np.diff(false, prepend=0.0)
-    heights = true - np.diff(true, prepend=0.0) / 2
-    return float((steps * heights).sum() / (true[-1] * false[-1]))
+    heights = true.copy()
+    heights[1:] += true[:-1]
+    heights[1:] *= false[1:] - false[:-1]
+    heights[:1] *= false[:1]
+    return float(heights.sum() / 2 / (true[-1] * false[-1]))
 
 
 def average_precision(

@@ -6,7 +6,7 @@ set, makes the intervals that `lingula evaluate --ci` prints, and asks whether t
 In the clustered population a patient has three images, which share their label and half of their
 score's variance.
 
-    python examples/coverage_study.py --simulations 600 --draws 1000
+    python examples/coverage_study.py --simulations 600 --draws 500
 
 prints the tables of docs/metrics.md (minutes on one core).
 """
@@ -76,10 +76,10 @@ def study(
         )
         for k in range(len(POSITIVES)):
             made = {
-                "AP": logit_interval(found.ap[k], drawn.ap[:, k]),
+                "AP": logit_interval(found.ap[k], drawn.ap[:, k], drawn.positives[k]),
                 "AP, percentiles": interval(drawn.ap[:, k]),
-                "AUROC": logit_interval(found.auroc[k], drawn.auroc[:, k]),
-                "AP, images drawn": logit_interval(found.ap[k], apart.ap[:, k]),
+                "AUROC": logit_interval(found.auroc[k], drawn.auroc[:, k], drawn.positives[k]),
+                "AP, images drawn": logit_interval(found.ap[k], apart.ap[:, k], apart.positives[k]),
             }
             if made["AP"] is None:  # no positives in this test set: no AP, and no interval
                 continue
@@ -102,7 +102,7 @@ def main() -> None:
     """Print a table a population."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--simulations", type=int, default=600)
-    parser.add_argument("--draws", type=int, default=1000)
+    parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     for separation, clustered in ((0.7, False), (1.2, False), (2.0, False), (1.2, True)):

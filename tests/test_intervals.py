@@ -128,8 +128,28 @@ def test_logit_intervals_hold_their_value_and_stay_within_bounds() -> None:
     assert logit_interval(0.5, np.full(9, 0.5)) == (0.5, 0.5)
     assert logit_interval(float("nan"), draws) is None
     assert logit_interval(0.5, np.full(3, np.nan)) is None
-    narrow, wide = (logit_interval(0.3, draws, level) or (0, 0) for level in (0.5, 0.95))
+    narrow, wide = (logit_interval(0.3, draws, None, level) or (0, 0) for level in (0.5, 0.95))
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
+
+
+def test_few_positives_widen_an_interval_as_students_t_does() -> None:
+    """Quantiles of t from tables; with many positives the normal's."""
+    for freedom, quantile in ((2, 4.303), (3, 3.182), (9, 2.262), (29, 2.045), (999, 1.962)):
+        m = freedom + 1
+        assert intervals._reach(m, 0.95) == pytest.approx(
+            quantile * math.sqrt(m / freedom), rel=0.01 if freedom == 2 else 0.002
+        )
+    assert intervals._reach(None, 0.95) == pytest.approx(1.959964)
+    assert intervals._reach(1, 0.95) == intervals._reach(2, 0.95) > 10
+
+
+def test_units_with_a_positive_are_counted_not_images() -> None:
+    scores, labels, mask = example(12, 2)
+    labels[:] = 0
+    labels[:6, 0] = 1
+    mask[:3, 0] = False
+    found = bootstrap(scores, labels, mask, [f"p{i // 3}" for i in range(12)], draws=2)
+    assert found.positives.tolist() == [1, 0]
 
 
 def test_p_values_of_known_draws() -> None:

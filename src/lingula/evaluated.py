@@ -194,8 +194,9 @@ def _class(result: Evaluation, k: int) -> dict[str, Any]:
         "n": int(found.known[k]),
     }
     if result.draws is not None:
-        value["AP_ci"] = _pair(logit_interval(found.ap[k], result.draws.ap[:, k]))
-        value["AUROC_ci"] = _pair(logit_interval(found.auroc[k], result.draws.auroc[:, k]))
+        draws, units = result.draws, int(result.draws.positives[k])
+        value["AP_ci"] = _pair(logit_interval(found.ap[k], draws.ap[:, k], units))
+        value["AUROC_ci"] = _pair(logit_interval(found.auroc[k], draws.auroc[:, k], units))
         value["undefined_draws"] = int(np.isnan(result.draws.ap[:, k]).sum())
     value["lift"] = _plain(found.ap[k] / found.prevalence[k]) if found.positives[k] else None
     if result.operating is not None:

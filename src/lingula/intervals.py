@@ -24,12 +24,14 @@ CHUNK = 12  # draws at a time: bounds the memory
 class Draws:
     """AP and AUROC of every draw and class, arrays (draws, K); NaN where undefined in a draw.
 
-    `units` is the number of patients (or of rows, without patients) that were drawn from.
+    `units` is the number of patients (or of rows, without patients) that were drawn from, and
+    `positives` (K,) how many of them have a positive of the class.
     """
 
     ap: Floats
     auroc: Floats
-    units: int = 0
+    units: int
+    positives: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ def bootstrap(
         for k, found in enumerate(steps):
             if len(found.first):
                 ap[part, k], auroc[part, k] = _weighted(found, packed, bits, len(counts))
-    return Draws(ap, auroc, len(units))
+    positives = [len(np.unique(found.positives)) for found in steps]
+    return Draws(ap, auroc, len(units), np.array(positives, dtype=np.int64))
 
 
 def _packed(counts: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
@@ -182,13 +185,22 @@ def interval(values: Floats, level: float = 0.95) -> Interval:
     return float(low), float(high)
 
 
-def logit_interval(value: float, draws: Floats, level: float = 0.95) -> Interval:
+def logit_interval(
+    value: float, draws: Floats, positives: int | None = None, level: float = 0.95
+) -> Interval:
     """Interval of a share such as AP or AUROC: around its value, by the draws' spread.
 
     Made on the log-odds scale, with the standard deviation of the draws that are defined, and so
     within [0, 1]. Draws of AP lie too high, since repeated positives help each other's rank: their
     percentiles miss low truths, this does not (docs/metrics.md has both, measured). At 0 or 1,
     which have no log-odds, it is the percentiles, widened to hold the value. None without either.
+
+    Args:
+        value: what was measured on all rows.
+        draws: the same of every draw.
+        positives: units (patients) with a positive; few of them widen the interval, as Student's
+            t does. None: a mean over classes, which has no such number.
+        level: the share of intervals that should hold the truth.
     """
     kept = draws[~np.isnan(draws)]
     if not len(kept) or np.isnan(value):
@@ -197,10 +209,31 @@ def logit_interval(value: float, draws: Floats, level: float = 0.95) -> Interval
         low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
         return min(float(low), value), max(float(high), value)
     middle = np.log(value / (1 - value))
-    reach = NormalDist().inv_cdf((1 + level) / 2) * float(kept.std()) / (value * (1 - value))
+    reach = _reach(positives, level) * float(kept.std()) / (value * (1 - value))
     # The logistic function, in the form that can't overflow.
     low, high = (1 + np.tanh(np.array([middle - reach, middle + reach]) / 2)) / 2
     return min(float(low), value), max(float(high), value)
+
+
+def _reach(positives: int | None, level: float) -> float:
+    """Standard deviations to each side: Student's t, and m / (m - 1) of the variance, for m units.
+
+    A bootstrap's variance is that of a sample of m without its m - 1. The quantile of t is the
+    expansion of Fisher and Cornish: to 0.1 % from three degrees of freedom.
+    """
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    if positives is None:
+        return z
+    m = max(positives, 2)
+    terms = (
+        z,
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    quantile = float(sum(term / (m - 1) ** power for power, term in enumerate(terms)))
+    return quantile * float(np.sqrt(m / (m - 1)))
 
 
 def mean_by_draw(values: Floats, classes: NDArray[np.bool_]) -> Floats:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lingula import metrics
 from lingula.data.table import UNCERTAIN, Table
 from lingula.errors import InputError, examples, nearest
-from lingula.intervals import Interval, bootstrap, interval, logit_interval, mean_by_draw
+from lingula.intervals import Draws, Interval, bootstrap, interval, logit_interval, mean_by_draw
 from lingula.joining import Joined
 from lingula.metrics import FEW
 
@@ -128,12 +128,12 @@ def subgroups_of(
         )
     )
     means = np.array([group.AUROC for group in groups])
-    mean_draws = [_mean(sample[1], compared) for sample in drawn]
+    mean_draws = [_mean(sample.auroc, compared) for sample in drawn]
     each = [
         _gap(
             order,
             np.where(enough[:, k], [f.auroc[k] for f in found], np.nan),
-            [sample[1][:, k] for sample in drawn],
+            [sample.auroc[:, k] for sample in drawn],
         )
         for k in range(len(joined.classes))
     ]
@@ -148,14 +148,11 @@ def _by_number(name: str) -> tuple[int, str]:
     return (int(first.group()) if first else 0, name)
 
 
-def _drawn(
-    joined: Joined, mask: NDArray[np.bool_], draws: int, seed: int
-) -> tuple[metrics.Floats, metrics.Floats]:
+def _drawn(joined: Joined, mask: NDArray[np.bool_], draws: int, seed: int) -> Draws:
     """AP and AUROC (draws, K) of one group; the seed makes the same draws for every group."""
-    found = bootstrap(
+    return bootstrap(
         joined.probabilities, joined.targets, mask, joined.patients, draws=draws, seed=seed
     )
-    return found.ap, found.auroc
 
 
 def _mean(values: metrics.Floats, compared: NDArray[np.bool_]) -> metrics.Floats:
@@ -169,7 +166,7 @@ def _group(
     name: str,
     n: int,
     found: metrics.Classwise,
-    drawn: tuple[metrics.Floats, metrics.Floats],
+    drawn: Draws,
     compared: NDArray[np.bool_],
     *,
     small: bool,
@@ -177,7 +174,7 @@ def _group(
     nothing = small or not compared.any()
     mAP = float("nan") if nothing else float(found.ap[compared].mean())
     AUROC = float("nan") if nothing else float(found.auroc[compared].mean())
-    ap, auroc = drawn
+    ap, auroc = drawn.ap, drawn.auroc
     return Group(
         name=name,
         n=n,

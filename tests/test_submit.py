@@ -88,6 +88,20 @@ def test_case_125_no_rounding_makes_ties(tmp_path: Path) -> None:
     )
 
 
+def test_case_126_half_precision_keeps_its_order(tmp_path: Path) -> None:
+    """float16 scores are written as plain decimal numbers, each as it is."""
+    values = np.unique(np.random.default_rng(0).random(500).astype(np.float16))
+    ids = [f"i{k}" for k in range(len(values))]
+    write_scores(
+        Predictions(("Edema",), tuple(ids), values[:, None].astype(float)), tmp_path / "s.csv"
+    )
+    wanted = template(tmp_path / "t.csv", "dicom_id", ids, ("Edema",))
+    submit(tmp_path / "s.csv", template=wanted, out=tmp_path / "submission.csv")
+    cells = [line.split(",")[1] for line in (tmp_path / "submission.csv").read_text().splitlines()]
+    assert [np.float16(cell) for cell in cells[1:]] == list(values)
+    assert not any(set(cell) - set("0123456789.e-") for cell in cells[1:])
+
+
 def test_case_128_missing_and_extra_ids_are_refused_by_name(tmp_path: Path) -> None:
     wanted = template(tmp_path / "t.csv", "dicom_id", ["a", "b", "c"], ("Edema",))
     scores(tmp_path / "s.csv", ["c", "a", "x"], ("Edema",))

@@ -13,8 +13,9 @@ import pytest
 
 from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table
 from lingula.errors import InputError
-from lingula.evaluation import evaluate_predictions, to_json, to_text
+from lingula.evaluation import Setting, evaluate_predictions, to_json, to_text
 from lingula.intervals import interval
+from lingula.joining import Meaning, joined_with
 from lingula.labels import LabelSpace
 from lingula.predictions import Predictions
 from lingula.verbs.evaluate import evaluate
@@ -54,7 +55,8 @@ def test_the_shape_that_was_promised() -> None:
         (*value["groups"]["head"]["mAP_ci"], value["groups"]["head"]["mAP"]),
     ):
         assert low < middle < high
-    assert value["against"] == {"mAP_difference": 0.0, "ci": [0.0, 0.0]}
+    assert value["against"]["mAP_difference"] == 0 and value["against"]["ci"] == [0, 0]
+    assert value["against"]["p"] == 1
     assert value["drawn"] == {"what": "patients", "n": 60}
     assert json.loads(json.dumps(value, allow_nan=False)) == value
 
@@ -115,7 +117,8 @@ def test_undefined_and_scarce_classes_are_named() -> None:
     value = to_json(result)
     assert value["undefined"] == ["Mass"] and value["n_classes"] == 2 and value["mAP"] == 1
     assert value["classes"]["Mass"]["AP_ci"] is None
-    assert value["classes"]["Hernia"] | {"AP_ci": 0} == {
+    hernia = value["classes"]["Hernia"]
+    assert {key: hernia[key] for key in list(hernia)[:8]} | {"AP_ci": 0} == {
         "AP": 1.0,
         "AUROC": None,
         "AUROC_ci": None,
@@ -243,7 +246,7 @@ def test_the_text_is_a_table() -> None:
     made, labels = random_pair(patients=tuple(str(i) for i in range(120)))
     lines = to_text(evaluate_predictions(made, labels, ci=50, against=made)).splitlines()
     head = lines[0].split()
-    assert head == ["class", "positives", "prevalence", "AP", "95", "%", "lift", "AUROC", "95", "%"]
+    assert head == "class positives prevalence AP 95 % lift AUROC 95 % F1".split()
     assert len({len(line) for line in lines[1:3]}) == 1
     assert any(line.startswith("all:") and "over 2 classes" in line for line in lines)
     assert any(line.startswith("mAP difference +0.0000 (0.0000 to 0.0000)") for line in lines)
@@ -293,3 +296,121 @@ def test_real_scores(real_data: Path) -> None:
         value["classes"]["Pleural Effusion"]["AP"]
         > value["classes"]["Pleural Effusion"]["prevalence"]
     )
+
+
+def test_measures_at_thresholds_are_in_the_json_and_bound_by_name() -> None:
+    made, labels = random_pair()
+    plain = to_json(evaluate_predictions(made, labels))
+    row = plain["classes"]["Edema"]
+    assert {"F1", "precision", "recall", "specificity", "Brier", "ECE", "lift"} <= set(row)
+    assert {"sensitivity_at_0.9", "specificity_at_0.9", "threshold"} <= set(row)
+    assert row["lift"] == row["AP"] / row["prevalence"] and row["threshold"] == 0.5
+    assert plain["mF1"] == np.mean([value["F1"] for value in plain["classes"].values()])
+    assert plain["mECE"] == np.mean([value["ECE"] for value in plain["classes"].values()])
+    told = evaluate_predictions(made, labels, setting=Setting(thresholds={"edema": 0.45}))
+    value = to_json(told)["classes"]
+    assert (value["Edema"]["threshold"], value["Mass"]["threshold"]) == (0.45, 0.5)
+    hits = (made.probabilities[:, 0] >= 0.45) & (labels.labels[:, 0] == 1)
+    assert value["Edema"]["recall"] == hits.sum() / (labels.labels[:, 0] == 1).sum()
+    with pytest.raises(InputError, match=r"threshold of 'mass' must be in \[0, 1\], not 3"):
+        evaluate_predictions(made, labels, setting=Setting(thresholds={"Mass": 3}))
+
+
+def test_a_class_without_positives_has_no_f1_but_a_calibration() -> None:
+    value = to_json(evaluate_predictions(scores([[0.9, 0.2], [0.1, 0.3]]), table([[1, 0], [0, 0]])))
+    mass = value["classes"]["Mass"]
+    assert mass["F1"] is None and mass["lift"] is None and mass["recall"] is None
+    assert mass["specificity"] == 1 and mass["ECE"] == pytest.approx(0.25)
+    assert value["mF1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("fuse", "right"),
+    [
+        ("mean", [0.5, 0.7]),
+        ("max", [0.8, 0.7]),
+        ("views", [(7 * 0.8 + 3 * 0.3 + 5 * 0.4) / 15, 0.7]),
+        ("frontal=1,lateral=0,other=0", [0.8, 0.7]),
+    ],
+)
+def test_studies_fuse_by_view(fuse: str, right: list[float]) -> None:
+    labels = table(
+        [[1], [1], [1], [0]],
+        "Edema",
+        studies=("a", "a", "a", "b"),
+        views=("PA", "LATERAL", "", "AP AXIAL"),
+    )
+    made = scores([[0.8], [0.3], [0.4], [0.7]], "Edema")
+    joined, _ = joined_with(made, labels, "study", Meaning(), fuse=fuse)
+    assert joined.probabilities[:, 0] == pytest.approx(right)
+    assert joined.images == ("0.png", "3.png")
+    result = evaluate_predictions(made, labels, by="study", setting=Setting(fuse=fuse))
+    assert to_json(result)["fuse"] == fuse
+
+
+def test_fusions_that_are_none_are_refused() -> None:
+    labels = table([[1], [0]], "Edema", studies=("a", "b"), views=("PA", "LATERAL"))
+    made = scores([[0.8], [0.3]], "Edema")
+    for fuse, message in (
+        ("median", "--fuse is mean, max, views"),
+        ("frontal=1", "--fuse is mean, max, views"),
+        ("frontal=1,lateral=-1,other=0", "--fuse is mean, max, views"),
+        ("frontal=1,lateral=nan,other=0", "--fuse is mean, max, views"),
+        ("frontal=1,lateral=0,other=0", "all have weight 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate_predictions(made, labels, by="study", setting=Setting(fuse=fuse))
+    bare = table([[1], [0]], "Edema", studies=("a", "b"))
+    with pytest.raises(InputError, match="no view column"):
+        evaluate_predictions(made, bare, by="study", setting=Setting(fuse="views"))
+
+
+def test_a_comparison_is_by_class_with_adjusted_p() -> None:
+    """Edema is spoilt in the other file, Mass is not: only Edema differs."""
+    made, labels = random_pair(rows=300)
+    other = made.probabilities.copy()
+    other[:, 0] = np.random.default_rng(5).random(300)
+    result = evaluate_predictions(made, labels, against=scores(other))
+    value = to_json(result)["against"]
+    edema, mass = value["by_class"]["Edema"], value["by_class"]["Mass"]
+    alone = evaluate_predictions(scores(other), labels)
+    assert edema["AP_difference"] == result.found.ap[0] - alone.found.ap[0]
+    assert edema["p"] == pytest.approx(2 / 2001) and edema["p_holm"] == pytest.approx(4 / 2001)
+    assert edema["ci"][0] > 0 and edema["p"] <= edema["p_bh"] <= edema["p_holm"]
+    assert mass == {"AP_difference": 0, "ci": [0, 0], "p": 1, "p_holm": 1, "p_bh": 1}
+    assert value["draws"] == 2000 and value["p"] == pytest.approx(2 / 2001)
+    text = to_text(result)
+    assert "difference in AP" in text and "2000 paired draws" in text and "too few" not in text
+    few = to_text(evaluate_predictions(made, labels, against=scores(other), ci=50))
+    assert "too few draws for 2 classes" in few and "--ci 80 or more" in few
+
+
+def test_classes_that_lose_their_positives_in_draws_are_said() -> None:
+    cells = np.zeros((60, 2))
+    cells[::2, 0], cells[3, 1] = 1, 1
+    made = scores(np.random.default_rng(0).random((60, 2)))
+    result = evaluate_predictions(made, table(cells), ci=300)
+    value = to_json(result)["classes"]["Mass"]
+    assert 0.25 < value["undefined_draws"] / 300 < 0.5  # (1 - 1/60)^60 = 0.36
+    share = f"{100 * value['undefined_draws'] / 300:.1f} %"
+    assert f"left out of the class's interval and of those draws' means: Mass {share}" in to_text(
+        result
+    )
+
+
+def test_the_verb_takes_thresholds_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,Edema\na,1\nb,0\n")
+    (tmp_path / "s.csv").write_text("image,Edema\nb,.1\na,.3\n")
+    paths = {"scores": tmp_path / "s.csv", "labels": tmp_path / "t.csv"}
+    assert to_json(evaluate(**paths))["classes"]["Edema"]["F1"] == 0
+    file = tmp_path / "thresholds.json"
+    for text in ('{"edema": 0.2}', '{"thresholds": {"Edema": 0.2}, "made": "dev"}'):
+        file.write_text(text)
+        assert to_json(evaluate(**paths, threshold=file))["classes"]["Edema"]["F1"] == 1
+    assert to_json(evaluate(**paths, threshold="0.25"))["mF1"] == 1
+    for text, message in (("{", "no JSON"), ("[1]", "a threshold a class"), ("{}", "a class")):
+        file.write_text(text)
+        with pytest.raises(InputError, match=message):
+            evaluate(**paths, threshold=file)
+    with pytest.raises(InputError, match="no file half"):
+        evaluate(**paths, threshold="half")

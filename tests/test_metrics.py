@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+    roc_curve,
+)
 
-from lingula import metrics
+from lingula import metrics, operating
+from lingula.data.reading import read_table
+from lingula.data.table import rows_of, subset
+from lingula.errors import InputError
+from lingula.evaluation import evaluate_predictions
 from lingula.intervals import bootstrap, interval
+from lingula.predictions import aligned, class_columns, read_scores
+from lingula.verbs.bench_metrics import bench_metrics, to_json
 
 
 def ap(y: list[int], s: list[float], w: list[float] | None = None) -> float:
@@ -102,7 +118,8 @@ def test_bootstrap_of_every_draw_equals_the_metric_of_repeated_rows() -> None:
     patients = tuple(f"p{i // 3}" for i in range(60))
     found = bootstrap(s, y, mask, patients, draws=5, seed=3)
     units = np.unique(patients, return_inverse=True)[1]
-    again = np.random.default_rng(3).multinomial(20, np.full(20, 1 / 20), size=5)
+    random = np.random.default_rng(3)
+    again = [np.bincount(random.integers(0, 20, 20), minlength=20) for _ in range(5)]
     for draw in range(5):
         rows = np.repeat(np.arange(60), again[draw][units])
         direct = metrics.classwise(s[rows], y[rows], mask[rows])
@@ -171,3 +188,145 @@ def test_curves_end_where_they_should_and_thin_evenly() -> None:
     empty = metrics.roc_curve(np.array([0.1, 0.2]), np.zeros(2, bool))
     assert np.isnan(empty[1][1:]).all()
     assert len(metrics.precision_recall_curve(np.zeros(0), np.zeros(0, bool))[0]) == 0
+
+
+@given(labels_and_scores, st.floats(0, 1) | st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+@settings(deadline=None)
+def test_measures_at_a_threshold_equal_scikit_learn(
+    rows: list[tuple[bool, float]], threshold: float
+) -> None:
+    y, s = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
+    precision, recall, specificity, f1 = operating.at_threshold(s, y, threshold)
+    found = s >= threshold
+    for ours, theirs in (
+        (precision, precision_score(y, found, zero_division=np.nan)),
+        (recall, recall_score(y, found, zero_division=np.nan)),
+        (specificity, recall_score(~y, ~found, zero_division=np.nan)),
+        (f1, f1_score(y, found, zero_division=np.nan) if y.any() else np.nan),
+        (operating.brier(s, y), np.mean((s - y) ** 2)),
+    ):
+        assert ours == pytest.approx(theirs, abs=1e-12, nan_ok=True)
+    if 0 < y.sum() < len(y):
+        assert operating.brier(s, y) == pytest.approx(brier_score_loss(y, s), abs=1e-12)
+
+
+@given(labels_and_scores, st.sampled_from([0.0, 0.5, 0.8, 0.9, 1.0]))
+@settings(deadline=None)
+def test_sensitivity_at_a_specificity_and_back(
+    rows: list[tuple[bool, float]], level: float
+) -> None:
+    """The best of all thresholds, one above every score among them: by trying each."""
+    y, s = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
+    true, false = metrics.counts(metrics.rank(s, y))
+    sensitivity = operating.sensitivity_at(true, false, level)
+    specificity = operating.specificity_at(true, false, level)
+    if not 0 < y.sum() < len(y):
+        assert math.isnan(sensitivity) and math.isnan(specificity)
+        return
+    tried = [((s[y] >= t).mean(), (s[~y] < t).mean()) for t in [*s, 2.0]]
+    assert sensitivity == max(sens for sens, spec in tried if spec >= level)
+    assert specificity == max(spec for sens, spec in tried if sens >= level)
+    fpr, tpr, _ = roc_curve(y, s, drop_intermediate=False)
+    assert sensitivity == pytest.approx(tpr[1 - fpr >= level].max(), abs=1e-12)
+
+
+def test_case_83_calibration_is_of_the_positive_label() -> None:
+    s, y = np.array([0.01, 0.001, 0.005]), np.ones(3, bool)
+    assert operating.calibration_error(s, y) == pytest.approx(0.9947, abs=1e-4)
+    assert operating.calibration_error(s, ~y) == pytest.approx(0.0053, abs=1e-4)
+
+
+def test_calibration_error_by_hand() -> None:
+    """Bins of 15: [0, 1/15) ...; an edge belongs to the bin above it, 1 to the last."""
+    s = np.array([0.0, 0.05, 1 / 15, 0.5, 0.95, 1.0])
+    y = np.array([0, 1, 0, 1, 1, 1], bool)
+    bins = [abs(0.05 - 1), abs(1 / 15 - 0), abs(0.5 - 1), abs(1.95 - 2)]
+    assert operating.calibration_error(s, y) == pytest.approx(sum(bins) / 6)
+    assert math.isnan(operating.calibration_error(np.zeros(0), np.zeros(0, bool)))
+    assert math.isnan(operating.brier(np.zeros(0), np.zeros(0, bool)))
+
+
+def test_calibrated_scores_have_a_small_error_and_shifted_ones_their_shift() -> None:
+    random = np.random.default_rng(0)
+    s = random.random(200_000) * 0.8
+    y = random.random(200_000) < s
+    assert operating.calibration_error(s, y) < 0.01
+    assert operating.calibration_error(s + 0.2, y) == pytest.approx(0.2, abs=0.005)
+
+
+def test_operating_measures_are_masked_and_bound_to_their_class() -> None:
+    random = np.random.default_rng(0)
+    s, y = random.random((200, 3)), (random.random((200, 3)) < 0.3).astype(np.float32)
+    y[:, 2] = 0
+    mask = random.random((200, 3)) < 0.7
+    limits = np.array([0.3, 0.6, 0.5])
+    found = operating.operating(s, y, mask, limits, metrics.rankings(s, y, mask))
+    for k in range(3):
+        kept = mask[:, k]
+        alone = operating.at_threshold(s[kept, k], y[kept, k] > 0, limits[k])
+        np.testing.assert_array_equal(
+            alone, [found.precision[k], found.recall[k], found.specificity[k], found.f1[k]]
+        )
+        assert found.ece[k] == operating.calibration_error(s[kept, k], y[kept, k] > 0)
+    assert math.isnan(found.f1[2]) and math.isnan(found.recall[2])
+    assert found.mF1 == found.f1[:2].mean() and found.mECE == found.ece.mean()
+
+
+def test_weighted_scores_of_real_and_adverse_kinds_equal_scikit_learn() -> None:
+    """Saturated, constant, tiny, one-class and huge inputs, with and without weights."""
+    random = np.random.default_rng(0)
+    y = random.random(500) < 0.1
+    weights = random.choice([0.0, 0.3, 1.0, 7.0], 500)
+    for s in (
+        random.random(500),
+        np.full(500, 0.5),
+        np.round(random.random(500), 1),
+        random.random(500).astype(np.float32).astype(float),
+        random.random(500) * 1e-300,
+        1 - random.random(500) * 1e-15,
+        np.where(random.random(500) < 0.5, 0.0, 1.0),
+    ):
+        for w in (None, weights):
+            assert metrics.average_precision(s, y, w) == pytest.approx(
+                average_precision_score(y, s, sample_weight=w), abs=1e-12
+            )
+            assert metrics.auroc(s, y, w) == pytest.approx(
+                roc_auc_score(y, s, sample_weight=w), abs=1e-12
+            )
+
+
+def test_real_scores_equal_scikit_learn(real_data: Path) -> None:
+    """All 16 files of real scores, every class, AP and AUROC to 1e-12."""
+    folder = real_data / "nih-scores"
+    labels = read_table(folder / "labels.parquet")
+    paths = sorted(set(folder.glob("*.parquet")) - {folder / "labels.parquet"})
+    assert len(paths) == 16
+    for path in paths:
+        made = read_scores(path)
+        result = evaluate_predictions(made, labels, split="test")
+        part = subset(labels, rows_of(labels, "test"))
+        values = made.probabilities[aligned(made, part.images)][
+            :, class_columns(made, part.space.classes)
+        ]
+        for k in range(len(part.space)):
+            y = part.labels[:, k] == 1
+            assert result.found.ap[k] == pytest.approx(
+                average_precision_score(y, values[:, k]), abs=1e-12
+            )
+            assert result.found.auroc[k] == pytest.approx(roc_auc_score(y, values[:, k]), abs=1e-12)
+
+
+def test_the_bench_agrees_with_its_baseline() -> None:
+    value = to_json(bench_metrics(images=3000, classes=5, draws=20, repeats=1))
+    assert {"seconds", "baseline", "ratio", "bootstrap"} <= set(value)
+    assert value["largest_difference"] < 1e-12
+    assert value["ratio"] == value["baseline"] / value["seconds"]
+    assert value["bootstrap"]["ratio"] > 5  # above 100 at its own size
+    with pytest.raises(InputError, match="at least 1"):
+        bench_metrics(draws=0)
+
+
+def test_the_bench_says_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.metrics", None)
+    with pytest.raises(InputError, match="pip install scikit-learn"):
+        bench_metrics(images=10, draws=1)

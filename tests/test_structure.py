@@ -28,8 +28,18 @@ LAYERS = [
         "thresholds",
         "curves",
         "reliability",
+        "operating",
     ),
-    ("evaluation", "ensembles", "guarded", "calibration"),
+    (
+        "evaluation",
+        "evaluated",
+        "ensembles",
+        "guarded",
+        "calibration",
+        "subgroups",
+        "submission",
+        "reviewing",
+    ),
     ("model",),
     ("devices",),
     ("prediction",),
@@ -39,14 +49,15 @@ LAYERS = [
     ("cli", "__main__"),
 ]
 NO_TORCH = (
-    "labels config paper recipe metrics intervals predictions joining localisation evaluation ensembles files errors runs "
+    "labels config paper recipe metrics intervals predictions joining localisation evaluation evaluated operating "
+    "subgroups submission reviewing ensembles files errors runs "
     "data/table data/reading data/splits data/images data/folder data/checking "
     "data/formats data/dicom data/dicom_header data/dicom_pixels data/dicom_facts "
-    "data/cache data/cache_files data/cached data/configured reporting/page reporting/figures "
+    "data/cache data/cache_files data/cached data/configured reporting/page reporting/figures reporting/review "
     "guarded calibration curves thresholds reliability "
     "data/mapping data/overlap data/union data/where data/sources/places "
     "data/sources/released data/sources/tokens data/sources/cxr_lt data/sources/mimic data/sources/nih "
-    "data/sources/chexpert data/sources/padchest data/sources/vindr data/sources/medmnist "
+    "data/sources/chexpert data/sources/padchest data/sources/vindr data/sources/medmnist"
 ).split()
 
 

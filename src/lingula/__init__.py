@@ -16,9 +16,11 @@ NOTICE = "Research use only; not a medical device."
 
 if TYPE_CHECKING:
     from lingula.verbs.bench_data import bench_data
+    from lingula.verbs.bench_metrics import bench_metrics
     from lingula.verbs.calibrate import apply_calibration, calibrate
     from lingula.verbs.data_cache import data_cache, data_cache_join, data_cache_verify
     from lingula.verbs.data_check import data_check
+    from lingula.verbs.data_correct import data_correct
     from lingula.verbs.data_folder import data_folder
     from lingula.verbs.data_phantom import data_phantom
     from lingula.verbs.data_source import (
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from lingula.verbs.recipes import recipes
     from lingula.verbs.report import report
     from lingula.verbs.reproduce import reproduce
+    from lingula.verbs.review import review
+    from lingula.verbs.submit import submit
     from lingula.verbs.train import train
 
 _HOMES = {
@@ -52,6 +56,8 @@ _HOMES = {
     "data_cache_verify": "data_cache",
     "data_check": "data_check",
     "data_folder": "data_folder",
+    "bench_metrics": "bench_metrics",
+    "data_correct": "data_correct",
     "data_phantom": "data_phantom",
     "data_chexpert": "data_source",
     "data_cxr_lt": "data_source",
@@ -74,6 +80,8 @@ _HOMES = {
     "recipes": "recipes",
     "report": "report",
     "reproduce": "reproduce",
+    "review": "review",
+    "submit": "submit",
     "train": "train",
 }
 
@@ -82,12 +90,14 @@ __all__ = [
     "__version__",
     "apply_calibration",
     "bench_data",
+    "bench_metrics",
     "calibrate",
     "data_cache",
     "data_cache_join",
     "data_cache_verify",
     "data_check",
     "data_chexpert",
+    "data_correct",
     "data_cxr_lt",
     "data_filter",
     "data_folder",
@@ -110,6 +120,8 @@ __all__ = [
     "recipes",
     "report",
     "reproduce",
+    "review",
+    "submit",
     "train",
 ]
 

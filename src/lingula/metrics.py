@@ -6,6 +6,7 @@ class without positives has no AP; one with a single label value has no AUROC.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+FEW = 20  # with fewer positives or negatives a class is marked: its numbers mean little
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class Ranking:
     """One class's scores sorted once, falling; ties share a step.
 
     Attributes:
-        order: indices of the rows, by falling score.
+        order: indices of the rows, by falling score, in any order among equal ones.
         ends: position of the last row of each run of equal scores.
         positive: whether each row, in that order, is positive.
     """
@@ -61,17 +63,80 @@ def mean_defined(values: Floats) -> float:
     return float(kept.mean()) if len(kept) else float("nan")
 
 
-def rank(scores: Floats, positive: NDArray[np.bool_]) -> Ranking:
-    """Sort one class's scores (N,) once; every metric here is a sum over the result."""
-    order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    ends = np.flatnonzero(np.append(np.diff(ordered) != 0, True)) if len(ordered) else order
-    return Ranking(order, ends, positive[order])
+def rank(
+    scores: Floats, positive: NDArray[np.bool_], rows: NDArray[np.intp] | None = None
+) -> Ranking:
+    """Sort one class's scores (N,) once; every metric here is a sum over the result.
+
+    With `rows`, the order is in those indices: the rows that the N scores have in a whole table.
+    """
+    falling = -scores
+    # The fast, unstable sort: equal scores share a step, so their order means nothing.
+    order = np.argsort(falling)
+    ordered = falling[order]
+    last = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=last[:-1])
+    return Ranking(order if rows is None else rows[order], np.flatnonzero(last), positive[order])
+
+
+def rankings(
+    probabilities: Floats,
+    targets: NDArray[np.float32] | NDArray[np.bool_],
+    mask: NDArray[np.bool_] | None = None,
+) -> tuple[Ranking, ...]:
+    """The known cells of every class of (N, K) arrays, sorted once for all that is measured.
+
+    Raises `ValueError` for NaN scores and for arrays of different shapes.
+    """
+    return tuple(_rankings(probabilities, targets, mask))
+
+
+def _rankings(
+    probabilities: Floats,
+    targets: NDArray[np.float32] | NDArray[np.bool_],
+    mask: NDArray[np.bool_] | None,
+) -> Iterator[Ranking]:
+    """One class at a time: whoever needs each only once holds the memory of one."""
+    positive = np.asarray(targets >= np.float32(0.5))
+    known = np.ones(positive.shape, dtype=bool) if mask is None else mask
+    if not probabilities.shape == positive.shape == known.shape:
+        raise ValueError(
+            f"Scores {probabilities.shape}, targets {positive.shape} and mask {known.shape} must "
+            "have the same rows and classes."
+        )
+    columns = (_columns(part) for part in (np.asarray(probabilities, float), positive, known))
+    for scores, present, counted in zip(*columns, strict=True):
+        kept = None if counted.all() else np.flatnonzero(counted)
+        if kept is not None:
+            scores, present = scores[kept], present[kept]
+        _refuse_nan(scores)
+        yield rank(scores, present, kept)
+
+
+def _columns(values: NDArray[Any], block: int = 1024) -> NDArray[Any]:
+    """(N, K) as (K, N) in memory: a class's cells lie side by side, not a row apart.
+
+    In blocks of rows that the processor's cache holds: four times faster than at once.
+    """
+    turned = np.empty(values.shape[::-1], dtype=values.dtype)
+    for start in range(0, len(values), block):
+        turned[:, start : start + block] = values[start : start + block].T
+    return turned
+
+
+def _refuse_nan(scores: Floats) -> None:
+    if np.isnan(scores).any():
+        raise ValueError("NaN scores can't be ranked; leave failed rows out first.")
 
 
 def counts(ranking: Ranking, weights: Floats | None = None) -> tuple[Floats, Floats]:
     """Weighted true and false positives at each distinct score, from the highest."""
-    ordered = np.ones(len(ranking.order)) if weights is None else weights[ranking.order]
+    if weights is None:
+        true = np.cumsum(ranking.positive.astype(float))
+        if len(ranking.ends) < len(true):
+            true = true[ranking.ends]
+        return true, ranking.ends + 1.0 - true
+    ordered = weights[ranking.order]
     true = np.cumsum(np.where(ranking.positive, ordered, 0.0))[ranking.ends]
     every = np.cumsum(ordered)[ranking.ends]
     return true, every - true
@@ -81,18 +146,22 @@ def ap_of(true: Floats, false: Floats) -> float:
     """AP from cumulative counts: sum of precision times the step in recall."""
     if not len(true) or true[-1] <= 0:
         return float("nan")
-    with np.errstate(invalid="ignore", divide="ignore"):
-        precision = np.where(true + false > 0, true / (true + false), 0.0)
-    return float((np.diff(true, prepend=0.0) * precision).sum() / true[-1])
+    every = true + false
+    precision = np.divide(true, every, out=np.zeros_like(true), where=every > 0)
+    precision[1:] *= true[1:] - true[:-1]
+    precision[:1] *= true[:1]
+    return float(precision.sum() / true[-1])
 
 
 def auroc_of(true: Floats, false: Floats) -> float:
     """AUROC from cumulative counts: ties count half."""
     if not len(true) or true[-1] <= 0 or false[-1] <= 0:
         return float("nan")
-    steps = np.diff(false, prepend=0.0)
-    heights = true - np.diff(true, prepend=0.0) / 2
-    return float((steps * heights).sum() / (true[-1] * false[-1]))
+    heights = true.copy()
+    heights[1:] += true[:-1]
+    heights[1:] *= false[1:] - false[:-1]
+    heights[:1] *= false[:1]
+    return float(heights.sum() / 2 / (true[-1] * false[-1]))
 
 
 def average_precision(
@@ -127,8 +196,7 @@ def _counted(
     positive = np.asarray(targets, dtype=float) >= 0.5
     kept = np.ones(len(positive), dtype=bool) if mask is None else np.asarray(mask)
     found = np.asarray(scores, dtype=float)[kept]
-    if np.isnan(found).any():
-        raise ValueError("NaN scores can't be ranked; leave failed rows out first.")
+    _refuse_nan(found)
     heavy = None if weights is None else np.asarray(weights, dtype=float)[kept]
     return counts(rank(found, positive[kept]), heavy)
 
@@ -137,25 +205,23 @@ def classwise(
     probabilities: Floats,
     targets: NDArray[np.float32] | NDArray[np.bool_],
     mask: NDArray[np.bool_] | None = None,
+    *,
+    ranked: Sequence[Ranking] | None = None,
 ) -> Classwise:
     """Metrics of every class from (N, K) arrays; a target of at least 0.5 is positive.
 
-    Cells outside `mask` are as if their row were not there. Raises `ValueError` for NaN scores
-    and for arrays of different shapes.
+    Cells outside `mask` are as if their row were not there. `ranked` is what `rankings` made of
+    the same arrays, where it is there already. Raises `ValueError` as `rankings` does.
     """
-    positive = np.asarray(targets, dtype=float) >= 0.5
-    known = np.ones(positive.shape, dtype=bool) if mask is None else mask
-    if not probabilities.shape == positive.shape == known.shape:
-        raise ValueError(
-            f"Scores {probabilities.shape}, targets {positive.shape} and mask {known.shape} must "
-            "have the same rows and classes."
-        )
-    pairs = []
-    for k in range(positive.shape[1]):
-        found = _counted(probabilities[:, k], positive[:, k], None, known[:, k])
-        pairs.append((ap_of(*found), auroc_of(*found)))
-    values = np.array(pairs, dtype=float).reshape(-1, 2)
-    return Classwise(values[:, 0], values[:, 1], (positive & known).sum(axis=0), known.sum(axis=0))
+    rows = []
+    for ranking in _rankings(probabilities, targets, mask) if ranked is None else ranked:
+        steps = counts(ranking)
+        many = (ranking.positive.sum(), len(ranking.order))
+        rows.append((ap_of(*steps), auroc_of(*steps), *many))
+    values = np.array(rows, dtype=float).reshape(-1, 4)
+    return Classwise(
+        values[:, 0], values[:, 1], values[:, 2].astype(np.int64), values[:, 3].astype(np.int64)
+    )
 
 
 def roc_curve(

@@ -28,3 +28,18 @@ def _bench_data(
 
     found = lingula.bench_data(size=size, rounds=rounds)
     typer.echo(dumped(found) if as_json else to_text(found))
+
+
+@app.command("metrics")
+def _bench_metrics(
+    images: Annotated[int, typer.Option("--images", min=1)] = 77_000,
+    classes: Annotated[int, typer.Option("--classes", min=1)] = 26,
+    draws: Annotated[int, typer.Option("--draws", min=1)] = 1000,
+    seed: Annotated[int, typer.Option("--seed", min=0)] = 0,
+    as_json: Json = False,
+) -> None:
+    """AP, AUROC and their intervals, beside scikit-learn's."""
+    from lingula.verbs.bench_metrics import to_json, to_text
+
+    times = lingula.bench_metrics(images=images, classes=classes, draws=draws, seed=seed)
+    typer.echo(dumped(to_json(times)) if as_json else to_text(times))

@@ -192,3 +192,22 @@ def _verify(folder: Path) -> None:
             "`lingula data cache` line again."
         )
     typer.echo(f"{found['images']} images, every checksum right; {len(found['failed'])} failed")
+
+
+@app.command("correct")
+def _data_correct(
+    table: Annotated[Path, typer.Argument(help="The table that was reviewed.")],
+    corrections: Annotated[Path, typer.Argument(help="corrections.csv, filled in.")],
+    out: Annotated[Path, typer.Option("--out", help="New table: .csv or .parquet.")],
+    ignore_columns: IgnoreColumns = None,
+    soft: Annotated[bool, typer.Option("--soft", help="Cells may be probabilities.")] = False,
+) -> None:
+    """Apply the decisions of a review to a table, as a new table."""
+    done = lingula.data_correct(
+        table, corrections, out=out, ignore_columns=ignore_columns or (), soft=soft
+    )
+    typer.echo(
+        f"{done.changed} labels changed, {done.confirmed} confirmed, {done.undecided} undecided",
+        err=True,
+    )
+    typer.echo(out)

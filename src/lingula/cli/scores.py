@@ -14,6 +14,7 @@ from lingula.cli.options import (
     IgnoreColumns,
     Json,
     Labels,
+    OutFolder,
     Overwrite,
     Split,
     Uncertain,
@@ -49,6 +50,19 @@ def evaluate(
     soft: Annotated[
         bool, typer.Option("--soft", help="Cells may be probabilities; 0.5 is positive.")
     ] = False,
+    threshold: Annotated[
+        str, typer.Option("--threshold", help="A class is found from this score; or a JSON file.")
+    ] = "0.5",
+    fuse: Annotated[
+        str,
+        typer.Option("--fuse", help="With --by study: mean, max, views or frontal=7,lateral=3,..."),
+    ] = "mean",
+    subgroups: Annotated[
+        str, typer.Option("--subgroups", help="view, sex, age, source or classes, by commas.")
+    ] = "",
+    age_edges: Annotated[
+        str, typer.Option("--age-edges", help="First years of age bands, such as 18,40,65.")
+    ] = "",
     ignore_columns: IgnoreColumns = None,
     as_json: Json = False,
 ) -> None:
@@ -68,8 +82,87 @@ def evaluate(
         blank=None if blank is None else blank.value,
         unmentioned=unmentioned.value,
         soft=soft,
+        threshold=threshold,
+        fuse=fuse,
+        subgroups=_words(subgroups),
+        age_edges=_years(age_edges),
     )
     typer.echo(dumped(to_json(result)) if as_json else to_text(result))
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _years(text: str) -> list[int]:
+    try:
+        return [int(word) for word in _words(text)] or list(range(10, 100, 10))
+    except ValueError:
+        raise InputError(f"--age-edges takes whole years such as 18,40,65, not {text}.") from None
+
+
+@app.command()
+def submit(
+    scores: Annotated[Path, typer.Argument(help="Scores file.")],
+    template: Annotated[Path, typer.Option("--template", help="The organisers' sample (.csv).")],
+    out: Annotated[Path | None, typer.Option("--out", help="submission.zip to write.")] = None,
+    code: Annotated[
+        Path | None, typer.Option("--code", help="Folder of code that goes into the zip.")
+    ] = None,
+    fill: Annotated[
+        float | None, typer.Option("--fill", help="Score of the images that failed.")
+    ] = None,
+    allow_extra: Annotated[
+        bool, typer.Option("--allow-extra", help="Leave out rows that the template lacks.")
+    ] = False,
+    labels: Annotated[
+        Path | None, typer.Option("--labels", help="Table: score it as the server would.")
+    ] = None,
+) -> None:
+    """Write scores as a challenge wants them, or say what does not fit."""
+    done = lingula.submit(
+        scores,
+        template=template,
+        out=out,
+        code=code,
+        fill=fill,
+        allow_extra=allow_extra,
+        labels=labels,
+    )
+    if done.made.filled:
+        many = len(done.made.filled)
+        typer.echo(f"{many} images failed; submitted with {fill}.", err=True)
+    if done.rehearsal is not None:
+        found = done.rehearsal
+        defined = len(found.ap) - len(found.undefined)
+        value = "undefined" if not defined else repr(found.mAP)
+        typer.echo(f"mAP {value} over {defined} of {len(found.ap)} classes, {found.n} images")
+    if done.path is not None:
+        typer.echo(done.path)
+
+
+@app.command()
+def review(
+    scores: Annotated[Path, typer.Argument(help="Scores file.")],
+    labels: Labels,
+    out: OutFolder,
+    split: Split = None,
+    top: Annotated[int, typer.Option("--top", min=1, help="Disagreements a class.")] = 20,
+    ignore_columns: IgnoreColumns = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Where labels and model disagree most: a page of films, and corrections.csv to fill in."""
+    done = lingula.review(
+        scores,
+        labels=labels,
+        out=out,
+        split=split,
+        top=top,
+        ignore_columns=ignore_columns or (),
+        overwrite=overwrite,
+    )
+    typer.echo(done.page)
+    typer.echo(done.corrections)
 
 
 @app.command()

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from lingula.data.reading import read_table
-from lingula.evaluation import Evaluation, evaluate_predictions
+from lingula.errors import InputError
+from lingula.evaluation import Evaluation, Setting, evaluate_predictions
 from lingula.predictions import read_scores
+from lingula.subgroups import DECADES
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 (an argument an option)
     scores: str | Path,
     *,
     labels: str | Path,
@@ -25,8 +28,12 @@ def evaluate(
     blank: Literal["ignore", "zero"] | None = None,
     unmentioned: Literal["ignore", "zero"] = "ignore",
     soft: bool = False,
+    threshold: float | str | Path = 0.5,
+    fuse: str = "mean",
+    subgroups: Sequence[str] = (),
+    age_edges: Sequence[int] = DECADES,
 ) -> Evaluation:
-    """AP and AUROC a class, their means, head / medium / tail; with `ci` bootstrap intervals.
+    """AP, AUROC and more a class, their means, head / medium / tail; with `ci` intervals.
 
     Args:
         scores: a scores file; the rows of `labels` must all be in it.
@@ -42,6 +49,11 @@ def evaluate(
         blank: what blank cells count as; None: as the table says.
         unmentioned: what cells of classes that their source does not know count as.
         soft: the table's cells may be probabilities; at least 0.5 is positive.
+        threshold: the score from which a class is found; or a JSON file with one a class, either
+            `{"Edema": 0.3}` or with these under the key `thresholds`.
+        fuse: a study's images as one, with `by="study"`: `mean`, `max`, `views` or weights.
+        subgroups: `view`, `sex`, `age`, `source` or classes, to measure apart as well.
+        age_edges: first years of the age bands but the first.
     """
     return evaluate_predictions(
         read_scores(scores),
@@ -58,4 +70,26 @@ def evaluate(
         uncertain=uncertain,
         blank=blank,
         unmentioned=unmentioned,
+        setting=Setting(_thresholds(threshold), fuse, subgroups, age_edges),
     )
+
+
+def _thresholds(given: float | str | Path) -> float | dict[str, float]:
+    """A number, or the numbers by class of a JSON file; `InputError` for anything else."""
+    try:
+        return float(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        file = Path(str(given))
+    if not file.is_file():
+        raise InputError(f"--threshold is a number or a JSON file; there is no file {file}.")
+    try:
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise InputError(f"{file} is no JSON: {error}.") from None
+    found = found.get("thresholds", found) if isinstance(found, dict) else found
+    numbers = isinstance(found, dict) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in found.values()
+    )
+    if not numbers or not found:
+        raise InputError(f'{file} must hold a threshold a class, such as {{"Edema": 0.3}}.')
+    return {name: float(value) for name, value in found.items()}

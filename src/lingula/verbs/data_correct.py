@@ -1,0 +1,40 @@
+"""`lingula data correct`: a table with the decisions of a filled sheet of corrections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lingula.data.reading import read_table, write_table
+from lingula.errors import InputError
+from lingula.reviewing import Corrected, apply_corrections
+
+
+def data_correct(
+    table: str | Path,
+    corrections: str | Path,
+    *,
+    out: str | Path,
+    ignore_columns: Sequence[str] = (),
+    soft: bool = False,
+) -> Corrected:
+    """Write a new table with the sheet's decisions; the old one stays as it is.
+
+    Args:
+        table: the table that was reviewed.
+        corrections: the sheet that `lingula review` wrote, with its column `decision` filled in.
+        out: the new table (.csv or .parquet); it must not exist.
+        ignore_columns: columns of the table that are neither ids nor classes; they are not copied.
+        soft: the table's cells may be probabilities.
+    """
+    file = Path(out)
+    if file.suffix.lower() not in (".csv", ".parquet"):
+        raise InputError(f"--out {file}: tables are .csv or .parquet files.")
+    for path in (file, file.with_suffix(".json")):
+        if path.exists():
+            raise InputError(f"--out: {path} is there already; give another name.")
+    made = apply_corrections(
+        read_table(table, ignore_columns=ignore_columns, soft=soft), corrections
+    )
+    write_table(made.table, file)
+    return made

@@ -1,0 +1,65 @@
+"""`lingula review`: where labels and model disagree, as a page and a sheet to fill in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lingula import files
+from lingula.data.reading import read_table
+from lingula.errors import InputError
+from lingula.predictions import read_scores
+from lingula.reporting.review import render_review, thumbnails
+from lingula.reviewing import Disagreement, disagreements, write_corrections
+
+
+@dataclass(frozen=True)
+class Review:
+    """The page and the sheet that were written, and what is in them."""
+
+    page: Path
+    corrections: Path
+    found: tuple[Disagreement, ...]
+
+
+def review(
+    scores: str | Path,
+    *,
+    labels: str | Path,
+    out: str | Path,
+    split: str | None = None,
+    top: int = 20,
+    ignore_columns: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Review:
+    """Write `review.html` and `corrections.csv` into a folder.
+
+    A folder with a sheet in it is left alone, so that no decision is lost: with `overwrite` it is
+    set aside as `NAME.old-1` first.
+
+    Args:
+        scores: a scores file.
+        labels: a table; images that can't be read are named in the page and not shown.
+        out: the folder.
+        split: only the table's rows of this split.
+        top: disagreements a class.
+        ignore_columns: columns of the table that are neither ids nor classes.
+        overwrite: set an old review aside.
+    """
+    folder = Path(out)
+    table = read_table(labels, ignore_columns=ignore_columns)
+    found = disagreements(read_scores(scores), table, split=split, top=top)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not overwrite:
+            raise InputError(
+                f"{folder} is there already, and may hold decisions. Use --overwrite to set it "
+                "aside, or another --out."
+            )
+        files.set_aside(folder)
+    shown = thumbnails([one.image for one in found], table.root)
+    text = render_review(found, shown, scores=Path(scores).name, labels=Path(labels).name)
+    page, sheet = folder / "review.html", folder / "corrections.csv"
+    files.write_text(page, text)
+    write_corrections(found, sheet)
+    return Review(page, sheet, found)

@@ -1,0 +1,61 @@
+"""`lingula submit`: scores as a challenge's submission, checked against its template."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lingula.data.reading import read_table
+from lingula.errors import InputError
+from lingula.predictions import read_scores
+from lingula.submission import (
+    Rehearsal,
+    Submission,
+    read_template,
+    rehearsed,
+    submission,
+    write_submission,
+)
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """The file written (None: only rehearsed), what is in it, and its rehearsed score."""
+
+    path: Path | None
+    made: Submission
+    rehearsal: Rehearsal | None = None
+
+
+def submit(
+    scores: str | Path,
+    *,
+    template: str | Path,
+    out: str | Path | None = None,
+    code: str | Path | None = None,
+    fill: float | None = None,
+    allow_extra: bool = False,
+    labels: str | Path | None = None,
+) -> Submitted:
+    """Write a submission in the template's columns, order and ids; refuse what does not fit.
+
+    Args:
+        scores: a scores file.
+        template: the organisers' sample submission (.csv).
+        out: the .zip to write (or a .csv); None only with `labels`: nothing is written.
+        code: a folder that goes into the zip as `code/`.
+        fill: the score of images that failed.
+        allow_extra: leave out rows of scores that the template does not ask for.
+        labels: a table by which to score the submission as the server would.
+    """
+    if out is None and labels is None:
+        raise InputError("Give --out, the submission to write, or --labels to rehearse one.")
+    wanted = read_template(template)
+    made = submission(read_scores(scores), wanted, fill=fill, allow_extra=allow_extra)
+    rehearsal = None if labels is None else rehearsed(made, read_table(labels))
+    if out is not None:
+        inputs = [Path(path).resolve() for path in (scores, template, labels) if path is not None]
+        if Path(out).resolve() in inputs:
+            raise InputError(f"--out {out} is one of the files that are read.")
+        write_submission(made, out, code)
+    return Submitted(None if out is None else Path(out), made, rehearsal)

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from lingula.reliability import Bin
+
 COLOURS = ("#1f6f8b", "#d1495b", "#66a182", "#edae49", "#5c5470", "#00798c")
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -85,6 +87,26 @@ def curves(roc: Sequence[Curve], precision_recall: Sequence[Curve]) -> str:
         figure.legend(
             *left.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8
         )
+        return svg(figure)
+
+
+def reliabilities(curves: Mapping[str, Sequence[Bin]]) -> str:
+    """Share of positives over mean score, a small panel a class, with intervals."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(10.4, 2.2 * -(-len(curves) // 6) + 0.2), layout="constrained")
+        panels = figure.subplots(max(1, -(-len(curves) // 6)), 6, squeeze=False).ravel()
+        for axes in panels[len(curves) :]:
+            axes.set_axis_off()
+        for i, (axes, (name, bins)) in enumerate(zip(panels, curves.items(), strict=False)):
+            top = max(*(max(b.score, b.share, b.ci[1] if b.ci else 0) for b in bins), 0.02) * 1.05
+            axes.plot([0, top], [0, top], "--", lw=1, color="#b4bccb")
+            for b in bins:
+                if b.ci is not None:
+                    axes.plot([b.score] * 2, b.ci, lw=1.4, color=_colour(i), alpha=0.45)
+            axes.plot([b.score for b in bins], [b.share for b in bins], "o", ms=3, color=_colour(i))
+            axes.set(xlim=(0, top), ylim=(0, top))
+            axes.set_title(name, fontsize=8, loc="left", color="#3b4252")
+            axes.tick_params(labelsize=7)
         return svg(figure)
 
 

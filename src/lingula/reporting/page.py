@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 import lingula
+from lingula.localisation import Rate
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class Page:
     samples: Sequence[Sample] = ()
     boxes_shown: bool = False
     phantom: bool = False
+    reliability: str = ""
+    hits: Sequence[tuple[str, Rate]] = ()
 
 
 def render(page: Page) -> str:
@@ -80,9 +83,21 @@ def render(page: Page) -> str:
         main=main,
         rows=class_rows(main.result),
         mean_prevalence=mean_prevalence(main.result),
+        to_fill_in=TO_FILL_IN,
         notice=lingula.NOTICE,
         version=lingula.__version__,
     )
+
+
+# What no run can know of itself, and a model card needs.
+TO_FILL_IN = (
+    "What it is meant for, and what it must not be used for",
+    "Whose films these are: hospitals, years, devices, how patients came to be filmed",
+    "Who labelled them, how, and how often the labels are wrong",
+    "Who may use the data and the model, under which terms and approvals",
+    "Where it fails: films of children, of other views, after surgery, of poor quality",
+    "Who is responsible for it, and how to reach them",
+)
 
 
 def class_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:

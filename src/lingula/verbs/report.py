@@ -19,9 +19,10 @@ from lingula.data.images import read_image
 from lingula.data.table import Table, image_path
 from lingula.ensembles import from_json
 from lingula.errors import InputError
-from lingula.evaluation import evaluate_predictions, to_json
-from lingula.localisation import described
+from lingula.evaluation import Setting, evaluate_predictions, to_json
+from lingula.localisation import Rate, described
 from lingula.predictions import Predictions, read_scores
+from lingula.reliability import reliability
 from lingula.reporting import figures
 from lingula.reporting.page import Entry, Guess, Page, Sample, render
 from lingula.training import read_rows
@@ -44,7 +45,7 @@ def report(runs: Sequence[str | Path], *, out: str | Path) -> Path:
     ordered = [folders[-1], *folders[:-1]]
     trained = [folder for folder in folders if (folder / "config.yaml").is_file()]
     known = {folder: labels_of(folder, trained) for folder in ordered}
-    entries = [_entry(folder, known[folder]) for folder in ordered]
+    entries = [_entry(folder, known[folder], detailed=folder is ordered[0]) for folder in ordered]
     shown = known[ordered[0]]
     split = entries[0].split
     predictions = read_scores(ordered[0] / "scores" / f"{split}.csv")
@@ -59,6 +60,8 @@ def report(runs: Sequence[str | Path], *, out: str | Path) -> Path:
         if trained
         else "",
         curves=figures.curves(roc, pr),
+        reliability=_reliability(predictions, shown, split),
+        hits=_hits(trained[0]) if trained else (),
         samples=samples,
         boxes_shown=boxed,
         phantom=shown.table.phantom,
@@ -67,7 +70,7 @@ def report(runs: Sequence[str | Path], *, out: str | Path) -> Path:
     return Path(out)
 
 
-def _entry(folder: Path, labels: RunLabels) -> Entry:
+def _entry(folder: Path, labels: RunLabels, *, detailed: bool) -> Entry:
     is_run = (folder / "config.yaml").is_file()
     if not is_run and not (folder / "ensemble.json").is_file():
         raise InputError(f"{folder} is neither a run nor an ensemble.")
@@ -76,6 +79,8 @@ def _entry(folder: Path, labels: RunLabels) -> Entry:
     if not scores.is_file():
         raise InputError(f"{folder} has no scores yet; finish it first.")
     data = labels.data
+    limits = dev_thresholds(folder, labels) if (folder / "scores" / "dev.csv").is_file() else 0.5
+    setting = Setting(limits, subgroups=_subgroups(labels.table) if detailed else ())
     result = to_json(
         evaluate_predictions(
             read_scores(scores),
@@ -85,6 +90,7 @@ def _entry(folder: Path, labels: RunLabels) -> Entry:
             uncertain=data.uncertain,
             blank=data.blank,
             unmentioned=data.unmentioned,
+            setting=setting,
         )
     )
     if not is_run:
@@ -94,6 +100,35 @@ def _entry(folder: Path, labels: RunLabels) -> Entry:
         return Entry(folder.name, f"{made.rule} ensemble", split, result, facts)
     settings = (folder / "config.yaml").read_text(encoding="utf-8")
     return Entry(folder.name, "model", split, result, _facts(folder, labels.table), settings)
+
+
+def _subgroups(table: Table) -> tuple[str, ...]:
+    """Columns by which the rows can be told apart: those with two known values or more."""
+    columns = {"view": table.views, "sex": table.sexes, "source": table.sources}
+    found = [name for name, cells in columns.items() if cells and len(set(cells) - {""}) > 1]
+    return (*found, "age") if table.ages and any(table.ages) else tuple(found)
+
+
+def _reliability(predictions: Predictions, labels: RunLabels, split: str) -> str:
+    """Reliability curves of the six classes with the most positives, as a figure."""
+    part, probabilities = scored(predictions, labels, split)
+    values, mask = configured_targets(labels.data, part)
+    columns = [part.space.index(name) for name in predictions.classes]
+    values, mask = values[:, columns], mask[:, columns]
+    most = np.argsort(-((values >= 0.5) & mask).sum(0), kind="stable")[:6]
+    found = reliability(
+        probabilities[:, most], values[:, most], mask[:, most], patients=part.patients, draws=300
+    )
+    named = {predictions.classes[k]: curve for k, curve in zip(most, found, strict=True)}
+    return figures.reliabilities({name: curve.bins for name, curve in named.items() if curve.bins})
+
+
+def _hits(run: Path) -> tuple[tuple[str, Rate], ...]:
+    """How well the attention points, by class, best first."""
+    from lingula.verbs.attention import known_rates
+
+    rates = known_rates(run)
+    return tuple(sorted(rates.items(), key=lambda item: item[1].chance - item[1].hit))
 
 
 def _facts(run: Path, table: Table) -> list[tuple[str, str]]:

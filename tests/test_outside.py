@@ -126,3 +126,57 @@ def test_worst_first_and_undefined_never(tmp_path: Path) -> None:
     )
     assert worst_classes(found, 3) == ("B b", "A a", "D d")
     assert worst_classes(found, 9) == ("B b", "A a", "D d")
+
+
+def test_three_public_data_sets_as_they_lie_on_disk(tmp_path: Path) -> None:
+    """One command each, joined, and trained on by the paper's recipe with a tiny encoder."""
+    from lingula.config import vary
+    from lingula.model.tiny_text import save_tiny
+    from lingula.recipe import recipe
+    from test_sources import CHEXPERT_HEAD, csv, cxr_lt_2023, film, mimic_images, nih_row, nih_tree
+
+    own = lingula.data_cxr_lt(
+        mimic_images(tmp_path / "mimic", range(33)),
+        labels=[cxr_lt_2023(tmp_path / "cxr-lt-2023")],
+        out=tmp_path / "cxr-lt.csv",
+    )
+    findings = ("Effusion|Mass", "No Finding", "Hernia", "Infiltration|Edema")
+    nih = nih_tree(tmp_path / "nih", [nih_row(i + 1, text) for i, text in enumerate(findings)])
+    (nih / "train_val_list.txt").write_text("".join(f"{i:08}_000.png\n" for i in (1, 2, 3)))
+    (nih / "test_list.txt").write_text("00000004_000.png\n")
+    chexpert, rows = tmp_path / "CheXpert-v1.0-small", []
+    for i in range(4):
+        path = f"train/patient{i:05}/study1/view1_frontal.jpg"
+        film(chexpert / path, i)
+        rows.append(f"CheXpert-v1.0-small/{path},Female,68,Frontal,AP,,,1.0,,,,,,-1.0,,,,,1.0")
+    csv(chexpert / "train.csv", CHEXPERT_HEAD, *rows)
+    outside_made = [
+        lingula.data_nih(nih, out=tmp_path / "nih.csv"),
+        lingula.data_chexpert(chexpert, out=tmp_path / "chexpert.csv"),
+    ]
+    config = vary(
+        recipe("paper/exo-both"),
+        data__table=str(own.path),
+        data__outside=[str(made.path) for made in outside_made],
+        model__encoder="test_resnet.r160_in1k",
+        model__weights="none",
+        model__image_size=32,
+        model__text=str(save_tiny(tmp_path / "text", "bert", CXR_LT_2023)),
+        model__decoder={"layers": 1, "width": 32, "heads": 2, "feedforward": 32},
+        optim__epochs=1,
+        optim__warmup_epochs=None,
+    )
+    run = lingula.train(config, out=tmp_path / "run")
+    on = json.loads((run / "best" / "model.json").read_text())["trained_on"]
+    # 26 of one's own, NIH's official training list, CheXpert's train split.
+    assert (on["images"], [o["images"] for o in on["outside"]]) == (26, [3, 4])
+    assert on["positives"]["Hernia"] == 2 and on["positives"]["Support Devices"] == 5
+    joined = lingula.data_join(
+        [own.path, *(made.path for made in outside_made)],
+        classes="cxr-lt-2023",
+        out=tmp_path / "all.csv",
+    )
+    table = read_table(joined.path)
+    assert len(table) == 33 + 4 + 4 and table.space.classes == CXR_LT_2023
+    nih_rows = np.array(table.sources) == "chestxray14"
+    assert (table.labels[nih_rows][:, table.space.index("Fracture")] == UNMENTIONED).all()

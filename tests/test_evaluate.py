@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lingula.cli import app
 from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table
 from lingula.errors import InputError
 from lingula.evaluation import Setting, evaluate_predictions, to_json, to_text
@@ -414,3 +415,47 @@ def test_the_verb_takes_thresholds_from_a_file(tmp_path: Path) -> None:
             evaluate(**paths, threshold=file)
     with pytest.raises(InputError, match="no file half"):
         evaluate(**paths, threshold="half")
+
+
+def test_the_options_as_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(0)
+    rows = [
+        f"{i}.png,p{i // 2},s{i // 2},{'PA' if i % 2 else 'LATERAL'},{20 + i % 60},{i % 4 // 2}"
+        for i in range(200)
+    ]
+    (tmp_path / "t.csv").write_text("image,patient,study,view,age,Edema\n" + "\n".join(rows))
+    for name in "ab":
+        cells = [f"{i}.png,{random.random()}" for i in range(200)]
+        (tmp_path / f"{name}.csv").write_text("image,Edema\n" + "\n".join(cells))
+    paths = [str(tmp_path / "a.csv"), "--labels", str(tmp_path / "t.csv")]
+    app(
+        [
+            "evaluate",
+            *paths,
+            "--json",
+            "--ci",
+            "50",
+            "--against",
+            str(tmp_path / "b.csv"),
+            "--subgroups",
+            "view,age,Edema",
+            "--age-edges",
+            "40,60",
+            "--threshold",
+            "0.3",
+        ],
+        standalone_mode=False,
+    )
+    value = json.loads(capsys.readouterr().out)
+    assert list(value["subgroups"]["age"]["groups"]) == ["0-39", "40-59", "60+"]
+    assert value["classes"]["Edema"]["threshold"] == 0.3
+    assert set(value["against"]["by_class"]) == {"Edema"}
+    app(["evaluate", *paths, "--by", "study", "--fuse", "views"], standalone_mode=False)
+    assert "100 studies" in capsys.readouterr().out
+    app(
+        ["bench", "metrics", "--json", "--images", "300", "--classes", "2", "--draws", "5"],
+        standalone_mode=False,
+    )
+    assert {"seconds", "baseline", "ratio"} <= set(json.loads(capsys.readouterr().out))
+    with pytest.raises(InputError, match="--age-edges takes whole years"):
+        app(["evaluate", *paths, "--age-edges", "old"], standalone_mode=False)

@@ -325,7 +325,7 @@ def subgroups_text(part: Subgroups) -> str:
             (
                 group.name + ("*" if group.small else ""),
                 str(group.n),
-                str(int(group.found.positives[kept].sum())),
+                str(int(group.found.positives[kept].sum())) if part.compared else "-",
                 "-" if np.isnan(group.mAP) else f"{group.mAP:.3f}",
                 _range(group.mAP_ci),
                 "-" if np.isnan(group.AUROC) else f"{group.AUROC:.3f}",

@@ -67,7 +67,6 @@ def one_split(sample: Sample, rows: int, seed: int) -> dict[str, Any]:
         "naive": max(by_dev, key=lambda name: by_dev[name]),
         "dev": list(found.dev),
         "crossfitted": list(found.crossfitted),
-        "gain_ci": list(found.gain_ci or ()),
         "expected": list(found.expected or ()),
         "test": {
             name: guarded.mean_ap(guarded.mixed(w, test.scores), test)
@@ -151,6 +150,7 @@ def draw(splits: list[dict[str, Any]], path: Path) -> None:
     left.axvline(0, color="grey", linewidth=1)
     left.set_yticks(range(len(rows)), list(rows))
     left.invert_yaxis()
+    left.locator_params(axis="x", nbins=5)
     left.set_xlabel("test mAP, guarded minus the other (diamond: mean)")
     order = np.argsort(ours)
     for place, at in enumerate(order):

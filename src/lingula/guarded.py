@@ -25,7 +25,7 @@ from lingula.predictions import Predictions, failed
 STEPS = 20  # members that a choice adds up, with replacement
 SHRINK = 300.0  # positives at which a class's own choice counts as much as the common one
 FOLDS = 5
-MOST = 5  # the largest k among the plain top-k rules
+MOST = 8  # the largest k among the plain top-k rules
 
 Search = NDArray[np.float32]
 Column = tuple[Search, NDArray[np.bool_]]  # a class: scores (M, n) of its known rows, and labels

@@ -82,7 +82,7 @@ def _warp_on_cpu(images: Tensor, matrices: Tensor) -> Tensor:
     points = torch.empty(group * min(strip, height) * width, dtype=torch.complex64)
     levels = torch.empty(group, *images.shape[1:])
     out = torch.empty(images.shape)
-    parts = (tensor.split(group) for tensor in (images, across, down, out))
+    parts = (torch.split(tensor, group) for tensor in (images, across, down, out))
     for some, x, y, into in zip(*parts, strict=True):
         n = len(some)
         levels[:n].copy_(some)

@@ -272,6 +272,21 @@ def test_a_film_that_gets_damaged_later_fails_by_name(tiny_table: Path, tmp_path
         assert list(memory.failures) == [4] and "checksum" in memory.failures[4]
 
 
+def test_real_films_are_the_very_pixels(real_data: Path, tmp_path: Path) -> None:
+    root = real_data / "nih-mini"
+    names = sorted(f"images/{path.name}" for path in (root / "images").iterdir())[:60]
+    table = tmp_path / "labels.csv"
+    table.write_text("image\n" + "\n".join(Path(name).name for name in names) + "\n")
+    (tmp_path / "labels.json").write_text(json.dumps({"format": 1, "root": str(root / "images")}))
+    done = lingula.data_cache(table, out=tmp_path / "cache", size=224)
+    assert (done.made, done.failures) == (60, {})
+    (tmp_path / "labels.json").unlink()
+    again = lingula.data_cache(table, out=tmp_path / "cache", size=224, root=root / "images")
+    assert (again.kept, again.failures) == (60, {})
+    short = [Path(name).name for name in names]
+    assert (images_of(tmp_path / "cache", root / "images", short) == read(root, 224, names)).all()
+
+
 def test_a_name_that_leads_out_of_the_root_is_a_failure(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(tmp_path / "out.png")
     (tmp_path / "root").mkdir()

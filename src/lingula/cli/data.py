@@ -127,6 +127,9 @@ def _data_cache(
         Path | None, typer.Argument(help="Table or folder whose images are cached.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The cache's folder.")] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Folder of a table's images: data.root.")
+    ] = None,
     size: Annotated[int, typer.Option("--size", help="Pixels, square: model.image_size.")] = 512,
     codec: Annotated[
         Codec, typer.Option("--codec", help="raw: the very pixels; jpeg: smaller, lossy.")
@@ -162,6 +165,7 @@ def _data_cache(
         lingula.data_cache(
             table,
             out=out,
+            root=root,
             size=size,
             codec=codec.value,
             quality=quality,
@@ -174,7 +178,7 @@ def _data_cache(
 
 
 def _told(cached: Cached) -> None:
-    typer.echo(f"{cached.made} images made, {cached.kept} there already, in", err=True)
+    typer.echo(f"{cached.made} images made, {cached.kept} there already.", err=True)
     typer.echo(cached.folder)
     if cached.failures:
         where = cached.failed or examples(cached.failures.values(), 3)

@@ -63,11 +63,10 @@ def warp_images(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def _warp_on_cpu(images: Tensor, matrices: Tensor) -> Tensor:
-    """One image at a time, so that what it needs stays in the core's cache: about 5 times faster.
+    """One thread goes a few pixels at a time, which stay in its core's cache: 5 times faster.
 
     The result depends neither on the other images nor on the number of threads.
     """
-    out = torch.empty(images.shape)
     height, width = images.shape[-2:]
     rows = (torch.arange(height) * 2 + 1) / height - 1
     columns = (torch.arange(width) * 2 + 1) / width - 1
@@ -75,16 +74,26 @@ def _warp_on_cpu(images: Tensor, matrices: Tensor) -> Tensor:
     # makes the grid; x and y apart would be written in steps of two.
     across = torch.complex(*(matrices[:, :, 0, None] * columns).unbind(1))
     down = torch.complex(*(matrices[:, :, 1, None] * rows + matrices[:, :, 2:]).unbind(1))
-    points = torch.empty(height, width, dtype=torch.complex64)
-    # Threads share a batch and not an image, so the image is passed as a batch of strips.
-    strips = next(n for n in range(torch.get_num_threads(), 0, -1) if height % n == 0)
-    grid = torch.view_as_real(points).view(strips, height // strips, width, 2)
-    for i, image in enumerate(images):
-        torch.add(down[i, :, None], across[i], out=points)
-        levels = image.float().expand(strips, -1, -1, -1)
-        warped = F.grid_sample(levels, grid, mode="bilinear", align_corners=False)
-        out[i] = warped.view(1, height, width)
+    # Several threads share a whole batch: they wait for each other at every step, which costs more
+    # than the cache saves as soon as the machine has anything else to do.
+    alone = torch.get_num_threads() == 1
+    group = max(1, _AT_ONCE // (height * width)) if alone else len(images)
+    strip = max(1, _AT_ONCE // width) if alone else height
+    points = torch.empty(group * min(strip, height) * width, dtype=torch.complex64)
+    levels = torch.empty(group, *images.shape[1:])
+    out = torch.empty(images.shape)
+    parts = (torch.split(tensor, group) for tensor in (images, across, down, out))
+    for some, x, y, into in zip(*parts, strict=True):
+        n = len(some)
+        levels[:n].copy_(some)
+        for lines, part in zip(y.split(strip, 1), into.split(strip, 2), strict=True):
+            sums = points[: n * lines.shape[1] * width].view(n, -1, width)
+            grid = torch.view_as_real(torch.add(lines[:, :, None], x[:, None, :], out=sums))
+            part.copy_(F.grid_sample(levels[:n], grid, mode="bilinear", align_corners=False))
     return out
+
+
+_AT_ONCE = 2**15  # pixels: 256 KiB of points and 128 KiB of levels
 
 
 def mixup(batch: Batch, alpha: float, *, seed: int, step: int) -> Batch:

@@ -43,6 +43,7 @@ def data_cache(
     table: str | Path,
     *,
     out: str | Path,
+    root: str | Path | None = None,
     size: int = 512,
     codec: Literal["raw", "jpeg"] = "raw",
     quality: int = 90,
@@ -56,6 +57,7 @@ def data_cache(
     Args:
         table: a table, a folder (scanned by content) or one image.
         out: the cache's folder; what is in it already is kept, so that the same line continues.
+        root: folder of a table's images, if not the table's own: the training's `data.root`.
         size: pixels a side, the model's `model.image_size`.
         codec: `raw` gives the very pixels that training reads; `jpeg` is smaller and lossy.
         quality: of the JPEG.
@@ -77,7 +79,9 @@ def data_cache(
     if overwrite and shard is not None:
         raise InputError("--overwrite with --shard would set aside what the other parts wrote.")
     folder, part = Path(out), _part(shard)
-    root, names, _ = images_in(table)
+    own_root, names, found = images_in(table)
+    if root is not None and found is None:
+        raise InputError(f"--root is for tables; {table} is none.")
     settings = CacheSettings(size, codec, quality if codec == "jpeg" else None, bits)
     if overwrite and folder.exists():
         files.set_aside(folder)
@@ -88,7 +92,7 @@ def data_cache(
         done = fill(
             folder,
             settings,
-            root,
+            own_root if root is None else Path(root),
             names,
             part=part,
             workers=workers,
@@ -112,12 +116,12 @@ def _part(shard: str | None) -> Part:
 def _announcing(folder: Path, settings: CacheSettings) -> Callable[[Expected], None]:
     def announce(expected: Expected) -> None:
         log.info(
-            "%d images to %d px %s: about %s and %.1f minutes on %d threads.",
+            "%d images to %d px %s: about %s and %s on %d threads.",
             expected.images,
             settings.size,
             settings.codec,
             _bytes(expected.bytes),
-            expected.seconds / 60,
+            _time(expected.seconds),
             expected.workers,
         )
         free = shutil.disk_usage(folder).free
@@ -128,6 +132,10 @@ def _announcing(folder: Path, settings: CacheSettings) -> Callable[[Expected], N
             )
 
     return announce
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
 def _bytes(number: int) -> str:

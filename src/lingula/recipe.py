@@ -37,7 +37,7 @@ def demo() -> Config:
             stage=1,
             classifier="separate",
             bias="prior",
-            decoder=Decoder(layers=2, width=256, feedforward=512),
+            decoder=Decoder(layers=2, width=256, feedforward=512, pooled_path=True),
         ),
         augment=Augment(scale=(0.8, 1.0), rotation=7.0),
         optim=Optim(epochs=10, lr=1e-3, batch_size=32, weight_decay=0.05, min_lr=1e-5),

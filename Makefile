@@ -21,7 +21,7 @@ lint: .venv/installed
 	$(BIN)/mypy
 
 test: .venv/installed lint
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2
 
 test-slow: .venv/installed
 	$(BIN)/pytest -m slow

@@ -108,7 +108,10 @@ def test_the_limits_bite(tmp_path: Path) -> None:
         "fuzz_images.look = look\n"
         "fuzz_images.main(pathlib.Path(sys.argv[1]), 0, 1)\n"
     )
-    env = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"}
+    env = {
+        **os.environ,
+        "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}",
+    }
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=env
     )

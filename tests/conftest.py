@@ -37,7 +37,7 @@ def real_data() -> Path:
     place = Path(os.environ.get("LINGULA_TEST_DATA", "../shared/data"))
     if not place.is_dir():
         pytest.skip(f"no real data at {place} (set LINGULA_TEST_DATA)")
-    return place
+    return place.resolve()
 
 
 def write_tiny(folder: Path, n: int = 40, size: int = 40) -> Path:

@@ -24,7 +24,7 @@ test: .venv/installed lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2
 
 test-slow: .venv/installed
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --durations=12
 
 clean:
 	rm -rf .venv

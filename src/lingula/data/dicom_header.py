@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from lingula.data.images import check_size
+from lingula.data.formats import check_size
 from lingula.errors import ImageError
 
 if TYPE_CHECKING:

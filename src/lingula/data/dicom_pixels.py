@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lingula.data.dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Layout
-from lingula.data.images import segments
+from lingula.data.formats import segments
 from lingula.errors import ImageError
 
 Codes = NDArray[Any]

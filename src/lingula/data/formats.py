@@ -1,8 +1,15 @@
-"""Kinds of image files, told by their first bytes."""
+"""What an image file says of itself before it is decoded: its kind, its size, its segments."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from lingula.errors import ImageError
+
+MAX_PIXELS = 200_000_000
+"""Larger images are refused from their header, before any memory is taken for their pixels."""
 
 HEAD = 132
 """So many bytes are enough to tell a kind."""
@@ -64,3 +71,29 @@ _SHORT_VRS = (
     b"UL",
     b"US",
 )
+
+
+def check_size(width: int, height: int, file: Path) -> None:
+    """Refuse what a header says before memory is taken for it: too many pixels, or none."""
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            "too large",
+            f"{file} is {width} x {height} pixels; the limit is {MAX_PIXELS // 10**6} million.",
+        )
+    if width < 1 or height < 1:
+        raise ImageError("damaged", f"{file} says that it is {width} x {height} pixels.")
+
+
+def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Markers and contents of a JPEG, up to its first scan."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker == 0xDA:
+            return
+        (length,) = struct.unpack_from(">H", data, at + 2)
+        yield marker, data[at + 4 : at + 2 + length]
+        at += 2 + length

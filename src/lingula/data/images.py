@@ -13,7 +13,6 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
@@ -31,11 +30,8 @@ from PIL import (
     TiffImagePlugin,
 )
 
-from lingula.data.formats import HEAD, sniff
+from lingula.data.formats import HEAD, MAX_PIXELS, check_size, segments, sniff
 from lingula.errors import ImageError
-
-MAX_PIXELS = 200_000_000
-"""Larger images are refused from their header, before any memory is taken for their pixels."""
 
 MAX_BYTES = 8 * MAX_PIXELS
 """Larger files are refused before they are read: no image within `MAX_PIXELS` needs them."""
@@ -120,37 +116,11 @@ def _read_bytes(file: Path) -> bytes:
         raise ImageError("unreadable", f"{file} can't be opened: {reason}.") from None
 
 
-def check_size(width: int, height: int, file: Path) -> None:
-    """Refuse what a header says before memory is taken for it: too many pixels, or none."""
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            "too large",
-            f"{file} is {width} x {height} pixels; the limit is {MAX_PIXELS // 10**6} million.",
-        )
-    if width < 1 or height < 1:
-        raise ImageError("damaged", f"{file} says that it is {width} x {height} pixels.")
-
-
 def _broken(file: Path, kind: str, reason: str) -> ImageError:
     """`truncated` or `damaged`, by the decoder's words."""
     words = ("truncated", "premature", "end of file", "incomplete")
     name = "truncated" if any(word in reason.lower() for word in words) else "damaged"
     return ImageError(name, f"{file} is a {name} {kind.upper()}: {reason.rstrip('.')}.")
-
-
-def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Markers and contents of a JPEG, up to its first scan."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
-            continue
-        if marker == 0xDA:
-            return
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        yield marker, data[at + 4 : at + 2 + length]
-        at += 2 + length
 
 
 def _jpeg(data: bytes, file: Path, at_least: int | None) -> Pixels:

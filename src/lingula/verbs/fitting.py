@@ -8,9 +8,8 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,13 +19,10 @@ from numpy.typing import NDArray
 import lingula
 from lingula import files, runs
 from lingula.config import Config
-from lingula.data.batches import Memory, Radiographs, decode_all, fits_in_memory, together
-from lingula.data.cache_files import open_cache
-from lingula.data.cached import locate
 from lingula.data.configured import configured_targets
 from lingula.data.outside import Outside
 from lingula.data.reading import write_table
-from lingula.data.table import Table, image_path, rows_of, subset
+from lingula.data.table import Table, rows_of, subset
 from lingula.devices import make_fabric, resolve_device
 from lingula.errors import InputError, examples
 from lingula.evaluation import evaluate_predictions
@@ -35,13 +31,12 @@ from lingula.model.checkpoint import load_model, start_from_run
 from lingula.model.loader import load_encoder, load_imagenet
 from lingula.model.network import Architecture, Network
 from lingula.model.text import embed
-from lingula.prediction import encode, score
+from lingula.prediction import score
 from lingula.predictions import Predictions, read_scores, write_scores
 from lingula.progress import counting, progress
-from lingula.training import Examples, fit
-
-if TYPE_CHECKING:
-    from lingula.verbs.train import Plan
+from lingula.training import fit
+from lingula.verbs.examples import dataset_of, examples_of, with_features, with_outside
+from lingula.verbs.plan import Plan
 
 log = logging.getLogger("lingula")
 
@@ -237,18 +232,6 @@ def start_at_prior(network: Network, values: NDArray[np.float32], mask: NDArray[
         network.bias.copy_(odds if len(network.bias) == len(odds) else odds.mean().view(1))
 
 
-def examples_of(config: Config, table: Table, split: str, *, decode: bool = True) -> Examples:
-    """A split's images and targets; decoded at once where they fit into memory."""
-    part = subset(table, rows_of(table, split))
-    dataset = dataset_of(part, config)
-    _check_there(dataset, split)
-    memory = None
-    if decode and config.data.workers == 0 and fits_in_memory(dataset):
-        memory = _decoded(dataset, split, [str(table.path)])
-    values, mask = configured_targets(config.data, part)
-    return Examples(dataset, values, mask, memory)
-
-
 def recompute_activations(network: Network) -> None:
     """Turn on timm's gradient checkpointing; `InputError` if the encoder has none."""
     encoder = getattr(network.encoder, "body", network.encoder)
@@ -262,89 +245,6 @@ def recompute_activations(network: Network) -> None:
             "This encoder can't recompute its activations: model.checkpointing=false; a smaller "
             "optim.batch_size or optim.accumulate saves memory too."
         ) from None
-
-
-def with_features(
-    config: Config, network: Network, examples: Examples, path: Path, fabric: Fabric
-) -> Examples:
-    """The examples with the frozen encoder's features, computed once and kept in `path`."""
-    flips = path.stem == "train" and config.augment.flip > 0
-    shape = (2 if flips else 1, len(examples.dataset))
-    if path.is_file():
-        kept = np.load(path, mmap_mode="r")
-        if kept.shape[:2] == shape:
-            return replace(examples, features=kept)
-    if fabric.global_rank == 0:
-        with progress(f"features of {path.stem}") as tick:
-            encode(
-                network,
-                examples.dataset,
-                path,
-                fabric=fabric,
-                flips=flips,
-                batch_size=config.optim.batch_size,
-                memory=examples.memory,
-                workers=config.data.workers,
-                tick=counting(tick),
-            )
-    fabric.barrier()
-    return replace(examples, features=np.load(path, mmap_mode="r"))
-
-
-def _check_there(dataset: Radiographs, what: str) -> None:
-    if dataset.cached is not None:
-        return
-    missing = [path for path in dataset.paths if not os.path.isfile(path)]  # noqa: PTH113
-    if missing:
-        raise InputError(
-            f"{len(missing)} of {len(dataset)} {what} images are missing, first: {missing[0]}. "
-            "Say data.root=FOLDER if the paths are relative to another folder."
-        )
-
-
-def _decoded(dataset: Radiographs, what: str, tables: Sequence[str]) -> Memory:
-    with progress(f"reading {what} images") as tick:
-        memory = decode_all(dataset, counting(tick))
-    if memory.failures and what != "dev":
-        raise InputError(
-            f"{len(memory.failures)} {what} images can't be read: "
-            f"{examples(memory.failures.values(), 3)} `lingula data check "
-            f"{' '.join(tables)}` lists them all."
-        )
-    return memory
-
-
-def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Examples:
-    """One's own examples followed by those of other tables."""
-    if own.dataset.cached is not None:
-        raise InputError(
-            "data.cache holds the images of one table; leave it out with data.outside."
-        )
-    tables = [other.table for other in others]
-    dataset = together([own.dataset, *(dataset_of(table, config) for table in tables)])
-    _check_there(dataset, "outside")
-    read = [configured_targets(config.data, table) for table in tables]
-    memory = None
-    if config.data.workers == 0 and fits_in_memory(dataset):
-        memory = _decoded(dataset, "train and outside", [str(table.path) for table in tables])
-    return Examples(
-        dataset,
-        np.concatenate([own.targets, *(values for values, _ in read)]),
-        np.concatenate([own.mask, *(mask for _, mask in read)]),
-        memory,
-        outside=len(dataset) - len(own.dataset),
-    )
-
-
-def dataset_of(table: Table, config: Config) -> Radiographs:
-    """The images of a table, to be read at the model's size, or as they lie in the cache."""
-    paths = [image_path(table.root, name) for name in table.images]
-    cached = None
-    if config.data.cache is not None:
-        cached = locate(open_cache(config.data.cache), table.root, table.images, paths)
-        if cached.settings.codec == "jpeg":
-            log.info("Images are read from the cache %s, which is lossy.", config.data.cache)
-    return Radiographs(paths, config.model.image_size, config.data.bits, cached)
 
 
 def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,25 +21,12 @@ from lingula.evaluation import evaluate_predictions, worst_classes
 from lingula.predictions import read_scores
 from lingula.progress import counting, progress
 from lingula.recipe import recipe
+from lingula.verbs.plan import Plan
 
 log = logging.getLogger("lingula")
 
 # Names that `data.outside` knows: the embedded stand-ins of the paper's outside data.
 OUTSIDE_PHANTOMS = {"phantom:nih": "nih", "phantom:chexpert": "chexpert"}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A training that is ready to start: settings, table, and where it goes.
-
-    `split_made`: the table had no split; the one made here is to be kept in the run folder.
-    """
-
-    config: Config
-    table: Table
-    run: Path
-    split_made: bool = False
-    outside: tuple[Outside, ...] = ()
 
 
 def train(

@@ -1,0 +1,122 @@
+"""What a run trains and is scored on: images of its tables, decoded, cached or as features."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from lightning_fabric import Fabric
+
+from lingula.config import Config
+from lingula.data.batches import Memory, Radiographs, decode_all, fits_in_memory, together
+from lingula.data.cache_files import open_cache
+from lingula.data.cached import locate
+from lingula.data.configured import configured_targets
+from lingula.data.outside import Outside
+from lingula.data.table import Table, image_path, rows_of, subset
+from lingula.errors import InputError, examples
+from lingula.model.network import Network
+from lingula.prediction import encode
+from lingula.progress import counting, progress
+from lingula.training import Examples
+
+log = logging.getLogger("lingula")
+
+
+def examples_of(config: Config, table: Table, split: str, *, decode: bool = True) -> Examples:
+    """A split's images and targets; decoded at once where they fit into memory."""
+    part = subset(table, rows_of(table, split))
+    dataset = dataset_of(part, config)
+    _check_there(dataset, split)
+    memory = None
+    if decode and config.data.workers == 0 and fits_in_memory(dataset):
+        memory = _decoded(dataset, split, [str(table.path)])
+    values, mask = configured_targets(config.data, part)
+    return Examples(dataset, values, mask, memory)
+
+
+def with_features(
+    config: Config, network: Network, examples: Examples, path: Path, fabric: Fabric
+) -> Examples:
+    """The examples with the frozen encoder's features, computed once and kept in `path`."""
+    flips = path.stem == "train" and config.augment.flip > 0
+    shape = (2 if flips else 1, len(examples.dataset))
+    if path.is_file():
+        kept = np.load(path, mmap_mode="r")
+        if kept.shape[:2] == shape:
+            return replace(examples, features=kept)
+    if fabric.global_rank == 0:
+        with progress(f"features of {path.stem}") as tick:
+            encode(
+                network,
+                examples.dataset,
+                path,
+                fabric=fabric,
+                flips=flips,
+                batch_size=config.optim.batch_size,
+                memory=examples.memory,
+                workers=config.data.workers,
+                tick=counting(tick),
+            )
+    fabric.barrier()
+    return replace(examples, features=np.load(path, mmap_mode="r"))
+
+
+def _check_there(dataset: Radiographs, what: str) -> None:
+    if dataset.cached is not None:
+        return
+    missing = [path for path in dataset.paths if not os.path.isfile(path)]  # noqa: PTH113
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(dataset)} {what} images are missing, first: {missing[0]}. "
+            "Say data.root=FOLDER if the paths are relative to another folder."
+        )
+
+
+def _decoded(dataset: Radiographs, what: str, tables: Sequence[str]) -> Memory:
+    with progress(f"reading {what} images") as tick:
+        memory = decode_all(dataset, counting(tick))
+    if memory.failures and what != "dev":
+        raise InputError(
+            f"{len(memory.failures)} {what} images can't be read: "
+            f"{examples(memory.failures.values(), 3)} `lingula data check "
+            f"{' '.join(tables)}` lists them all."
+        )
+    return memory
+
+
+def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Examples:
+    """One's own examples followed by those of other tables."""
+    if own.dataset.cached is not None:
+        raise InputError(
+            "data.cache holds the images of one table; leave it out with data.outside."
+        )
+    tables = [other.table for other in others]
+    dataset = together([own.dataset, *(dataset_of(table, config) for table in tables)])
+    _check_there(dataset, "outside")
+    read = [configured_targets(config.data, table) for table in tables]
+    memory = None
+    if config.data.workers == 0 and fits_in_memory(dataset):
+        memory = _decoded(dataset, "train and outside", [str(table.path) for table in tables])
+    return Examples(
+        dataset,
+        np.concatenate([own.targets, *(values for values, _ in read)]),
+        np.concatenate([own.mask, *(mask for _, mask in read)]),
+        memory,
+        outside=len(dataset) - len(own.dataset),
+    )
+
+
+def dataset_of(table: Table, config: Config) -> Radiographs:
+    """The images of a table, to be read at the model's size, or as they lie in the cache."""
+    paths = [image_path(table.root, name) for name in table.images]
+    cached = None
+    if config.data.cache is not None:
+        cached = locate(open_cache(config.data.cache), table.root, table.images, paths)
+        if cached.settings.codec == "jpeg":
+            log.info("Images are read from the cache %s, which is lossy.", config.data.cache)
+    return Radiographs(paths, config.model.image_size, config.data.bits, cached)

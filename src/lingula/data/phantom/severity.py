@@ -14,7 +14,7 @@ NOISE = 0.75
 # (least, most) severity of each finding, before `EASE`. 1 is what a textbook would print. The low
 # ends are what a reader may miss: a finding in a report is often mild, and the label says 1 still.
 VISIBILITY: dict[str, tuple[float, float]] = {
-    "Atelectasis": (0.65, 1.7),
+    "Atelectasis": (0.50, 1.3),
     "Calcification of the Aorta": (0.60, 1.5),
     "Cardiomegaly": (0.45, 1.3),
     "Consolidation": (0.25, 0.9),

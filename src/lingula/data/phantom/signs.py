@@ -136,7 +136,7 @@ def atelectasis(body: Thorax, rng: np.random.Generator, s: float) -> list[Region
         slope = at(body.left_border, 0.62) * (body.frame.v - top) / 0.22
         mask = soft((slope - a) / 0.012) * soft(a / 0.02) * soft((body.frame.v - top) / 0.02)
         mask = mask * soft(body.above / 0.02 + 0.8)
-        body.density += (0.07 + 0.13 * s) * mask
+        body.density += (0.06 + 0.05 * s) * mask
         return bounds(mask)
     for _ in range(int(rng.integers(1, 4))):
         down, tilt = between(rng, 0.72, 0.97), between(rng, -0.09, 0.09)
@@ -147,7 +147,7 @@ def atelectasis(body: Thorax, rng: np.random.Generator, s: float) -> list[Region
         mask += ribbon(body.frame, bezier([near, middle, far]), between(rng, 0.007, 0.016))
     mask = np.minimum(mask, np.float32(1.2)) * body.lung
     haze = blob(body.frame, body.place(left, 0.4, 0.95), (0.13, 0.06), 0.0, 1.6) * body.lung
-    body.density += (0.08 + 0.16 * s) * mask + (0.03 + 0.06 * s) * haze
+    body.density += (0.07 + 0.10 * s) * mask + (0.04 + 0.07 * s) * haze
     return bounds(mask + 0.5 * haze)
 
 

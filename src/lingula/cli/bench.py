@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import lingula
-from lingula.cli.options import Json, dumped
+from lingula.cli.options import Device, Json, dumped
 
 app = typer.Typer(no_args_is_help=True, help="Measure how fast this machine is.")
 
@@ -43,3 +43,29 @@ def _bench_metrics(
 
     times = lingula.bench_metrics(images=images, classes=classes, draws=draws, seed=seed)
     typer.echo(dumped(to_json(times)) if as_json else to_text(times))
+
+
+@app.command("train")
+def _bench_train(
+    encoder: Annotated[str, typer.Option("--encoder", help="Any timm name.")] = "resnet50",
+    size: Annotated[int, typer.Option("--size", help="Pixels, square.")] = 224,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=2)] = 16,
+    layers: Annotated[int, typer.Option("--layers", min=1, help="Of the decoder.")] = 4,
+    width: Annotated[int, typer.Option("--width", min=8, help="Of the decoder.")] = 768,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed so often.")] = 5,
+    device: Annotated[Device, typer.Option("--device")] = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """Images a second of training, beside the same network as it is usually trained."""
+    from lingula.verbs.bench_train import to_text
+
+    found = lingula.bench_train(
+        encoder=encoder,
+        image_size=size,
+        batch_size=batch_size,
+        layers=layers,
+        width=width,
+        rounds=rounds,
+        device=device.value,
+    )
+    typer.echo(dumped(found) if as_json else to_text(found))

@@ -1,0 +1,28 @@
+"""`lingula bench train` on something tiny: what it says, not how fast it is."""
+
+from __future__ import annotations
+
+import pytest
+
+import lingula
+from lingula.errors import InputError
+from lingula.verbs.bench_train import to_text
+
+
+def test_ours_beside_the_plain_way() -> None:
+    found = lingula.bench_train(
+        encoder="test_resnet.r160_in1k",
+        image_size=32,
+        batch_size=2,
+        layers=1,
+        width=64,
+        rounds=1,
+        steps=1,
+        device="cpu",
+    )
+    assert found["ratio"] == pytest.approx(found["images_per_s"] / found["baseline"])
+    assert set(found["parts_ms"]) == {"data", "forward", "backward", "adamw"}
+    assert 0 < found["share_of_peak"] < 1.5 and found["GFLOP_per_image"] > 0
+    assert "ratio" in to_text(found)
+    with pytest.raises(InputError, match="at least 1"):
+        lingula.bench_train(rounds=0)

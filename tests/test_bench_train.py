@@ -26,3 +26,18 @@ def test_ours_beside_the_plain_way() -> None:
     assert "ratio" in to_text(found)
     with pytest.raises(InputError, match="at least 1"):
         lingula.bench_train(rounds=0)
+
+
+def test_scoring_exact_fast_and_plain() -> None:
+    found = lingula.bench_predict(
+        encoder="test_resnet.r160_in1k",
+        image_size=32,
+        batch_size=2,
+        layers=1,
+        width=64,
+        tta="flip",
+        rounds=1,
+        device="cpu",
+    )
+    assert found["views"] == 2 and found["largest_change_of_a_logit"] < 0.5
+    assert found["ratio"] == pytest.approx(found["images_per_s"] / found["baseline"])

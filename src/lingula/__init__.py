@@ -17,6 +17,7 @@ NOTICE = "Research use only; not a medical device."
 if TYPE_CHECKING:
     from lingula.verbs.bench_data import bench_data
     from lingula.verbs.bench_metrics import bench_metrics
+    from lingula.verbs.bench_predict import bench_predict
     from lingula.verbs.bench_train import bench_train
     from lingula.verbs.calibrate import apply_calibration, calibrate
     from lingula.verbs.data_cache import data_cache, data_cache_join, data_cache_verify
@@ -58,6 +59,7 @@ _HOMES = {
     "data_check": "data_check",
     "data_folder": "data_folder",
     "bench_metrics": "bench_metrics",
+    "bench_predict": "bench_predict",
     "bench_train": "bench_train",
     "data_correct": "data_correct",
     "data_phantom": "data_phantom",
@@ -93,6 +95,7 @@ __all__ = [
     "apply_calibration",
     "bench_data",
     "bench_metrics",
+    "bench_predict",
     "bench_train",
     "calibrate",
     "data_cache",

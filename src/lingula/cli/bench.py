@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import lingula
-from lingula.cli.options import Device, Json, dumped
+from lingula.cli.options import Device, Json, Tta, dumped
 
 app = typer.Typer(no_args_is_help=True, help="Measure how fast this machine is.")
 
@@ -65,6 +65,30 @@ def _bench_train(
         batch_size=batch_size,
         layers=layers,
         width=width,
+        rounds=rounds,
+        device=device.value,
+    )
+    typer.echo(dumped(found) if as_json else to_text(found))
+
+
+@app.command("predict")
+def _bench_predict(
+    encoder: Annotated[str, typer.Option("--encoder", help="Any timm name.")] = "resnet50",
+    size: Annotated[int, typer.Option("--size", help="Pixels, square.")] = 224,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 16,
+    tta: Annotated[Tta, typer.Option("--tta", help="Test-time views.")] = Tta.none,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed so often.")] = 5,
+    device: Annotated[Device, typer.Option("--device")] = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """Images a second of scoring, exact and fast, beside a plain model."""
+    from lingula.verbs.bench_predict import to_text
+
+    found = lingula.bench_predict(
+        encoder=encoder,
+        image_size=size,
+        batch_size=batch_size,
+        tta=tta.value,
         rounds=rounds,
         device=device.value,
     )

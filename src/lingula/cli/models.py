@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 import lingula
-from lingula.cli.options import By, Device, Json, OutFile, OutFolder, Overwrite, Split, Tta, dumped
+from lingula.cli.options import (
+    By,
+    Device,
+    Json,
+    OutFile,
+    OutFolder,
+    Overwrite,
+    Precision,
+    Split,
+    Tta,
+    dumped,
+)
 from lingula.errors import InputError
 
 app = typer.Typer()
@@ -94,6 +105,9 @@ def predict(
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Decoding processes.")] = 0,
     device: Annotated[Device, typer.Option("--device")] = Device.auto,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="fp32 is exact; bf16 may be faster.")
+    ] = Precision.fp32,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Read images from this `data cache` folder.")
     ] = None,
@@ -114,6 +128,7 @@ def predict(
         batch_size=batch_size,
         workers=workers,
         device=device.value,
+        precision=precision.value,
         cache=cache,
         allow_phantom_model=allow_phantom_model,
         overwrite=overwrite,

@@ -40,6 +40,14 @@ class Blank(enum.StrEnum):
     zero = "zero"
 
 
+class Precision(enum.StrEnum):
+    """The number format of scoring."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    auto = "auto"
+
+
 class Device(enum.StrEnum):
     """Where to run."""
 

@@ -63,14 +63,7 @@ def bench_train(
     """
     if rounds < 1 or steps < 1:
         raise InputError(f"rounds and steps are at least 1, not {rounds} and {steps}.")
-    config = vary(
-        Config(),
-        model__encoder=encoder,
-        model__image_size=image_size,
-        model__decoder__layers=layers,
-        model__decoder__width=width,
-        device=device,
-    )
+    config = paper_sized(encoder, image_size, layers, width, device)
     config = resolve_device(config)
     films = torch.from_numpy(
         np.random.default_rng(0).integers(0, 256, (batch_size, 1, image_size, image_size), np.uint8)
@@ -83,7 +76,7 @@ def bench_train(
     times: dict[str, list[float]] = {"ours": [], "plain": []}
     for _ in range(rounds):
         for name, step in (("ours", ours), ("plain", plain)):
-            times[name].append(_timed(step, steps, config.device) / steps)
+            times[name].append(timed(step, steps, config.device) / steps)
     seconds = {name: statistics.median(every) for name, every in times.items()}
     peak = _peak(config)
     rate = batch_size / seconds["ours"]
@@ -99,18 +92,23 @@ def bench_train(
         "channels_last": config.channels_last,
         "device": config.device,
         "threads": torch.get_num_threads(),
-        "settings": {
-            "encoder": encoder,
-            "image_size": image_size,
-            "batch_size": batch_size,
-            "layers": layers,
-            "width": width,
-            "rounds": rounds,
-        },
     }
 
 
-def _network(config: Config) -> Network:
+def paper_sized(encoder: str, image_size: int, layers: int, width: int, device: str) -> Config:
+    """A config with the paper's settings but for these."""
+    return vary(
+        Config(),
+        model__encoder=encoder,
+        model__image_size=image_size,
+        model__decoder__layers=layers,
+        model__decoder__width=width,
+        device=device,
+    )
+
+
+def network_of(config: Config) -> Network:
+    """The network of a config with random weights and no text."""
     m = config.model
     torch.manual_seed(0)
     architecture = Architecture(
@@ -129,7 +127,7 @@ def _ours(
     """A step as `lingula train` makes it, the times of its parts, and its arithmetic operations."""
     fabric = make_fabric(config.device, config.precision)
     layout = torch.channels_last if config.channels_last == "yes" else torch.contiguous_format
-    network = _network(config).to(memory_format=layout)
+    network = network_of(config).to(memory_format=layout)
     groups = parameter_groups(network, lr=1e-4, head_lr=1.0, weight_decay=0.02)
     model, optimizer = fabric.setup(network, adamw(groups))
     model.train()
@@ -180,7 +178,7 @@ def _plain(config: Config, films: Tensor, targets: Tensor) -> Callable[[], None]
             v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    network = _network(config).to(config.device)
+    network = network_of(config).to(config.device)
     network.train()
     text = _bert(config.device)
     tokens = torch.randint(0, 30_000, (len(CXR_LT_2023), TEXT_TOKENS), device=config.device)
@@ -221,7 +219,8 @@ def _now(device: str) -> float:
     return time.perf_counter()
 
 
-def _timed(step: Callable[[], None], steps: int, device: str) -> float:
+def timed(step: Callable[[], object], steps: int, device: str) -> float:
+    """Seconds that so many steps take, waiting for the device at both ends."""
     begin = _now(device)
     for _ in range(steps):
         step()

@@ -266,6 +266,7 @@ def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> di
                 merge=config.evaluation.merge,
                 batch_size=config.optim.batch_size,
                 workers=config.data.workers,
+                channels_last=config.channels_last == "yes",
                 tick=counting(tick),
             )
         predictions = predictions_of(part, found.probabilities)

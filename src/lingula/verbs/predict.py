@@ -51,6 +51,7 @@ def predict(
     batch_size: int = 32,
     workers: int = 0,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    precision: Literal["fp32", "bf16", "auto"] = "fp32",
     cache: str | Path | None = None,
     allow_phantom_model: bool = False,
     overwrite: bool = False,
@@ -68,7 +69,8 @@ def predict(
         batch_size: changes speed and memory, never a score.
         workers: decoding processes; 0 decodes in threads.
         device: where to run.
-        cache: read the images from this folder, which `lingula data cache` made.
+        precision: fp32 is exact; bf16 may be faster and moves logits by some hundredths.
+        cache: read the images from this folder, made by `lingula data cache`.
         allow_phantom_model: let a model trained on the phantom score real films.
         overwrite: replace a scores file made with other settings (the old one is set aside).
 
@@ -76,8 +78,7 @@ def predict(
     """
     from lingula.model.checkpoint import read_facts  # imports torch
 
-    target = _scores_path(out)
-    facts = read_facts(Path(run))
+    target, facts = _scores_path(out), read_facts(Path(run))
     root, images, table = _chosen(Path(data), split)
     paths, bad = _paths(root, images)
     cached = None if cache is None else _cached(Path(cache), root, images, paths)
@@ -93,9 +94,10 @@ def predict(
         "merge": facts["evaluation"]["merge"],
         "by": by,
         **_lossy(cached),
+        **({} if precision == "fp32" else {"precision": precision}),
     }
     calibration = _calibration(run, facts, settings) if calibrated else None
-    first = int(os.environ.get("RANK", "0")) == 0  # of the processes that torchrun started
+    first = _is_first()
     done = _already(target, settings, overwrite) if first or not overwrite else None
     if done is not None:
         return done
@@ -129,6 +131,11 @@ def _named(
         studies=table.studies if table else None,
         patients=table.patients if table else None,
     )
+
+
+def _is_first() -> bool:
+    """Whether this is the first, or the only, of the processes that torchrun started."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def _write(
@@ -236,8 +243,9 @@ def _scores(
     from lingula.prediction import score
 
     # Scoring is in fp32 whatever the training was in: exact is the default.
-    wanted = resolve_device(vary(from_plain(facts["config"]), device=device, precision="fp32"))
-    fabric = make_fabric(wanted.device, "fp32")
+    precision = settings.get("precision", "fp32")
+    wanted = resolve_device(vary(from_plain(facts["config"]), device=device, precision=precision))
+    fabric = make_fabric(wanted.device, wanted.precision)
     network = load_model(Path(run)).network.to(fabric.device)
     reading = facts["reading"]
     dataset = Radiographs(list(paths.values()), reading["image_size"], reading["bits"], cached)
@@ -250,6 +258,7 @@ def _scores(
             merge=settings["merge"],
             batch_size=batch_size,
             workers=workers,
+            channels_last=wanted.channels_last == "yes",
             tick=counting(tick),
         )
     rows = list(paths)

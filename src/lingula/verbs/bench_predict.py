@@ -1,0 +1,128 @@
+"""`lingula bench predict`: images a second of scoring, exact and fast, beside a plain model."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lingula.config import Config, vary
+from lingula.devices import make_fabric, resolve_device
+from lingula.errors import InputError
+from lingula.prediction import VIEWS, score_batch
+from lingula.verbs.bench_train import network_of, paper_sized, timed
+
+
+def bench_predict(
+    *,
+    encoder: str = "resnet50",
+    image_size: int = 224,
+    batch_size: int = 16,
+    layers: int = 4,
+    width: int = 768,
+    tta: str = "none",
+    rounds: int = 5,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Time scoring of decoded images: exact (fp32), fast (bf16), and plain, in turns.
+
+    Plain is the same network in eager fp32 on (B, 3, H, W), normalised an image at a time.
+
+    Args:
+        encoder: any timm name.
+        image_size: pixels, square.
+        batch_size: images at once.
+        layers: decoder layers.
+        width: of the decoder.
+        tta: test-time views; the plain way has the same ones.
+        rounds: each is timed so often, in turns; medians are given.
+        device: `auto`, `cpu` or `cuda`.
+
+    Returns:
+        Images a second of exact, fast and plain, the ratios to plain, and the largest change of a
+        logit from exact to fast (of a network with random weights).
+    """
+    if rounds < 1 or tta not in VIEWS:
+        raise InputError(f"rounds is at least 1 and tta one of {', '.join(VIEWS)}.")
+    wanted = paper_sized(encoder, image_size, layers, width, device)
+    films = torch.from_numpy(
+        np.random.default_rng(0).integers(0, 256, (batch_size, 1, image_size, image_size), np.uint8)
+    )
+    kinds = {"exact": "fp32", "fast": "bf16"}
+    runs = {name: _ours(wanted, films, tta, kind) for name, kind in kinds.items()}
+    runs["plain"] = _plain(wanted, films, tta)
+    found = {name: run() for name, run in runs.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    on = resolve_device(wanted).device
+    for _ in range(rounds):
+        for name, run in runs.items():
+            times[name].append(timed(run, 1, on))
+    rate = {name: batch_size / statistics.median(every) for name, every in times.items()}
+    moved = torch.logit(found["fast"]) - torch.logit(found["exact"])
+    return {
+        "images_per_s": rate["exact"],
+        "fast_images_per_s": rate["fast"],
+        "baseline": rate["plain"],
+        "ratio": rate["exact"] / rate["plain"],
+        "fast_ratio": rate["fast"] / rate["plain"],
+        "largest_change_of_a_logit": float(moved.abs().max()),
+        "views": len(VIEWS[tta]),
+        "device": on,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _ours(config: Config, films: Tensor, tta: str, precision: str) -> Callable[[], Tensor]:
+    """Scoring as `lingula predict` does it, of images that are decoded."""
+    settled = resolve_device(vary(config, precision=precision))
+    fabric = make_fabric(settled.device, precision)
+    layout = torch.channels_last if settled.channels_last == "yes" else torch.contiguous_format
+    network = network_of(settled).to(fabric.device).to(memory_format=layout).eval()
+    keys = list(range(len(films)))
+
+    def forward(images: Tensor) -> Tensor:
+        with fabric.autocast():
+            logits: Tensor = network(images.contiguous(memory_format=layout))
+        return logits
+
+    def run() -> Tensor:
+        images = films.to(fabric.device, non_blocking=True)
+        return score_batch(network, images, VIEWS[tta], "geometric", forward, keys).cpu()
+
+    return run
+
+
+def _plain(config: Config, films: Tensor, tta: str) -> Callable[[], Tensor]:
+    settled = resolve_device(vary(config, precision="fp32"))
+    network = network_of(settled).to(settled.device).eval()
+    mean = torch.tensor((0.485, 0.456, 0.406))[:, None, None]
+    std = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
+
+    def run() -> Tensor:
+        with torch.no_grad():
+            total = torch.zeros(())
+            for view in VIEWS[tta]:
+                seen = view(films, list(range(len(films))))
+                ready = [(film.expand(3, -1, -1) / 255.0 - mean) / std for film in seen]
+                total = total + network(torch.stack(ready).to(settled.device)).sigmoid().cpu()
+            return total.double() / len(VIEWS[tta])
+
+    return run
+
+
+def to_text(found: dict[str, Any]) -> str:
+    """The result as lines for a terminal."""
+    return "\n".join(
+        [
+            f"exact (fp32)  {found['images_per_s']:8.1f} images/s, "
+            f"{found['ratio']:.2f} times plain",
+            f"fast (bf16)   {found['fast_images_per_s']:8.1f} images/s, "
+            f"{found['fast_ratio']:.2f} times plain; largest change of a logit "
+            f"{found['largest_change_of_a_logit']:.3f}",
+            f"plain         {found['baseline']:8.1f} images/s (eager fp32)",
+        ]
+    )

@@ -54,11 +54,23 @@ def _log_to_terminal() -> None:
     log.setLevel(logging.INFO)
 
 
+def _leave_together() -> None:
+    """Let processes that torchrun started end at once: one that is left behind is aborted."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
 def main() -> NoReturn:
     """Run the command line and exit with its status (0 done, 2 wrong input, 3 partly)."""
     _log_to_terminal()
     try:
         app(ensemble.folded(sys.argv[1:]))
+    except SystemExit as ended:
+        if ended.code in (None, 0, 3):
+            _leave_together()
+        raise
     except InputError as error:
         sys.stderr.write(f"lingula: {error}\n")
         sys.exit(2)

@@ -104,14 +104,14 @@ def attach(
             f"No image of {root} fits a row of {labels} by '{key}'. The first image is "
             f"{found[0].image}{'' if found[0].ids else ' (no DICOM)'}. Name another --key."
         )
-    frame = _joined(frame, column, pairs, rows, classes)
+    joined = _joined(frame, column, pairs, rows, classes)
     if pseudonym is not None and any(item.ids for item in found):
-        frame = _pseudonymous(frame, pseudonym)
+        joined = _pseudonymous(joined, pseudonym)
     chosen = {item.image for item, _ in pairs}
     used = {column, *classes, *(c for c in frame.columns if fold(c) in COLUMNS)}
-    unused = {c: _near(c) for c in read_frame(labels).columns if c not in used and not _id(c)}
+    unused = {c: _near(c) for c in frame.columns if c not in used and not _id(c)}
     return Attached(
-        frame,
+        joined,
         len(chosen),
         len(found),
         tuple(item.image for item in found if item.image not in chosen),

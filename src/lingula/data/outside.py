@@ -8,7 +8,7 @@ have is `UNMENTIONED` there, and what that means for the loss is the setting `da
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import numpy as np
 
@@ -78,15 +78,11 @@ def check_apart(own: Table, others: Table) -> None:
                 f"{examples(dict.fromkeys(found))}. Take them out of one of the two."
             )
         return
-    names = {_name(held.root, image) for image in held.images}
-    same = [image for image in others.images if _name(others.root, image) in names]
+    names = {PurePath(image).name for image in held.images}
+    same = [image for image in others.images if PurePath(image).name in names]
     if same and len(same) > len(others) // 100:
         raise InputError(
             f"{others.path} has images named as in the dev or test split of {own.path}: "
             f"{examples(same)}. Give both tables a `source` and a `patient` column if they are "
             "not the same films."
         )
-
-
-def _name(root: Path, image: str) -> str:
-    return PurePath(image).name

@@ -47,7 +47,8 @@ def data_check(
     if page is not None:
         _write_page(found, path, Path(page), images)
     if drop_bad is not None:
-        keep_rows(path, Path(drop_bad), lambda image: image not in set(found.bad))
+        bad = set(found.bad)
+        keep_rows(path, Path(drop_bad), lambda image: image not in bad)
     return found
 
 
@@ -62,7 +63,8 @@ def _write_page(found: CheckReport, path: Path, page: Path, images: bool) -> Non
     if table is not None:
         for what, names in found.odd.items():
             pictures[what] = _pictures(table, names[:12])
-        good = [name for name in dict.fromkeys(table.images) if name not in set(found.bad)]
+        bad = set(found.bad)
+        good = [name for name in dict.fromkeys(table.images) if name not in bad]
         order = np.random.default_rng(0).permutation(len(good))[:SHEET]
         pictures[""] = _pictures(table, [good[i] for i in order])
     files.write_text(page, render(to_json(found), pictures, lingula.NOTICE))

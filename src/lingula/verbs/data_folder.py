@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import tempfile
@@ -65,11 +66,12 @@ def data_folder(
         raise InputError(f"There is no label file {source}.")
     if target.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out {target}: a table is written as .csv or .parquet.")
+    mapping = read_map(map_file)
     settings = {
         "root": str(folder.resolve()),
         "labels_sha256": files.sha256(source),
         "key": key,
-        "map": read_map(map_file),
+        "map": mapping,
         "ignore_columns": list(ignore_columns),
         "keep_ids": keep_ids,
         "age_and_sex": age_and_sex,
@@ -80,7 +82,7 @@ def data_folder(
         folder,
         source,
         key=key,
-        mapping=read_map(map_file),
+        mapping=mapping,
         ignore_columns=ignore_columns,
         facts=_facts(age_and_sex),
         pseudonym=None if keep_ids else _pseudonym(target.with_suffix(".key")),
@@ -153,10 +155,13 @@ def _facts(age_and_sex: bool) -> Callable[[Path], Found]:
 
 
 def _pseudonym(key_file: Path) -> Callable[[str, str], str]:
-    def hide(kind: str, value: str) -> str:
-        from lingula.data.dicom_facts import pseudonym, read_or_make_key
+    from lingula.data.dicom_facts import pseudonym, read_or_make_key
 
-        return pseudonym(read_or_make_key(key_file), kind, value)
+    # Read once, and made only if there is an id to hide.
+    key = functools.cache(read_or_make_key)
+
+    def hide(kind: str, value: str) -> str:
+        return pseudonym(key(key_file), kind, value)
 
     return hide
 

@@ -90,9 +90,9 @@ def explain(
         log.info("Moved the old %s to %s.", folder, files.set_aside(folder))
     limits, why = _thresholds(place, trained)
     boxes: Mapping[tuple[str, str], Sequence[Box]] = boxes_beside(table) if table else {}
+    known = known_rates(place)
     sheets = [
-        _sheet(trained, root, name, folder, limits, classes, top, known_rates(place), boxes)
-        for name in chosen
+        _sheet(trained, root, name, folder, limits, classes, top, known, boxes) for name in chosen
     ]
     files.write_text(folder / "explain.csv", _csv(sheets))
     files.write_text(folder / "index.html", render(sheets, str(place), why, lingula.NOTICE))

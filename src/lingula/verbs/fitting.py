@@ -25,7 +25,6 @@ from lingula.data.reading import write_table
 from lingula.data.table import Table, rows_of, subset
 from lingula.devices import make_fabric, resolve_device
 from lingula.errors import InputError, examples
-from lingula.evaluation import evaluate_predictions
 from lingula.evaluation import to_json as evaluation_to_json
 from lingula.model.checkpoint import load_model, start_from_run
 from lingula.model.loader import load_encoder, load_imagenet
@@ -37,6 +36,7 @@ from lingula.progress import counting, progress
 from lingula.training import fit
 from lingula.verbs.examples import dataset_of, examples_of, with_features, with_outside
 from lingula.verbs.plan import Plan
+from lingula.verbs.run_labels import RunLabels, measured
 
 log = logging.getLogger("lingula")
 
@@ -273,13 +273,7 @@ def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> di
         if fabric.global_rank == 0:
             path = run / "scores" / f"{split}.csv"
             write_scores(predictions, path)
-            result = evaluate_predictions(
-                read_scores(path),
-                part,
-                uncertain=config.data.uncertain,
-                blank=config.data.blank,
-                unmentioned=config.data.unmentioned,
-            )
+            result = measured(read_scores(path), RunLabels(part, config.data), None)
             summary[split] = {k: evaluation_to_json(result)[k] for k in ("mAP", "AUROC", "n")}
             log.info("%s: %s", split, summary[split])
     return summary

@@ -19,14 +19,14 @@ from lingula.data.images import read_image
 from lingula.data.table import Table, image_path
 from lingula.ensembles import from_json
 from lingula.errors import InputError
-from lingula.evaluation import Setting, evaluate_predictions, to_json
+from lingula.evaluation import Setting, to_json
 from lingula.localisation import Rate, described
 from lingula.predictions import Predictions, read_scores
 from lingula.reliability import reliability
 from lingula.reporting import figures
 from lingula.reporting.page import Entry, Guess, Page, Sample, render
 from lingula.training import read_rows
-from lingula.verbs.run_labels import RunLabels, dev_thresholds, labels_of, scored
+from lingula.verbs.run_labels import RunLabels, dev_thresholds, labels_of, measured, scored
 
 DRAWS = 1000
 SAMPLES = 6
@@ -78,21 +78,9 @@ def _entry(folder: Path, labels: RunLabels, *, detailed: bool) -> Entry:
     scores = folder / "scores" / f"{split}.csv"
     if not scores.is_file():
         raise InputError(f"{folder} has no scores yet; finish it first.")
-    data = labels.data
     limits = dev_thresholds(folder, labels) if (folder / "scores" / "dev.csv").is_file() else 0.5
     setting = Setting(limits, subgroups=_subgroups(labels.table) if detailed else ())
-    result = to_json(
-        evaluate_predictions(
-            read_scores(scores),
-            labels.table,
-            split=split,
-            ci=DRAWS,
-            uncertain=data.uncertain,
-            blank=data.blank,
-            unmentioned=data.unmentioned,
-            setting=setting,
-        )
-    )
+    result = to_json(measured(read_scores(scores), labels, split, ci=DRAWS, setting=setting))
     if not is_run:
         value = json.loads((folder / "ensemble.json").read_text(encoding="utf-8"))
         made = from_json(value, str(folder / "ensemble.json"))

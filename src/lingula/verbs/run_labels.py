@@ -16,6 +16,8 @@ from lingula.data.configured import configured_table, configured_targets
 from lingula.data.reading import read_table
 from lingula.data.table import Table, rows_of, subset
 from lingula.errors import InputError
+from lingula.evaluated import Evaluation
+from lingula.evaluation import Setting, evaluate_predictions
 from lingula.predictions import Predictions, aligned, failed, read_scores
 
 
@@ -44,6 +46,27 @@ def labels_of(folder: Path, trained: Sequence[Path] = ()) -> RunLabels:
     if not made.get("labels"):
         raise InputError(f"{folder} does not say which labels it belongs to; name its runs too.")
     return RunLabels(read_table(made["labels"]), Data())
+
+
+def measured(
+    predictions: Predictions,
+    labels: RunLabels,
+    split: str | None,
+    *,
+    ci: int = 0,
+    setting: Setting | None = None,
+) -> Evaluation:
+    """Scores against the labels, unknown cells meaning what the run's settings say."""
+    return evaluate_predictions(
+        predictions,
+        labels.table,
+        split=split,
+        ci=ci,
+        uncertain=labels.data.uncertain,
+        blank=labels.data.blank,
+        unmentioned=labels.data.unmentioned,
+        setting=setting or Setting(),
+    )
 
 
 def scored(

@@ -17,11 +17,12 @@ from lingula.data.phantom import write_phantom
 from lingula.data.splits import patients_in_two_splits, split_by_patient
 from lingula.data.table import Table, rows_of, with_splits
 from lingula.errors import InputError, differences, examples
-from lingula.evaluation import evaluate_predictions, worst_classes
+from lingula.evaluation import worst_classes
 from lingula.predictions import read_scores
 from lingula.progress import counting, progress
 from lingula.recipe import recipe
 from lingula.verbs.plan import Plan
+from lingula.verbs.run_labels import labels_of, measured
 
 log = logging.getLogger("lingula")
 
@@ -181,16 +182,7 @@ def with_worst(config: Config) -> Config:
     run = Path(str(worst.run))
     if not (run / "scores" / "dev.csv").is_file() or not (run / "config.yaml").is_file():
         raise InputError(f"{run} (loss.worst.run) is no finished run: it has no scores/dev.csv.")
-    data, kept = read_config(run / "config.yaml").data, run / "table.csv"
-    table = configured_table(data, kept if kept.is_file() else None)
-    found = evaluate_predictions(
-        read_scores(run / "scores" / "dev.csv"),
-        table,
-        split="dev",
-        uncertain=data.uncertain,
-        blank=data.blank,
-        unmentioned=data.unmentioned,
-    )
+    found = measured(read_scores(run / "scores" / "dev.csv"), labels_of(run), "dev")
     chosen = worst_classes(found, worst.k)
     log.info(
         "Worst on the dev split of %s, weighted by %g: %s.", run, worst.factor, examples(chosen, 26)

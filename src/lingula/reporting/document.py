@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
+import jinja2
+
 _STYLE = """
 :root { --ink: #1d2733; --soft: #5b6577; --line: #dfe4ec; --accent: #1f6f8b; --warm: #b3394a; }
 body { font: 15px/1.5 system-ui, "Segoe UI", Arial, sans-serif; color: var(--ink); margin: 0; }
@@ -63,3 +65,14 @@ def films(pictures: Sequence[tuple[str, str]]) -> str:
         for source, caption in pictures
     )
     return f'<div class="films">{figures}</div>'
+
+
+def templates() -> jinja2.Environment:
+    """The package's templates: what they are given is escaped, and a name they lack is an error."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("lingula.reporting", "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

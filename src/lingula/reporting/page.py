@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
-
 import lingula
 from lingula.localisation import Rate
+from lingula.reporting.document import templates
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,7 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lingula.reporting", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters |= {"number": number, "percent": percent, "span": span}
     main = page.entries[0]
     return environment.get_template("report.html").render(

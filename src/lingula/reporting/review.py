@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from PIL import Image
 
 import lingula
 from lingula.data.images import read_image
 from lingula.data.table import image_path
 from lingula.errors import ImageError
+from lingula.reporting.document import templates
 from lingula.reviewing import Disagreement
 
 SIDE = 224  # pixels of a thumbnail
@@ -79,18 +79,15 @@ def render_review(
                 reason,
             )
         )
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("lingula.reporting", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("review.html").render(
-        sections=[Section(name, tuple(films)) for name, films in sections.items()],
-        count=len(found),
-        scores=scores,
-        labels=labels,
-        notice=lingula.NOTICE,
-        version=lingula.__version__,
+    return (
+        templates()
+        .get_template("review.html")
+        .render(
+            sections=[Section(name, tuple(films)) for name, films in sections.items()],
+            count=len(found),
+            scores=scores,
+            labels=labels,
+            notice=lingula.NOTICE,
+            version=lingula.__version__,
+        )
     )

@@ -1,4 +1,4 @@
-"""`lingula bench train` on something tiny: what it says, not how fast it is."""
+"""The benches of training and scoring on something tiny: what they say, not how fast it is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 
 import lingula
 from lingula.errors import InputError
+from lingula.verbs.bench_frozen import to_text as frozen_text
 from lingula.verbs.bench_train import to_text
 
 
@@ -41,3 +42,22 @@ def test_scoring_exact_fast_and_plain() -> None:
     )
     assert found["views"] == 2 and found["largest_change_of_a_logit"] < 0.5
     assert found["ratio"] == pytest.approx(found["images_per_s"] / found["baseline"])
+
+
+def test_a_frozen_encoder_beside_a_trained_one() -> None:
+    found = lingula.bench_frozen(
+        encoder="test_resnet.r160_in1k",
+        image_size=64,
+        batch_size=4,
+        layers=1,
+        width=64,
+        images=12,
+        rounds=1,
+        device="cpu",
+    )
+    rate = found["images_per_s"]
+    assert found["linear_ratio"] == pytest.approx(rate["linear"] / rate["full"])
+    assert found["decoder_share"] == pytest.approx(rate["decoder"] / rate["decoder alone"])
+    assert found["encoding_s"] > 0 and "once" in frozen_text(found)
+    with pytest.raises(InputError, match="three batches"):
+        lingula.bench_frozen(images=8, batch_size=4)

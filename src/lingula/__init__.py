@@ -16,6 +16,7 @@ NOTICE = "Research use only; not a medical device."
 
 if TYPE_CHECKING:
     from lingula.verbs.bench_data import bench_data
+    from lingula.verbs.bench_frozen import bench_frozen
     from lingula.verbs.bench_metrics import bench_metrics
     from lingula.verbs.bench_predict import bench_predict
     from lingula.verbs.bench_train import bench_train
@@ -53,6 +54,7 @@ _HOMES = {
     "apply_calibration": "calibrate",
     "calibrate": "calibrate",
     "bench_data": "bench_data",
+    "bench_frozen": "bench_frozen",
     "data_cache": "data_cache",
     "data_cache_join": "data_cache",
     "data_cache_verify": "data_cache",
@@ -94,6 +96,7 @@ __all__ = [
     "__version__",
     "apply_calibration",
     "bench_data",
+    "bench_frozen",
     "bench_metrics",
     "bench_predict",
     "bench_train",

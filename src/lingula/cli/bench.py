@@ -30,6 +30,36 @@ def _bench_data(
     typer.echo(dumped(found) if as_json else to_text(found))
 
 
+@app.command("frozen")
+def _bench_frozen(
+    data: Annotated[str, typer.Option("--data", help="A table, or phantom.")] = "phantom",
+    encoder: Annotated[str, typer.Option("--encoder", help="Any timm name.")] = "resnet50",
+    size: Annotated[int, typer.Option("--size", help="Pixels, square.")] = 224,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=2)] = 32,
+    layers: Annotated[int, typer.Option("--layers", min=1, help="Of the decoder.")] = 4,
+    width: Annotated[int, typer.Option("--width", min=8, help="Of the decoder.")] = 768,
+    images: Annotated[int, typer.Option("--images", min=1, help="Of the train split.")] = 256,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed so often.")] = 3,
+    device: Annotated[Device, typer.Option("--device")] = Device.auto,
+    as_json: Json = False,
+) -> None:
+    """Images a second of training on a frozen encoder's features, beside all of it trained."""
+    from lingula.verbs.bench_frozen import to_text
+
+    found = lingula.bench_frozen(
+        data,
+        encoder=encoder,
+        image_size=size,
+        batch_size=batch_size,
+        layers=layers,
+        width=width,
+        images=images,
+        rounds=rounds,
+        device=device.value,
+    )
+    typer.echo(dumped(found) if as_json else to_text(found))
+
+
 @app.command("metrics")
 def _bench_metrics(
     images: Annotated[int, typer.Option("--images", min=1)] = 77_000,

@@ -59,14 +59,20 @@ def processes() -> tuple[int, int]:
 
 
 def make_fabric(device: str, precision: str) -> Fabric:
-    """A launched Fabric: one device, or every process that torchrun or SLURM started."""
+    """A launched Fabric: one device, or every process that torchrun or SLURM started.
+
+    One process uses one device, whichever others are there; `CUDA_VISIBLE_DEVICES` chooses it. fp32
+    means fp32: the TensorFloat-32 that cuDNN takes for convolutions by default is turned off, since
+    it moves scores in the third decimal.
+    """
     accelerator = {"cpu": "cpu", "cuda": "cuda", "mps": "mps"}[device]
     here, nodes = processes()
+    torch.backends.cudnn.allow_tf32 = precision != "fp32"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice about clusters that are not in use
         fabric = Fabric(
             accelerator=accelerator,
-            devices=here if here > 1 or device != "cuda" else "auto",
+            devices=here,
             num_nodes=nodes,
             strategy="ddp" if here * nodes > 1 else "auto",
             precision="bf16-mixed" if precision == "bf16" else "32-true",

@@ -37,6 +37,7 @@ from lingula.model.checkpoint import newest_checkpoint, save_checkpoint, save_mo
 from lingula.model.losses import LOSSES, reduce_loss
 from lingula.model.network import Architecture, Network
 from lingula.model.optim import Schedule, adamw, learning_rate, parameter_groups, warmup_steps
+from lingula.model.transfer import send
 from lingula.prediction import score, score_features
 
 log = logging.getLogger("lingula")
@@ -252,15 +253,14 @@ def make_batch(
         )
     a = config.augment
     if config.model.frozen:
-        index = torch.from_numpy(loaded.indices).to(targets.device)
-        batch = Batch(loaded.images.to(targets.device), targets[index], mask[index])
+        index = send(loaded.indices, targets.device)
+        batch = Batch(send(loaded.images, targets.device), targets[index], mask[index])
         return batch if a.mixup is None else mixup(batch, a.mixup, seed=config.seed, step=step)
     warp = Warp(a.scale, a.flip, a.rotation)
     matrices = draw_warps(warp, loaded.indices, seed=config.seed, epoch=step // per_epoch)
     device = targets.device
-    index = torch.from_numpy(loaded.indices).to(device)
-    images = loaded.images.to(device, non_blocking=True)
-    warped = warp_images(images, torch.from_numpy(matrices).to(device))
+    index = send(loaded.indices, device)
+    warped = warp_images(send(loaded.images, device), send(matrices, device))
     batch = Batch(warped, targets[index], mask[index])
     return batch if a.mixup is None else mixup(batch, a.mixup, seed=config.seed, step=step)
 

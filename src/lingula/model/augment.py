@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from lingula.model.transfer import send
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -104,7 +106,7 @@ def mixup(batch: Batch, alpha: float, *, seed: int, step: int) -> Batch:
     """
     draw = np.random.Generator(np.random.Philox(key=[seed, step], counter=[0, 1, 0, 0]))
     share = float(draw.beta(alpha, alpha))
-    partner = torch.from_numpy(draw.permutation(len(batch.images))).to(batch.images.device)
+    partner = send(draw.permutation(len(batch.images)), batch.images.device)
     return mix(batch, partner, share)
 
 

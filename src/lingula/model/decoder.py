@@ -129,15 +129,17 @@ class Decoder(nn.Module):
         return self.drop(self.norm(state)), weights
 
 
-def sine_positions(height: int, width: int, channels: int) -> Tensor:
+def sine_positions(
+    height: int, width: int, channels: int, device: torch.device | None = None
+) -> Tensor:
     """Two-dimensional sine positions (height * width, channels); channels divisible by 4."""
     if channels % 4:
         raise ValueError(f"2-D sine positions need a width divisible by 4, not {channels}.")
     quarter = channels // 4
-    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float32) / quarter)
+    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float32, device=device) / quarter)
     scale = 2 * math.pi
-    rows = (torch.arange(height) + 0.5) / height * scale
-    columns = (torch.arange(width) + 0.5) / width * scale
+    rows = (torch.arange(height, device=device) + 0.5) / height * scale
+    columns = (torch.arange(width, device=device) + 0.5) / width * scale
     by_row = rows[:, None] * frequencies
     by_column = columns[:, None] * frequencies
     row_part = torch.cat([by_row.sin(), by_row.cos()], 1)[:, None].expand(-1, width, -1)

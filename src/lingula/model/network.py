@@ -128,7 +128,8 @@ class Network(nn.Module):
         height, width = features.shape[-2:]
         tokens = self.mlp(features.flatten(2).transpose(1, 2))
         if self.positions == "sine2d":
-            tokens = tokens + sine_positions(height, width, tokens.shape[-1]).to(tokens)
+            positions = sine_positions(height, width, tokens.shape[-1], tokens.device)
+            tokens = tokens + positions.to(tokens.dtype)
         states, weights = self.decoder(self.projection(self.embeddings), tokens, attention)
         logits = self.classifier(states)
         maps = None if weights is None else weights.unflatten(-1, (height, width))

@@ -22,6 +22,7 @@ from lingula.model.losses import bce, reduce_loss
 from lingula.model.network import Architecture, Network
 from lingula.model.optim import adamw, parameter_groups
 from lingula.model.text import orthogonal
+from lingula.model.transfer import send
 
 WARP = Warp((0.6, 1.0), 0.5, 15.0)
 TEXT_TOKENS = 8  # a class name is about so many word pieces, with [CLS] and [SEP]
@@ -140,8 +141,7 @@ def _ours(
     def step() -> None:
         marks = [_now(config.device)]
         matrices = draw_warps(WARP, rows, seed=0, epoch=count["step"])
-        images = films.to(fabric.device, non_blocking=True)
-        warped = warp_images(images, torch.from_numpy(matrices).to(fabric.device))
+        warped = warp_images(send(films, fabric.device), send(matrices, fabric.device))
         inputs = network.prepare(warped).contiguous(memory_format=layout)
         marks.append(_now(config.device))
         loss = reduce_loss(bce(model(inputs), wanted), mask)

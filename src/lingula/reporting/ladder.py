@@ -24,6 +24,7 @@ class Line:
         paper: the paper's mAP, and `paper_gain` over its parent.
         dev: our mAP on dev, the mean over seeds; None where it was not run.
         test: our mAP on test, the mean over seeds, and `spread`: their standard deviation.
+        alone: test mAP minus the parent's of the same seed: mean and deviation over seeds.
         gain: test mAP minus the parent's, on scores averaged over seeds, and its interval.
         tail: test mAP over the tail classes; `tail_gain` over the first row, with its interval.
         seconds: what its trainings took, together; 0 where it shares one.
@@ -38,6 +39,7 @@ class Line:
     dev: float | None = None
     test: float | None = None
     spread: float | None = None
+    alone: tuple[float, float] | None = None
     gain: float | None = None
     gain_ci: Interval = None
     tail: float | None = None
@@ -82,7 +84,8 @@ def _with_interval(value: float | None, ci: Interval) -> str:
 
 def _head(ladder: Ladder) -> list[str]:
     paper = ["paper mAP"] if ladder.comparable else []
-    ours = ["dev mAP", "test mAP", "sd over seeds", "gain over parent (95 %)"]
+    ours = ["dev mAP", "test mAP", "sd over seeds", "gain over parent, a training (sd)"]
+    ours.append("gain over parent, seeds averaged (95 %)")
     tail = ["tail mAP", "tail gain over the first row (95 %)", "seconds", "note"]
     return ["row", *ladder.columns, "parent", *paper, *ours, "the paper's gain", *tail]
 
@@ -97,6 +100,7 @@ def _cells(ladder: Ladder, line: Line) -> list[str]:
         _number(line.dev),
         _number(line.test),
         _number(line.spread),
+        "" if line.alone is None else f"{line.alone[0]:+.4f} ({line.alone[1]:.4f})",
         _with_interval(line.gain, line.gain_ci),
         _number(line.paper_gain, sign=True),
         _number(line.tail),
@@ -131,12 +135,31 @@ def to_csv(ladder: Ladder) -> str:
     """The table as CSV, with plain numbers and intervals in columns of their own."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    figures = ["paper_mAP", "paper_gain", "dev_mAP", "test_mAP", "sd", "gain", "gain_low"]
-    figures += ["gain_high", "tail_mAP", "tail_gain", "tail_low", "tail_high", "seconds", "note"]
+    figures = [
+        "paper_mAP",
+        "paper_gain",
+        "dev_mAP",
+        "test_mAP",
+        "sd",
+        "gain_alone",
+        "gain_alone_sd",
+    ]
+    figures += [
+        "gain",
+        "gain_low",
+        "gain_high",
+        "tail_mAP",
+        "tail_gain",
+        "tail_low",
+        "tail_high",
+        "seconds",
+        "note",
+    ]
     writer.writerow(["row", *ladder.columns, "parent", *figures])
     for x in ladder.lines:
-        gain, tail = x.gain_ci or (None, None), x.tail_ci or (None, None)
-        ours = [x.dev, x.test, x.spread, x.gain, *gain, x.tail, x.tail_gain, *tail, x.seconds]
+        alone, gain, tail = (pair or (None, None) for pair in (x.alone, x.gain_ci, x.tail_ci))
+        ours = [x.dev, x.test, x.spread, *alone, x.gain, *gain]
+        ours += [x.tail, x.tail_gain, *tail, x.seconds]
         writer.writerow([x.name, *x.design, x.parent, x.paper, x.paper_gain, *ours, x.note])
     return stream.getvalue()
 

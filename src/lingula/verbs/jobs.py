@@ -47,7 +47,7 @@ def texts_of(
             place = Path(stand_ins[name]).expanduser().resolve()
             if not (place / "config.json").is_file():
                 raise InputError(f"{place} is no text encoder's folder: it holds no config.json.")
-            found[name] = (str(place), f"{place.name} stands in for {name}")
+            found[name] = (str(place), f"{place.parent.name}/{place.name} stands in for {name}")
         elif find_text(name) is not None:
             found[name] = (name, "")
         elif scale == "tiny":

@@ -52,13 +52,7 @@ def measured_line(
     tail: Sequence[str],
 ) -> Line:
     """The line with our figures: means over seeds, and differences on scores averaged over them."""
-    single = {
-        split: [
-            evaluate_predictions(read_scores(seed[split]), table, split=split).found.mAP
-            for seed in scores
-        ]
-        for split in ("dev", "test")
-    }
+    single = {split: _each(scores, split, table) for split in ("dev", "test")}
     ours = averaged([seed["test"] for seed in scores])
     line = replace(
         line,
@@ -67,6 +61,9 @@ def measured_line(
         spread=float(np.std(single["test"], ddof=1)) if len(scores) > 1 else None,
     )
     if parent:
+        if len(scores) > 1:
+            alone = np.subtract(single["test"], _each(parent, "test", table))
+            line = replace(line, alone=(float(alone.mean()), float(alone.std(ddof=1))))
         theirs = averaged([seed["test"] for seed in parent])
         found = evaluate_predictions(ours, table, split="test", ci=DRAWS, against=theirs).against
         assert found is not None
@@ -82,6 +79,12 @@ def measured_line(
             assert found is not None
             line = replace(line, tail_gain=found.difference, tail_ci=found.ci)
     return line
+
+
+def _each(seeds: Sequence[Mapping[str, Path]], split: str, table: Table) -> list[float]:
+    """The mAP of each seed's training."""
+    found = (evaluate_predictions(read_scores(s[split]), table, split=split) for s in seeds)
+    return [each.found.mAP for each in found]
 
 
 def _design(row: Row) -> tuple[str, ...]:
@@ -200,9 +203,10 @@ def facts_of(table: Table, scale: str, size: Scale, seeds: int) -> tuple[str, ..
         f"Data: {what}; {counts['train']} train, {counts['dev']} dev and {counts['test']} test "
         "images.",
         f"Scale `{scale}`; {seeds} seed{'s' if seeds > 1 else ''} a row. mAPs are means over "
-        "seeds; gains are differences of test mAP on scores averaged over seeds, with 95 % "
-        f"intervals from {DRAWS} paired bootstrap draws of patients. They do not contain the noise "
-        "of the seed.",
+        "seeds. The gain of a training is the difference of test mAP to the parent of the same "
+        "seed. The gain of averaged seeds is that of the mean of all seeds' scores, an ensemble, "
+        f"with a 95 % interval from {DRAWS} paired bootstrap draws of patients, which does not "
+        "contain the noise of the seed. The tail is measured on averaged seeds.",
         f"Tail: {', '.join(tail) or 'none'} (below {100 * size.tail:g} % of the training images).",
         "Image encoders start from ImageNet at the scale `paper` (our assumption), at random at "
         "the others, where the rates are raised, the warm-up is 5 % of the steps, the decoder is "

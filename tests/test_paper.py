@@ -154,16 +154,25 @@ def test_fetching_puts_files_where_training_looks(
 
 
 def test_the_table_in_three_formats() -> None:
-    run = Line("a", ("R", "x"), "", 0.3, None, 0.2, 0.21, 0.01, None, None, 0.1, seconds=5.0)
+    run = Line("a", ("R", "x"), "", 0.3, dev=0.2, test=0.21, spread=0.01, tail=0.1, seconds=5.0)
+    child = Line("c", ("R", ""), "a", 0.3, alone=(0.02, 0.004), gain=-0.01, gain_ci=(-0.02, 0.01))
     bare = Line("b", ("<i>", ""), "a", 0.31, 0.01, note="not run: needs <weights>")
     ladder = Ladder("T", ("encoder", "separate"), (run, bare), comparable=False, facts=("one",))
     text = to_markdown(ladder)
     assert text.count("\n| a |") == 2 and "not to be compared" in text and "| +0.0100 |" in text
     own = to_markdown(Ladder("T", ("encoder", "separate"), (run, bare), True, ()))
     assert "| 0.3000 | 0.2000 | 0.2100 |" in own and "not to be compared" not in own
+    both = to_markdown(Ladder("T", ("encoder", "separate"), (child,), True, ()))
+    assert "| +0.0200 (0.0040) | -0.0100 (-0.0200 to +0.0100) |" in both
     page = to_html(ladder, "for research")
     assert "&lt;weights&gt;" in page and "<weights>" not in page and "http" not in page
-    rows = list(csv.DictReader(to_csv(ladder).splitlines()))
+    written = to_csv(Ladder("T", ladder.columns, (run, bare, child), False, ()))
+    rows = list(csv.DictReader(written.splitlines()))
+    assert (rows[2]["gain_alone"], rows[2]["gain"], rows[2]["gain_high"]) == (
+        "0.02",
+        "-0.01",
+        "0.01",
+    )
     assert rows[0]["test_mAP"] == "0.21" and rows[1]["test_mAP"] == ""
     assert rows[1]["note"] == "not run: needs <weights>"
 

@@ -107,7 +107,14 @@ def _descriptor(path: str, stamp: int) -> int:
 
 
 def read_cached(cached: CachedImages, index: int) -> NDArray[np.uint8]:
-    """One image, (size, size) uint8.
+    """One image, (size, size) uint8; see `read_cached_into`."""
+    image = np.empty((cached.settings.size, cached.settings.size), dtype=np.uint8)
+    read_cached_into(cached, index, image)
+    return image
+
+
+def read_cached_into(cached: CachedImages, index: int, place: NDArray[np.uint8]) -> None:
+    """One image into its place, (size, size) uint8 without gaps.
 
     Raises:
         ImageError: it could not be read when the cache was made (for the reason that it had then),
@@ -118,35 +125,34 @@ def read_cached(cached: CachedImages, index: int) -> NDArray[np.uint8]:
         kind, reason = cached.failures[start]
         raise ImageError(str(kind), str(reason))
     path, length = str(cached.files[which]), int(cached.length[index])
-    data = np.empty(length, dtype=np.uint8)
+    raw = cached.settings.codec == "raw"
+    if raw and length != place.size:
+        raise ImageError("damaged", f"{path}: the image at byte {start} has {length} bytes.")
+    data = place if raw else np.empty(length, dtype=np.uint8)
     try:
         got = os.preadv(_descriptor(path, int(cached.stamps[which])), [data.data], start)
     except OSError as error:
         raise ImageError("unreadable", f"{path} can't be read: {error.strerror}.") from None
     if got != length:
         raise ImageError("truncated", f"{path} ends within the image at byte {start}.")
-    return _decoded(data, cached.settings, path, start)
+    if not raw:
+        _decode(data, place, path, start)
 
 
-def _decoded(
-    data: NDArray[np.uint8], settings: CacheSettings, path: str, start: int
-) -> NDArray[np.uint8]:
-    size = settings.size
-    if settings.codec == "raw":
-        return data.reshape(size, size)
+def _decode(data: NDArray[np.uint8], place: NDArray[np.uint8], path: str, start: int) -> None:
+    shape: tuple[int, ...] = ()
     try:
-        levels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "GRAY", strict=True)[..., 0]
+        shape = simplejpeg.decode_jpeg(data, "GRAY", strict=True, buffer=place).shape[:2]
     except ValueError as error:
-        levels, reason = np.zeros((0, 0), np.uint8), str(error)
+        reason = str(error)
     else:
-        reason = f"it is {levels.shape}"
-    if levels.shape != (size, size):
+        reason = f"it is {shape}"
+    if shape != place.shape:
         raise ImageError(
             "damaged",
             f"{path}: the image at byte {start} is damaged: {reason.rstrip('.')}. "
             "`lingula data cache --verify DIR` names all such.",
         )
-    return levels
 
 
 def locate(

@@ -68,7 +68,7 @@ def placed(folder: Path, settings: CacheSettings, entries: Sequence[Entry]) -> C
 
 
 def joined(parts: Sequence[CachedImages]) -> CachedImages:
-    """The images of several parts of one cache, one after the other."""
+    """The images of several tables in the same caches, one after the other."""
     first = parts[0]
     before_files = np.cumsum([0, *(len(part.files) for part in parts)])
     before_failures = np.cumsum([0, *(len(part.failures) for part in parts)])
@@ -156,12 +156,23 @@ def _decode(data: NDArray[np.uint8], place: NDArray[np.uint8], path: str, start:
 
 
 def locate(
-    index: CacheIndex, root: Path, names: Sequence[str], paths: Sequence[Path]
+    index: CacheIndex,
+    root: Path,
+    names: Sequence[str],
+    paths: Sequence[Path],
+    table: str = "TABLE",
 ) -> CachedImages:
     """Where these images lie, once it is sure that none has changed since it was cached.
 
     A source that is there must have the bytes and time that it had, or the same content. One that
     is not there can't have changed: a cache may travel without its sources.
+
+    Args:
+        index: an opened cache, or several opened together.
+        root: the folder that `names` are relative to.
+        names: the image cells.
+        paths: their files.
+        table: what to call their table in the command that adds them.
 
     Raises:
         InputError: images that are not in the cache or have changed, with the way to add them.
@@ -174,11 +185,12 @@ def locate(
             entries.append(entry)
         else:
             (stale if key(name) in index.entries else missing).append(name)
-    for what, lost in (("are not in", missing), ("have changed since they went into", stale)):
+    changed = "have changed since they went into (or only have the names of images in)"
+    for what, lost in (("are not in", missing), (changed, stale)):
         if lost:
             raise InputError(
                 f"{len(lost)} of {len(names)} images {what} the cache {index.folder}: "
-                f"{examples(lost, 3)} (root {root}). To put them there: {remake(index)}"
+                f"{examples(lost, 3)} (root {root}). To put them there: {remake(index, table)}"
             )
     return placed(index.folder, index.settings, entries)
 
@@ -221,10 +233,10 @@ def current(found: Sequence[Entry], path: Path) -> Entry | None:
     return next((e for e in reversed(alike) if e.source.sha256 == content), None)
 
 
-def remake(index: CacheIndex) -> str:
-    """The command line that adds images to a cache, with its settings."""
+def remake(index: CacheIndex, table: str = "TABLE") -> str:
+    """The command line that adds a table's images to a cache, with its settings."""
     s = index.settings
-    words = f"lingula data cache TABLE --size {s.size} --out {index.folder}"
+    words = f"lingula data cache {table} --size {s.size} --out {index.folder}"
     if s.codec == "jpeg":
         words += f" --codec jpeg --quality {s.quality}"
     return words + (f" --bits {s.bits}" if s.bits else "")

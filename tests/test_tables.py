@@ -103,13 +103,50 @@ def test_maps_from_yaml(tmp_path: Path) -> None:
         mapped(own, label_space("cxr-lt-2023"), LabelMap(same={"Mas": ("nodule",)}))
 
 
+def test_a_map_may_say_term_by_term_what_each_stands_for(tmp_path: Path) -> None:
+    """The spelling of `data folder`: the same map as by classes, but a term is nothing besides."""
+    path = tmp_path / "map.yaml"
+    path.write_text("knot: Nodule\nmany knots: Nodule\nEffusion: Edema\nMass: null\n")
+    rules = read_map(path)
+    assert rules.same == {"Nodule": ("knot", "many knots"), "Edema": ("Effusion",)}
+    own = of_cells(("knot", "many knots", "Effusion", "Mass"), [[0, 1, 1, 1], [0, 0, 0, 1]])
+    space = LabelSpace(("Nodule", "Edema", "Pleural Effusion", "Mass"))
+    found = mapped(own, space, rules).labels
+    assert found.tolist() == [[1, 1, UNMENTIONED, UNMENTIONED], [0, 0, UNMENTIONED, UNMENTIONED]]
+    path.write_text("same: {Nodule: [knot, many knots], Edema: Effusion}\nnone: Mass\n")
+    found = mapped(own, space, read_map(path)).labels
+    assert found.tolist() == [[1, 1, 1, UNMENTIONED], [0, 0, 0, UNMENTIONED]]
+    with pytest.raises(InputError, match=r"no class 'Masses'.*Did you mean 'Mass'"):
+        mapped(own, space, LabelMap(apart=("Masses",)))
+
+
+def test_one_map_serves_sources_and_joins(tmp_path: Path) -> None:
+    a, b = two(tmp_path)
+    paths = []
+    for name, text in (
+        ("flat", "Edema: Nodule\nMass: null\n"),
+        ("rules", "same: {Nodule: Edema}\n"),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(text)
+        found = lingula.data_join(
+            [a, b],
+            out=tmp_path / f"{name}.csv",
+            classes=["Nodule", "Hernia", "Mass"],
+            mapping=tmp_path / f"{name}.yaml",
+        )
+        paths.append(found.table.labels)
+    flat, rules = paths
+    assert (flat[:, :2] == rules[:, :2]).all() and (rules[:, 0] >= 0).any()
+    assert (flat[:, 2] == UNMENTIONED).all() and (rules[:, 2] != UNMENTIONED).any()
+
+
 # Case 143
 
 
 @pytest.mark.parametrize(
     "text",
     ['!!python/object/apply:os.system ["touch pwned"]', "- a", "", "some: {a: b}", "same: a",
-     "same: {a: [1]}", "same: {a: []}", "same: {a: b}\nbroader: {A: c}", "same: ["],
+     "same: {a: [1]}", "same: {a: []}", "a: 1", "a: [b]", "none: {a: b}", "none: null", "a: B\nnarrower: {b: c}", "same: {a: b}\nbroader: {A: c}", "same: ["],
 )  # fmt: skip
 def test_wrong_maps_are_refused(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -97,7 +97,8 @@ def _in_strips(images: Tensor, across: Tensor, down: Tensor) -> Tensor:
     group, strip = max(1, _AT_ONCE // (height * width)), min(height, max(1, _AT_ONCE // width))
     points = torch.empty(2 * group * strip * width)
     levels = torch.empty(group, *images.shape[1:])
-    out = torch.empty(images.shape)
+    # NumPy asks the system for large pages, which torch does not: small ones cost an eighth.
+    out = torch.from_numpy(np.empty(images.shape, dtype=np.float32))
     parts = (torch.split(tensor, group) for tensor in (images, across, down, out))
     for some, x, y, into in zip(*parts, strict=True):
         n = len(some)

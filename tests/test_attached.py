@@ -10,7 +10,9 @@ from PIL import Image
 
 import lingula
 from lingula.data.attached import attach
+from lingula.data.mapping import map_of
 from lingula.data.reading import read_table
+from lingula.data.table import BLANK, UNCERTAIN
 from lingula.errors import InputError
 
 
@@ -70,15 +72,64 @@ def test_columns_that_look_like_labels_are_named(folder: Path) -> None:
     )
     assert read_table(made.path).space.classes == ("Edema", "Cardiomegaly")
     assert dict(made.joined.unused) == {"smoker": ""}
-    ignored = attach(
-        folder, file, key="image", mapping={"Cardiomegally": "Hernia"}, ignore_columns=["smoker"]
-    )
-    assert ignored.frame.columns == ["image", "Edema", "Hernia"]
+    rules = map_of({"Cardiomegally": "Hernia"}, "map")
+    ignored = attach(folder, file, key="image", rules=rules, ignore_columns=["smoker"])
+    assert ignored.frame.columns == ["image", "Edema", "Cardiomegally"]
+    assert ignored.classes == ("Edema", "Hernia")
     (folder.parent / "map.yaml").write_text("Cardiomegally: Edema\nsmoker: null\n")
     with pytest.raises(InputError, match="several columns stand for Edema"):
         lingula.data_folder(
             folder, labels=file, map_file=folder.parent / "map.yaml", out=folder.parent / "v.csv"
         )
+
+
+def test_a_map_of_rules_serves_a_folder_too(folder: Path) -> None:
+    """The sources' spelling: unions, kinds of a class, and classes that are a kind of a term."""
+    file = labels(
+        folder,
+        "image,heart big,heart huge,rib,Nodule/Mass,smoker,Edema\n"
+        "a,1,0,1,1,1,0\nb,0,0,0,0,1,1\nc,0,1,0,1,0,-1\nd,,0,0,0,0,\n",
+    )
+    (folder.parent / "rules.yaml").write_text(
+        "same: {Cardiomegaly: [heart big, heart huge]}\nnarrower: {Fracture: rib}\n"
+        "broader: {Mass: [Nodule/Mass]}\nnone: [smoker]\n"
+    )
+    made = lingula.data_folder(
+        folder, labels=file, map_file=folder.parent / "rules.yaml", out=folder.parent / "t.csv"
+    )
+    table = read_table(made.path)
+    # A term that is a class by its own name stays one besides.
+    assert table.space.classes == ("Cardiomegaly", "Fracture", "Mass", "Nodule/Mass", "Edema")
+    assert table.labels.tolist() == [
+        [1, 1, UNCERTAIN, 1, 0],
+        [0, BLANK, 0, 0, 1],
+        [1, BLANK, UNCERTAIN, 1, UNCERTAIN],
+        [BLANK, BLANK, 0, 0, BLANK],
+    ]
+    # Two columns of one class are its union in the other spelling too; both may stand in one file.
+    (folder.parent / "both.yaml").write_text(
+        "heart big: Cardiomegaly\nheart huge: Cardiomegaly\nsmoker: null\n"
+        "narrower: {Fracture: rib}\nbroader: {Mass: Nodule/Mass}\n"
+    )
+    again = lingula.data_folder(
+        folder, labels=file, map_file=folder.parent / "both.yaml", out=folder.parent / "u.csv"
+    )
+    assert again.path.read_bytes() == made.path.read_bytes()
+    (folder.parent / "rules.yaml").write_text("same: {Cardiomegaly: [heart bug]}\n")
+    with pytest.raises(InputError, match=r"no column 'heart bug'.*Did you mean 'heart big'"):
+        lingula.data_folder(
+            folder, labels=file, map_file=folder.parent / "rules.yaml", out=folder.parent / "v.csv"
+        )
+
+
+def test_a_column_may_stand_for_another_class_than_its_name_says(folder: Path) -> None:
+    file = labels(folder, "image,Effusion,Mass\na,1,0\nb,0,1\n")
+    (folder.parent / "map.yaml").write_text("Effusion: Pericardial\nMass: null\n")
+    made = lingula.data_folder(
+        folder, labels=file, map_file=folder.parent / "map.yaml", out=folder.parent / "t.csv"
+    )
+    table = read_table(made.path)
+    assert table.space.classes == ("Pericardial",) and table.labels.tolist() == [[1], [0]]
 
 
 def test_what_does_not_fit_is_an_error(folder: Path) -> None:

@@ -16,14 +16,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lingula
+from conftest import write_tiny
 from lingula import files
 from lingula.config import Config, vary
 from lingula.data.batches import Radiographs, decode_all, load, together
 from lingula.data.cache import Part, fill
-from lingula.data.cache_files import CacheSettings, claim, open_cache
+from lingula.data.cache_files import CacheSettings, claim, open_cache, open_caches
 from lingula.data.cached import CachedImages, locate
 from lingula.data.images import read_image
-from lingula.errors import InputError
+from lingula.errors import ImageError, InputError
 from lingula.verbs.predict import refuse_films
 
 NAMES = [f"images/{i:03}.png" for i in range(40)]
@@ -382,7 +383,7 @@ def test_a_cache_that_does_not_fit_is_refused(
     for name, message in (
         ("other", rf"holds images of {size + 8} pixels, but the model takes {size}"),
         ("bits", r"bits=12, but data.bits=None"),
-        ("part", r"are not in the cache .*images/.*lingula data cache TABLE --size"),
+        ("part", r"are not in the cache .*images/.*lingula data cache .*labels.csv --size"),
         ("absent", r"is no image cache"),
     ):
         config = vary(tiny_config, data__cache=str(tmp_path / name))
@@ -468,3 +469,93 @@ def test_the_bench_measures_and_leaves_nothing(
     for wrong in ({"size": 8}, {"rounds": 0}):
         with pytest.raises(InputError, match="must be"):
             lingula.bench_data(**wrong)
+
+
+def test_a_cache_serves_tables_from_outside_too(
+    tiny_config: Config, tiny_table: Path, tmp_path: Path
+) -> None:
+    """One cache of both tables, or one of each: the weights are those of the files, bit for bit."""
+    size = tiny_config.model.image_size
+    # The same names for other films, so that each must be found by what it is.
+    other = write_tiny(tmp_path / "other", n=12, size=36)
+    for table in (tiny_table, other):
+        head, *rows = table.read_text().splitlines()
+        lines = [f"{head},source", *(f"{row},{table.parent.name}" for row in rows)]
+        table.write_text("\n".join(lines) + "\n")
+    config = vary(tiny_config, optim__epochs=1, data__outside=[str(other)])
+    plain = lingula.train(config, out=tmp_path / "plain")
+    lingula.data_cache(tiny_table, out=tmp_path / "both", size=size)
+    lingula.data_cache(tiny_table, out=tmp_path / "one", size=size)
+    both, one, two = (str(tmp_path / name) for name in ("both", "one", "two"))
+    for cache in (one, both):
+        with pytest.raises(InputError, match=rf"data cache {other} --size {size} --out {cache}"):
+            lingula.train(vary(config, data__cache=cache), out=tmp_path / f"not-{Path(cache).name}")
+    lingula.data_cache(other, out=both, size=size)
+    lingula.data_cache(other, out=two, size=size)
+    for name, cache in (("both", both), ("apart", [one, two])):
+        run = lingula.train(vary(config, data__cache=cache), out=tmp_path / f"run-{name}")
+        assert (run / WEIGHTS).read_bytes() == (plain / WEIGHTS).read_bytes()
+        assert (run / "scores/dev.csv").read_bytes() == (plain / "scores/dev.csv").read_bytes()
+
+
+def test_images_of_two_caches_of_one_name_are_never_mixed_up(tmp_path: Path) -> None:
+    roots = tmp_path / "a", tmp_path / "b"
+    for seed, root in enumerate(roots):
+        pixels = np.random.default_rng(seed).integers(0, 255, (40, 40), dtype=np.uint8)
+        root.mkdir()
+        Image.fromarray(pixels).save(root / "x.png")
+        lingula.data_cache(root, out=tmp_path / f"cache-{root.name}", size=32)
+    index = open_caches([tmp_path / "cache-a", tmp_path / "cache-b"])
+    for root in roots:
+        cached = locate(index, root, ["x.png"], [root / "x.png"])
+        dataset = Radiographs([root / "x.png"], 32, None, cached)
+        assert (dataset[0] == read_image(root / "x.png", 32)).all()
+    for root in roots:
+        (root / "x.png").unlink()
+    with pytest.raises(InputError, match="1 of 1 images"):  # which is meant is not known now
+        locate(index, roots[1], ["x.png"], [roots[1] / "x.png"])
+
+
+def test_what_one_cache_could_not_read_another_may_hold(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_decoder(path: Path, size: int, *, bits: int | None) -> NDArray[np.uint8]:
+        raise ImageError("unsupported", f"{path} needs a decoder.")
+
+    names = sorted(path.name for path in films.iterdir())
+    lingula.data_cache(films, out=tmp_path / "good", size=32)
+    monkeypatch.setattr("lingula.data.cache.read_image", without_decoder)
+    lingula.data_cache(films, out=tmp_path / "bad", size=32)
+    paths = [films / name for name in names]
+    assert (locate(open_cache(tmp_path / "bad"), films, names, paths).file < 0).all()
+    for order in (("good", "bad"), ("bad", "good")):
+        index = open_caches([tmp_path / place for place in order])
+        assert (locate(index, films, names, paths).file >= 0).all()
+
+
+def test_caches_of_different_settings_are_refused(films: Path, tmp_path: Path) -> None:
+    lingula.data_cache(films, out=tmp_path / "a", size=32)
+    lingula.data_cache(films, out=tmp_path / "b", size=40)
+    with pytest.raises(InputError, match=r"a and .*b are caches with different settings:\n.*size"):
+        open_caches([tmp_path / "a", tmp_path / "b"])
+
+
+@pytest.mark.parametrize("codec", ["raw", "jpeg", None])
+def test_batches_hold_every_readable_image_in_its_place(
+    films: Path, tmp_path: Path, codec: str | None
+) -> None:
+    names = sorted(path.name for path in films.iterdir())
+    (films / names[1]).write_bytes(b"no image")
+    cached = None
+    if codec is not None:
+        lingula.data_cache(films, out=tmp_path / "cache", size=64, codec=codec)
+        cached = located(tmp_path / "cache", films, names) if codec else None
+    dataset = Radiographs([films / name for name in names], 64, None, cached)
+    order = [np.array([5, 1, 0, 1, 3]), np.array([1]), np.array([2, 4])]
+    loaded = list(load(dataset, order))
+    assert [found.indices.tolist() for found in loaded] == [[5, 0, 3], [], [2, 4]]
+    assert [[i for i, _ in found.failures] for found in loaded] == [[1, 1], [1], []]
+    for found in loaded:
+        assert found.images.shape == (len(found.indices), 1, 64, 64)
+        for image, index in zip(found.images[:, 0], found.indices.tolist(), strict=True):
+            assert (image.numpy() == dataset[index]).all()

@@ -357,12 +357,47 @@ def test_syntaxes_without_a_free_decoder_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("frames", [2, 3])
-def test_several_frames_are_refused_and_never_colours(tmp_path: Path, frames: int) -> None:
-    x = np.zeros((frames, 4, 4), np.uint8)
-    error = refused(dcm(x, 8, NumberOfFrames=frames), tmp_path)
-    assert error.kind == "unsupported"
-    assert f"{frames} frames" in str(error)
-    assert grey(dcm(x[:1], 8, NumberOfFrames=1), tmp_path).shape == (4, 4)
+def test_of_several_frames_the_first_is_read_and_said_so(
+    tmp_path: Path,
+    frames: int,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lingula.data.dicom._warned", set())
+    x = np.random.default_rng(0).integers(0, 256, (frames, 4, 6), np.uint8)
+    with caplog.at_level("WARNING", "lingula"):
+        read = grey(dcm(x, 8, NumberOfFrames=frames), tmp_path)
+    assert "x.dcm: it has several frames: the first is read" in caplog.text
+    # Three frames are three films, never three colours.
+    assert read.shape == (4, 6) and (read == x[0]).all()
+    assert (grey(dcm(x[:1], 8, NumberOfFrames=1), tmp_path) == read).all()
+    whole = dcm(x, 8, NumberOfFrames=frames)
+    whole.PixelData = whole.PixelData[: 4 * 6 * frames - 2]
+    assert refused(whole, tmp_path).kind == "truncated"
+    assert refused(dcm(x, 8, NumberOfFrames=-1), tmp_path).kind == "damaged"
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("table", [True, False])
+@pytest.mark.parametrize("syntax", [BASELINE, *LOSSLESS_JPEG, *ENCODED])
+def test_the_first_of_several_compressed_frames(
+    syntax: str, table: bool, pieces: int, tmp_path: Path
+) -> None:
+    films = [dcm(np.roll(film(bits=8), 7 * i, 1), 8) for i in range(3)]
+    paths = [restored(one, syntax, tmp_path / f"{i}.dcm") for i, one in enumerate(films)]
+    found = [pydicom.dcmread(path) for path in paths]
+    streams = [pydicom.encaps.get_frame(d.PixelData, 0, number_of_frames=1) for d in found]
+    both = found[0]
+    both.NumberOfFrames = 3
+    both.PixelData = pydicom.encaps.encapsulate(streams, fragments_per_frame=pieces, has_bot=table)
+    path = save(both, tmp_path / "both.dcm")
+    if pieces == 2 and not table:
+        assert "can't be told apart" in str(failure(path))
+        return
+    assert (read_image(path) == read_image(paths[0])).all()
+    assert (read_image(path) != read_image(paths[1])).any()
+    both.NumberOfFrames = 7
+    assert failure(save(both, path)).kind == "truncated"
 
 
 def colour(photo: str, pixel: list[int], **tags: Any) -> pydicom.Dataset:

@@ -83,6 +83,7 @@ def test_every_fact(tmp_path: Path) -> None:
         "burned_in": False,
         "rows": 8,
         "columns": 8,
+        "frames": 1,
         "age": 1.5,
         "sex": "F",
     }

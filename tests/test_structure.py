@@ -52,7 +52,7 @@ NO_TORCH = (
     "labels config paper recipe metrics intervals predictions joining localisation evaluation evaluated operating "
     "subgroups submission reviewing ensembles files errors runs "
     "data/table data/reading data/splits data/images data/folder data/checking "
-    "data/formats data/dicom data/dicom_header data/dicom_pixels data/dicom_facts "
+    "data/formats data/dicom data/dicom_header data/dicom_pixels data/dicom_frames data/dicom_facts data/films "
     "data/cache data/cache_files data/cached data/configured reporting/page reporting/figures reporting/review "
     "guarded calibration curves thresholds reliability "
     "data/mapping data/overlap data/union data/where data/sources/places "

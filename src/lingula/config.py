@@ -49,7 +49,9 @@ class Data(BaseModel):
         None, description="bits in use in 16-bit files, if not all 16"
     )
     workers: Annotated[int, Field(ge=0)] = Field(0, description="decoding processes; 0: threads")
-    cache: str | None = Field(None, description="folder that `lingula data cache` made; null: none")
+    cache: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="folder that `lingula data cache` made, or several; null: none"
+    )
 
 
 class Decoder(BaseModel):

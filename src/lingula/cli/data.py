@@ -95,7 +95,8 @@ def _data_folder(
         ),
     ] = "image",
     map_file: Annotated[
-        Path | None, typer.Option("--map", help="YAML: which class each column stands for.")
+        Path | None,
+        typer.Option("--map", help="YAML: columns and the classes that they stand for."),
     ] = None,
     ignore_columns: IgnoreColumns = None,
     keep_ids: Annotated[

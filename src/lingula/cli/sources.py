@@ -24,8 +24,9 @@ Classes = Annotated[
     typer.Option("--classes", help="Label space, e.g. cxr-lt-2023, or names with commas between."),
 ]
 Map = Annotated[
-    Path | None, typer.Option("--map", help="YAML: classes and the terms that mean them.")
+    Path | None, typer.Option("--map", help="YAML: terms and the classes that they stand for.")
 ]
+OneTable = Annotated[Path, typer.Argument(help="Table: .csv or .parquet.")]
 Images = Annotated[bool, typer.Option(help="Look whether the images are there.")]
 Drop = Annotated[bool, typer.Option("--drop-missing", help="Leave out rows without their image.")]
 Soft = Annotated[bool, typer.Option("--soft", help="Label cells may be probabilities.")]
@@ -289,7 +290,7 @@ def _data_join(
 
 @app.command("split")
 def _data_split(
-    table: Annotated[Path, typer.Argument(help="Table: .csv or .parquet.")],
+    table: OneTable,
     out: OutTable,
     fractions: Annotated[
         tuple[float, float, float], typer.Option("--fractions", help="Train, dev and test.")
@@ -323,7 +324,7 @@ def _data_split(
 
 @app.command("filter")
 def _data_filter(
-    table: Annotated[Path, typer.Argument(help="Table: .csv or .parquet.")],
+    table: OneTable,
     out: OutTable,
     where: Annotated[
         str, typer.Option("--where", help="E.g. \"view in ('PA', 'AP') and age >= 18\".")

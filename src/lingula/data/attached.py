@@ -16,6 +16,7 @@ import polars as pl
 from lingula.data.columns import COLUMNS, NAMES, looks_like_labels
 from lingula.data.folder import scan
 from lingula.data.formats import sniff
+from lingula.data.mapping import LabelMap
 from lingula.data.reading import read_frame
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import canonical, fold, is_known, suggestion
@@ -47,6 +48,9 @@ class Attached:
 
     Attributes:
         frame: a row an image with labels: image, ids and label columns, all text.
+        columns: the label columns of the frame, by the classes of their own names or, for terms of
+            the map, by the terms.
+        classes: the classes that these stand for.
         matched: images with a row of labels; `images`: all that were found.
         unlabelled: images without a row.
         unmatched: line numbers in the file of rows without an image. Their keys may be those of
@@ -56,6 +60,8 @@ class Attached:
     """
 
     frame: pl.DataFrame
+    columns: tuple[str, ...]
+    classes: tuple[str, ...]
     matched: int
     images: int
     unlabelled: tuple[str, ...]
@@ -69,7 +75,7 @@ def attach(
     labels: Path,
     *,
     key: str,
-    mapping: Mapping[str, str | None] | None = None,
+    rules: LabelMap | None = None,
     ignore_columns: Sequence[str] = (),
     facts: Callable[[Path], Found] | None = None,
     pseudonym: Callable[[str, str], str] | None = None,
@@ -82,7 +88,7 @@ def attach(
         key: `image` (path, file name, or its stem), `AccessionNumber`, `StudyInstanceUID`,
             `SOPInstanceUID`, `PatientID` (of DICOM files), or any column: its cells are looked for
             among the folders and the stem of each image's path.
-        mapping: column of the file to the class it stands for, or None for no class.
+        rules: which classes columns of other names stand for, and which columns are no classes.
         ignore_columns: columns that look like labels and are none.
         facts: reads the ids of a DICOM file; None where there is nothing to read them with.
         pseudonym: what to write for a (`patient` or `study`, id) of DICOM files; None: the id.
@@ -95,7 +101,7 @@ def attach(
     names, skipped = scan(root)
     frame = read_frame(labels)
     column = _key_column(frame, key, labels)
-    classes = _classes(frame, column, mapping or {}, ignore_columns, labels)
+    classes, meant = _classes(frame, column, rules or LabelMap(), ignore_columns, labels)
     found = [_found(root, name, facts) for name in names]
     rows = _rows(frame, column, list(classes), labels)
     pairs, matched_keys = _matches(found, rows, key)
@@ -112,6 +118,8 @@ def attach(
     unused = {c: _near(c) for c in frame.columns if c not in used and not _id(c)}
     return Attached(
         joined,
+        tuple(classes.values()),
+        meant,
         len(chosen),
         len(found),
         tuple(item.image for item in found if item.image not in chosen),
@@ -141,29 +149,30 @@ def _key_column(frame: pl.DataFrame, key: str, labels: Path) -> str:
 
 
 def _classes(
-    frame: pl.DataFrame,
-    key: str,
-    mapping: Mapping[str, str | None],
-    ignored: Sequence[str],
-    labels: Path,
-) -> dict[str, str]:
-    """Label columns of the file and the class that each stands for."""
+    frame: pl.DataFrame, key: str, rules: LabelMap, ignored: Sequence[str], labels: Path
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Label columns of the file by what they are called in the table, and the classes meant."""
     by_name = {fold(name): name for name in frame.columns}
-    for name in (*mapping, *ignored):
+    for name in (*rules.terms, *ignored):
         if fold(name) not in by_name:
             raise InputError(f"{labels} has no column '{name}'.{nearest(name, frame.columns)}")
-    told = {by_name[fold(name)]: target for name, target in mapping.items()}
-    left = {by_name[fold(name)] for name in ignored}
-    classes: dict[str, str] = {}
+    left, apart = ({fold(name) for name in names} for names in (ignored, rules.apart))
+    columns: dict[str, str] = {}
+    named: dict[str, None] = {}
+    ruled: dict[str, None] = {}
+    meant: dict[str, None] = {}
     wrong: list[str] = []
     for name in frame.columns:
-        target = told.get(name)
-        if name == key or name in left or (name in told and target is None) or _id(name):
+        targets = rules.targets_of(name)
+        if name == key or _id(name) or fold(name) in left or (not targets and fold(name) in apart):
             continue
-        if target is not None:
-            classes[name] = canonical(target)
-        elif is_known(name):
-            classes[name] = canonical(name)
+        own = is_known(name) and fold(name) not in apart
+        if own or targets:
+            columns[name] = canonical(name)
+            ruled.update(dict.fromkeys(map(canonical, targets)))
+            if own and not targets:
+                named[canonical(name)] = None
+            meant.update(dict.fromkeys([*map(canonical, targets), *[canonical(name)] * own]))
         elif looks_like_labels(frame[name]):
             wrong.append(f"'{name}' looks like labels and is no known class.{suggestion(name)}")
     if wrong:
@@ -171,15 +180,17 @@ def _classes(
             f"{labels}: " + " ".join(wrong) + " Say what it stands for in a map (--map map.yaml, "
             f"`{frame.columns[-1]}: CLASS`), or leave it out with --ignore-columns."
         )
-    twice = [name for name in classes.values() if list(classes.values()).count(name) > 1]
+    called = list(columns.values())
+    twice = [name for name in called if called.count(name) > 1]
+    twice += [name for name in named if fold(name) in {fold(target) for target in ruled}]
     if twice:
         raise InputError(f"{labels}: several columns stand for {examples(dict.fromkeys(twice))}.")
-    if not classes:
+    if not columns:
         raise InputError(
             f"{labels} has no column of labels: {examples(frame.columns, 12)}. Say with --map "
             "which columns are classes."
         )
-    return classes
+    return columns, tuple(meant)
 
 
 def _found(root: Path, name: str, facts: Callable[[Path], Found] | None) -> Found:

@@ -10,7 +10,7 @@ import functools
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lingula.data.cached import CachedImages, check_cached, joined, read_cached
+from lingula.data.cached import CachedImages, check_cached, joined, read_cached, read_cached_into
 from lingula.data.images import read_image
 from lingula.errors import ImageError
 
@@ -66,6 +66,13 @@ class Radiographs(Dataset[NDArray[np.uint8]]):
         if self.cached is not None:
             return read_cached(self.cached, index)
         return read_image(Path(str(self.paths[index])), self.size, bits=self.bits)
+
+    def read_into(self, index: int, place: NDArray[np.uint8]) -> None:
+        """One image into its place (S, S) in a batch; raises `ImageError` if it can't be read."""
+        if self.cached is not None:
+            read_cached_into(self.cached, index, place)
+        else:
+            place[:] = self[index]
 
 
 def together(parts: Sequence[Radiographs]) -> Radiographs:
@@ -242,14 +249,47 @@ def _collate(size: int, read: Sequence[tuple[int, NDArray[np.uint8] | str]]) -> 
 def _from_threads(
     dataset: Radiographs, batches: Iterator[NDArray[np.intp]] | Sequence[NDArray[np.intp]]
 ) -> Iterator[Loaded]:
-    ahead: deque[list[Any]] = deque()
+    # From a cache an image takes less time than it takes to hand it to a thread.
+    at_once = 1 if dataset.cached is None else _AT_ONCE
+    ahead: deque[tuple[NDArray[np.intp], NDArray[np.uint8], list[Future[dict[int, str]]]]] = deque()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for batch in batches:
-            ahead.append([pool.submit(_read, dataset, int(i)) for i in batch])
+            # Read to where they are needed: joined afterwards, memory would be taken twice.
+            images = np.empty((len(batch), dataset.size, dataset.size), np.uint8)
+            starts = range(0, len(batch), at_once)
+            parts = [(batch[i : i + at_once], images[i : i + at_once]) for i in starts]
+            ahead.append((batch, images, [pool.submit(_fill, dataset, *part) for part in parts]))
             if len(ahead) > 2:
-                yield _collate(dataset.size, [future.result() for future in ahead.popleft()])
+                yield _filled(*ahead.popleft())
         while ahead:
-            yield _collate(dataset.size, [future.result() for future in ahead.popleft()])
+            yield _filled(*ahead.popleft())
+
+
+_AT_ONCE = 4
+
+
+def _fill(
+    dataset: Radiographs, batch: NDArray[np.intp], images: NDArray[np.uint8]
+) -> dict[int, str]:
+    """Read some images to their places; the reason for each that can't be read, by index."""
+    failures: dict[int, str] = {}
+    for place, index in enumerate(batch.tolist()):
+        try:
+            dataset.read_into(index, images[place])
+        except ImageError as error:
+            failures[index] = str(error)
+    return failures
+
+
+def _filled(
+    batch: NDArray[np.intp], images: NDArray[np.uint8], parts: Sequence[Future[dict[int, str]]]
+) -> Loaded:
+    failed = {index: reason for part in parts for index, reason in part.result().items()}
+    if failed:
+        good = np.array([index not in failed for index in batch.tolist()])
+        bad = tuple((index, failed[index]) for index in batch.tolist() if index in failed)
+        return Loaded(batch[good], torch.from_numpy(images[good]).unsqueeze(1), bad)
+    return Loaded(batch, torch.from_numpy(images).unsqueeze(1))
 
 
 class _Reader(Dataset[tuple[int, NDArray[np.uint8] | str]]):

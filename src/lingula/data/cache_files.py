@@ -17,7 +17,7 @@ import posixpath
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,7 +78,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class CacheIndex:
-    """An opened cache: its settings, and its entries by image name, oldest first."""
+    """An opened cache: its settings, and its entries by image name, oldest first.
+
+    Of several opened together, see `open_caches`.
+    """
 
     folder: Path
     settings: CacheSettings
@@ -187,6 +190,37 @@ def open_cache(folder: str | Path) -> CacheIndex:
                 "again by the same `lingula data cache` line."
             )
     return CacheIndex(place, settings, dict(entries))
+
+
+def open_caches(folders: str | Path | Sequence[str | Path]) -> CacheIndex:
+    """A cache, or several of the same settings as one: an image is found in whichever holds it.
+
+    Of several, its folder is the first one's, and its entries' files are whole paths. What one
+    cache could not read is taken from another that could.
+
+    Raises:
+        InputError: a cache can't be opened, or has other settings than the first.
+    """
+    places = [folders] if isinstance(folders, str | Path) else folders
+    caches = [open_cache(place) for place in places]
+    first = caches[0]
+    if len(caches) == 1:
+        return first
+    entries: dict[str, list[Entry]] = defaultdict(list)
+    for cache in caches:
+        changed = changes(asdict(first.settings), asdict(cache.settings))
+        if changed:
+            raise InputError(
+                f"{first.folder} and {cache.folder} are caches with different settings:\n"
+                f"{differences(changed)}\nMake one of them again with those of the other."
+            )
+        for name, found in cache.entries.items():
+            entries[name] += [
+                replace(e, file=str(cache.folder.absolute() / e.file)) if e.file else e
+                for e in found
+            ]
+    ordered = {name: sorted(every, key=lambda e: e.file != "") for name, every in entries.items()}
+    return CacheIndex(first.folder, first.settings, ordered)
 
 
 def index_files(folder: Path) -> list[Path]:

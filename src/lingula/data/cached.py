@@ -68,7 +68,7 @@ def placed(folder: Path, settings: CacheSettings, entries: Sequence[Entry]) -> C
 
 
 def joined(parts: Sequence[CachedImages]) -> CachedImages:
-    """The images of several parts of one cache, one after the other."""
+    """The images of several tables in the same caches, one after the other."""
     first = parts[0]
     before_files = np.cumsum([0, *(len(part.files) for part in parts)])
     before_failures = np.cumsum([0, *(len(part.failures) for part in parts)])
@@ -107,7 +107,14 @@ def _descriptor(path: str, stamp: int) -> int:
 
 
 def read_cached(cached: CachedImages, index: int) -> NDArray[np.uint8]:
-    """One image, (size, size) uint8.
+    """One image, (size, size) uint8; see `read_cached_into`."""
+    image = np.empty((cached.settings.size, cached.settings.size), dtype=np.uint8)
+    read_cached_into(cached, index, image)
+    return image
+
+
+def read_cached_into(cached: CachedImages, index: int, place: NDArray[np.uint8]) -> None:
+    """One image into its place, (size, size) uint8 without gaps.
 
     Raises:
         ImageError: it could not be read when the cache was made (for the reason that it had then),
@@ -118,44 +125,54 @@ def read_cached(cached: CachedImages, index: int) -> NDArray[np.uint8]:
         kind, reason = cached.failures[start]
         raise ImageError(str(kind), str(reason))
     path, length = str(cached.files[which]), int(cached.length[index])
-    data = np.empty(length, dtype=np.uint8)
+    raw = cached.settings.codec == "raw"
+    if raw and length != place.size:
+        raise ImageError("damaged", f"{path}: the image at byte {start} has {length} bytes.")
+    data = place if raw else np.empty(length, dtype=np.uint8)
     try:
         got = os.preadv(_descriptor(path, int(cached.stamps[which])), [data.data], start)
     except OSError as error:
         raise ImageError("unreadable", f"{path} can't be read: {error.strerror}.") from None
     if got != length:
         raise ImageError("truncated", f"{path} ends within the image at byte {start}.")
-    return _decoded(data, cached.settings, path, start)
+    if not raw:
+        _decode(data, place, path, start)
 
 
-def _decoded(
-    data: NDArray[np.uint8], settings: CacheSettings, path: str, start: int
-) -> NDArray[np.uint8]:
-    size = settings.size
-    if settings.codec == "raw":
-        return data.reshape(size, size)
+def _decode(data: NDArray[np.uint8], place: NDArray[np.uint8], path: str, start: int) -> None:
+    shape: tuple[int, ...] = ()
     try:
-        levels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, "GRAY", strict=True)[..., 0]
+        shape = simplejpeg.decode_jpeg(data, "GRAY", strict=True, buffer=place).shape[:2]
     except ValueError as error:
-        levels, reason = np.zeros((0, 0), np.uint8), str(error)
+        reason = str(error)
     else:
-        reason = f"it is {levels.shape}"
-    if levels.shape != (size, size):
+        reason = f"it is {shape}"
+    if shape != place.shape:
         raise ImageError(
             "damaged",
             f"{path}: the image at byte {start} is damaged: {reason.rstrip('.')}. "
             "`lingula data cache --verify DIR` names all such.",
         )
-    return levels
 
 
 def locate(
-    index: CacheIndex, root: Path, names: Sequence[str], paths: Sequence[Path]
+    index: CacheIndex,
+    root: Path,
+    names: Sequence[str],
+    paths: Sequence[Path],
+    table: str = "TABLE",
 ) -> CachedImages:
     """Where these images lie, once it is sure that none has changed since it was cached.
 
     A source that is there must have the bytes and time that it had, or the same content. One that
     is not there can't have changed: a cache may travel without its sources.
+
+    Args:
+        index: an opened cache, or several opened together.
+        root: the folder that `names` are relative to.
+        names: the image cells.
+        paths: their files.
+        table: what to call their table in the command that adds them.
 
     Raises:
         InputError: images that are not in the cache or have changed, with the way to add them.
@@ -168,11 +185,12 @@ def locate(
             entries.append(entry)
         else:
             (stale if key(name) in index.entries else missing).append(name)
-    for what, lost in (("are not in", missing), ("have changed since they went into", stale)):
+    changed = "have changed since they went into (or only have the names of images in)"
+    for what, lost in (("are not in", missing), (changed, stale)):
         if lost:
             raise InputError(
                 f"{len(lost)} of {len(names)} images {what} the cache {index.folder}: "
-                f"{examples(lost, 3)} (root {root}). To put them there: {remake(index)}"
+                f"{examples(lost, 3)} (root {root}). To put them there: {remake(index, table)}"
             )
     return placed(index.folder, index.settings, entries)
 
@@ -215,10 +233,10 @@ def current(found: Sequence[Entry], path: Path) -> Entry | None:
     return next((e for e in reversed(alike) if e.source.sha256 == content), None)
 
 
-def remake(index: CacheIndex) -> str:
-    """The command line that adds images to a cache, with its settings."""
+def remake(index: CacheIndex, table: str = "TABLE") -> str:
+    """The command line that adds a table's images to a cache, with its settings."""
     s = index.settings
-    words = f"lingula data cache TABLE --size {s.size} --out {index.folder}"
+    words = f"lingula data cache {table} --size {s.size} --out {index.folder}"
     if s.codec == "jpeg":
         words += f" --codec jpeg --quality {s.quality}"
     return words + (f" --bits {s.bits}" if s.bits else "")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lingula.data.columns import Fault
+from lingula.data.films import ADVICE, against, facts_if_dicom
 from lingula.data.images import is_blank, read_pixels
 from lingula.data.reading import read_checked
 from lingula.data.splits import classes_missing, patients_in_two_splits
@@ -141,11 +142,14 @@ class _Look:
     bits: int = 16
     aspect: float = 1.0
     flat: bool = False
+    against: tuple[str, ...] = ()
 
 
 def _look(root: Path, name: str) -> _Look:
     try:
-        pixels = read_pixels(image_path(root, name), at_least=_SIDE)
+        path = image_path(root, name)
+        pixels = read_pixels(path, at_least=_SIDE)
+        facts = facts_if_dicom(path)
     except ImageError as error:
         return _Look(error.kind, str(error))
     shape = str((pixels.dtype, pixels.shape)).encode()
@@ -159,6 +163,7 @@ def _look(root: Path, name: str) -> _Look:
         bits=bits,
         aspect=pixels.shape[1] / pixels.shape[0],
         flat=bool((high - low) / full < FLAT),
+        against=() if facts is None else against(facts),
     )
 
 
@@ -174,7 +179,9 @@ def _check_images(
     flat: list[str] = []
     shaped: list[str] = []
     same: dict[bytes, list[str]] = defaultdict(list)
+    headers: dict[str, tuple[str, ...]] = {}
     for name, look in _looks(table.root, names, progress):
+        headers[name] = look.against
         if look.kind:
             broken[look.kind].append(name)
             reasons.setdefault(look.kind, look.reason)
@@ -212,9 +219,19 @@ def _check_images(
         "images: almost without contrast": tuple(flat),
         "images: of an odd shape": tuple(shaped),
         "images with the same pixels": tuple(name for found in repeats for name in found),
+        **_check_headers(headers, warnings),
     }
     bad = tuple(sorted(name for found in broken.values() for name in found))
     return bad, {what: found for what, found in odd.items() if found}
+
+
+def _check_headers(
+    headers: Mapping[str, tuple[str, ...]], warnings: list[Fault]
+) -> dict[str, tuple[str, ...]]:
+    """Warn of films that their own headers speak against; these, by what is said."""
+    odd = {w: tuple(name for name, said in headers.items() if w in said) for w in ADVICE}
+    warnings += [_fault(what, found, ADVICE[what]) for what, found in odd.items() if found]
+    return odd
 
 
 def _looks(root: Path, names: list[str], progress: Progress | None) -> Iterable[tuple[str, _Look]]:

@@ -60,6 +60,8 @@ def read_dicom(data: bytes, file: Path, *, window: int | None = None) -> Codes:
                 file,
                 "text is burned into its pixels, it says: it may name the patient.",
             )
+        if layout.frames > 1:
+            _warn(file, "it has several frames: the first is read, the others are not.")
         top = 255 if layout.stored <= 8 else 65535
         if codes.ndim == 3 and layout.photometric == "RGB":
             return _luma(codes, top / (2**layout.stored - 1))

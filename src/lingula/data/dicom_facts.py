@@ -54,6 +54,7 @@ class DicomFacts:
         photometric: e.g. `MONOCHROME1`.
         burned_in: whether text is burned into the pixels; None where not stated.
         rows, columns: the size; None where not stated.
+        frames: how many there are; one is usual, and of more the first is read.
         age: in years; sex: `M`, `F` or `O`. Both only if asked for; None where not stated.
     """
 
@@ -73,6 +74,7 @@ class DicomFacts:
     burned_in: bool | None
     rows: int | None
     columns: int | None
+    frames: int = 1
     age: float | None = None
     sex: str | None = None
 
@@ -112,7 +114,7 @@ def dicom_facts(
             view=_view(dataset),
             laterality=_laterality(dataset),
             modality=_coded(dataset, "Modality", _MODALITIES),
-            body_part=_coded(dataset, "BodyPartExamined", _BODY_PARTS),
+            body_part=_body_part(dataset),
             intent=_coded(dataset, "PresentationIntentType", _INTENTS),
             sop_class=sop_class(dataset) or UNKNOWN,
             syntax=syntax_name(syntax),
@@ -120,6 +122,7 @@ def dicom_facts(
             burned_in={"YES": True, "NO": False}.get(burned),
             rows=whole_number(dataset, "Rows"),
             columns=whole_number(dataset, "Columns"),
+            frames=whole_number(dataset, "NumberOfFrames") or 1,
             age=_age(text(dataset, "PatientAge")) if demographics else None,
             sex=_sex(text(dataset, "PatientSex")) if demographics else None,
         )
@@ -207,6 +210,13 @@ def _view(dataset: Dataset) -> str:
     return UNKNOWN
 
 
+def _body_part(dataset: Dataset) -> str:
+    """A part of the list; of `CHEST PORTABLE` and the like, the first word if it is in the list."""
+    whole = _coded(dataset, "BodyPartExamined", _BODY_PARTS)
+    first = re.split(r"[\s_,/]", text(dataset, "BodyPartExamined").upper())[0]
+    return first if whole == OTHER and first in _BODY_PARTS else whole
+
+
 def _laterality(dataset: Dataset) -> str:
     image = _coded(dataset, "ImageLaterality", _SIDES)
     return _coded(dataset, "Laterality", _SIDES) if image == UNKNOWN else image
@@ -245,6 +255,7 @@ _CODES = (
     "BurnedInAnnotation",
     "Rows",
     "Columns",
+    "NumberOfFrames",
 )
 _PERSON = ("PatientAge", "PatientSex")
 

@@ -85,6 +85,7 @@ class Layout:
         signed: whether samples are two's complement.
         photometric: e.g. `MONOCHROME2`.
         planar: whether colour comes plane by plane.
+        frames: how many there are; the first is read.
     """
 
     syntax: str
@@ -97,6 +98,7 @@ class Layout:
     signed: bool
     photometric: str
     planar: bool
+    frames: int = 1
 
 
 @contextlib.contextmanager
@@ -265,7 +267,7 @@ def layout_of(dataset: Dataset, syntax: str, file: Path) -> Layout:
     """How the samples lie, checked before any memory is taken for them.
 
     Raises:
-        ImageError: the object is no image, has several frames, or lacks or contradicts a size.
+        ImageError: the object is no image, or lacks or contradicts a size.
     """
     kind = sop_class(dataset)
     if kind and "Image Storage" not in kind:
@@ -279,11 +281,8 @@ def layout_of(dataset: Dataset, syntax: str, file: Path) -> Layout:
     high = stored - 1 if high is None else high
     photometric = text(dataset, "PhotometricInterpretation").upper()
     check_size(columns, rows, file)
-    if frames != 1:
-        raise ImageError(
-            "unsupported",
-            f"{file} has {frames} frames; a chest film has one: save the right one by itself.",
-        )
+    if frames < 1:
+        raise ImageError("damaged", f"{file} is damaged DICOM: it says it has {frames} frames.")
     if photometric not in GREYS + COLOURS:
         raise ImageError(
             "unsupported",
@@ -311,6 +310,7 @@ def layout_of(dataset: Dataset, syntax: str, file: Path) -> Layout:
         signed=whole_number(dataset, "PixelRepresentation") == 1,
         photometric=photometric,
         planar=whole_number(dataset, "PlanarConfiguration") == 1,
+        frames=frames,
     )
 
 

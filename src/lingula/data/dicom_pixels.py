@@ -20,6 +20,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
+from lingula.data.dicom_frames import first_frame
 from lingula.data.dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Layout
 from lingula.data.formats import segments
 from lingula.errors import ImageError
@@ -70,7 +71,7 @@ def stored_samples(
             f"{file} is stored as {syntax_name(layout.syntax)}, which needs the package {package}: "
             "pip install 'lingula[dicom]'.",
         )
-    frame = _frame(data, encapsulated, file)
+    frame = first_frame(data, encapsulated, layout.frames, file)
     pixels = layout.rows * layout.columns
     if pixels > MAX_THIN and len(frame) * THINNEST < pixels:
         raise ImageError(
@@ -133,8 +134,9 @@ def _native(data: bytes, vr: str, layout: Layout, file: Path) -> tuple[Codes, La
     # In these colours, two pixels share their two colour samples.
     count = layout.rows * layout.columns * (2 if shared else layout.samples)
     size = layout.allocated // 8
-    if len(data) < count * size:
-        raise _cut(file, f"it has {len(data)} of the {count * size} bytes of its pixels")
+    needed = count * size * layout.frames
+    if len(data) < needed:
+        raise _cut(file, f"it has {len(data)} of the {needed} bytes of its pixels")
     order = ">" if layout.syntax == BIG_ENDIAN else "<"
     if size == 1 and order == ">" and vr == "OW":
         even = len(data) // 2 * 2
@@ -162,25 +164,6 @@ def _shaped(codes: Codes, layout: Layout) -> Codes:
         planes = codes.reshape(layout.samples, layout.rows, layout.columns)
         return np.moveaxis(planes, 0, -1)
     return codes.reshape(layout.rows, layout.columns, layout.samples)
-
-
-def _frame(data: bytes, encapsulated: bool, file: Path) -> bytes:
-    """The codestream of the only frame: all fragments behind the offset table, joined."""
-    parts, at = [], 0
-    while at + 8 <= len(data):
-        group, element, length = struct.unpack_from("<HHI", data, at)
-        if (group, element) == (0xFFFE, 0xE0DD):
-            break
-        if (group, element) != (0xFFFE, 0xE000) or not encapsulated:
-            raise ImageError("damaged", f"{file} is damaged: its pixels are not in fragments.")
-        if at + 8 + length > len(data):
-            raise _cut(file, "it ends inside its pixels")
-        parts.append(data[at + 8 : at + 8 + length])
-        at += 8 + length
-    frame = b"".join(parts[1:])
-    if not frame:
-        raise _cut(file, "it ends before its pixels")
-    return frame
 
 
 def _described(

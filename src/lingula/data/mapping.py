@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,7 @@ from lingula.labels import LabelSpace, canonical, fold
 log = logging.getLogger("lingula")
 
 _KINDS = ("same", "narrower", "broader")
+_NONE = "none"
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class LabelMap:
         narrower: terms that are kinds of the class: present if any is, else nothing is known.
         broader: terms that the class is a kind of: absent if the term is, uncertain if it is
             present (so `data.uncertain=one` takes the broad finding for the narrow one).
+        apart: terms that are not the class of their own name: they only stand for another, or for
+            none.
 
     Raises `InputError` for a class in two of them, or without terms.
     """
@@ -42,6 +46,7 @@ class LabelMap:
     same: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     narrower: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     broader: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    apart: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         seen: set[str] = set()
@@ -53,35 +58,82 @@ class LabelMap:
                     raise InputError(f"Map {self.name}: class '{target}' stands twice.")
                 seen.add(fold(canonical(target)))
 
+    def targets_of(self, term: str) -> tuple[str, ...]:
+        """The classes that a term speaks of."""
+        return tuple(
+            target
+            for kind in _KINDS
+            for target, terms in getattr(self, kind).items()
+            if fold(term) in {fold(other) for other in terms}
+        )
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Every term that the map names, once."""
+        rules = [terms for kind in _KINDS for terms in getattr(self, kind).values()]
+        return tuple(dict.fromkeys([*(term for terms in rules for term in terms), *self.apart]))
+
 
 def read_map(path: str | Path) -> LabelMap:
-    """Read a map from YAML: `same:`, `narrower:`, `broader:`, each class names to terms.
+    """Read a map from YAML; both spellings may stand in one file.
+
+        Cardiomegally: Cardiomegaly     # a term and the class it stands for, and for no other
+        smoker: null                    # a term that is no class; `none: [smoker]` says the same
+        same:                           # classes and their terms; also `narrower:`, `broader:`
+          Nodule: [nodule, multiple nodules]
 
     Raises `InputError` for what is no such file; no object is ever made from its text.
     """
+    return map_of(written_map(path), str(path))
+
+
+def written_map(path: str | Path) -> dict[str, Any]:
+    """A map's YAML as plain values, not yet checked."""
     file = Path(path)
+    if not file.is_file():
+        raise InputError(f"There is no map {file}.")
     try:
         read = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except Exception as error:
         raise InputError(f"The map {file} can't be read: {error}") from None
     found = {str(key): value for key, value in read.items()} if isinstance(read, dict) else {}
     if not found:
-        raise InputError(f"{file} is no map: it needs {', '.join(f'`{k}:`' for k in _KINDS)}.")
-    rules: dict[str, dict[str, tuple[str, ...]]] = {}
-    for kind, entries in found.items():
-        if kind not in _KINDS:
-            hint = nearest(kind, _KINDS)
-            raise InputError(f"{file}: '{kind}' is none of {', '.join(_KINDS)}.{hint}")
-        if not isinstance(entries, dict):
-            raise InputError(f"{file}: `{kind}` must hold class names, each with its terms.")
-        rules[kind] = {str(t): _terms(terms, file, t) for t, terms in entries.items()}
-    return LabelMap(str(file), **rules)
+        kinds = ", ".join(f"`{kind}:`" for kind in _KINDS)
+        raise InputError(f"{file} is no map: it needs lines of `term: class`, or {kinds}.")
+    return found
 
 
-def _terms(terms: object, file: Path, target: object) -> tuple[str, ...]:
+def map_of(written: Mapping[str, Any], name: str) -> LabelMap:
+    """The map that plain values stand for; `InputError`, with `name`, for impossible ones."""
+    rules: dict[str, dict[str, tuple[str, ...]]] = {kind: {} for kind in _KINDS}
+    single: dict[str, list[str]] = {}
+    apart: list[str] = []
+    for key, value in written.items():
+        if key in _KINDS:
+            if not isinstance(value, dict):
+                raise InputError(f"{name}: `{key}` must hold class names, each with its terms.")
+            rules[key] = {str(target): _terms(t, name, target) for target, t in value.items()}
+        elif key == _NONE:
+            apart += _terms(value, name, key)
+        elif value is None or isinstance(value, str):
+            apart.append(key)
+            if value is not None:
+                single.setdefault(canonical(value), []).append(key)
+        else:
+            hint = nearest(key, (*_KINDS, _NONE))
+            raise InputError(
+                f"{name}: '{key}' is none of {', '.join((*_KINDS, _NONE))}, and a term stands for "
+                f"one class by its name, or for none by null; not for {value!r}.{hint}"
+            )
+    for target, terms in single.items():
+        rules["same"][target] = (*rules["same"].get(target, ()), *terms)
+    return LabelMap(name, **rules, apart=tuple(dict.fromkeys(apart)))
+
+
+def _terms(terms: object, name: str, target: object) -> tuple[str, ...]:
     listed = terms if isinstance(terms, list) else [terms]
     if not all(isinstance(term, str) for term in listed):
-        raise InputError(f"{file}: the terms of '{target}' must be names, not {terms!r}.")
+        raise InputError(f"{name}: the terms of '{target}' must be names, not {terms!r}.")
     return tuple(listed)
 
 
@@ -104,7 +156,9 @@ def mapped(table: Table, space: LabelSpace, rules: LabelMap | None, strict: bool
     if any(_columns(table, terms) for terms in vague):
         table = _stating_zeros(table)
     cells = np.full((len(table), len(space)), UNMENTIONED, dtype=np.float32)
-    known = {fold(name): j for j, name in enumerate(table.space.classes)}
+    apart = {fold(canonical(term)) for term in rules.apart}
+    names = enumerate(table.space.classes)
+    known = {fold(name): j for j, name in names if fold(name) not in apart}
     for k, name in enumerate(space.classes):
         for kind in _KINDS:
             stated = {fold(canonical(t)): terms for t, terms in getattr(rules, kind).items()}
@@ -137,6 +191,12 @@ def _check_names(table: Table, space: LabelSpace, rules: LabelMap) -> None:
                         f"Map {rules.name}: the table has no class '{term}' (for '{target}')."
                         f"{nearest(term, table.space.classes)}"
                     )
+    for term in rules.apart:
+        if term not in table.space:
+            raise InputError(
+                f"Map {rules.name}: the table has no class '{term}'."
+                f"{nearest(term, table.space.classes)}"
+            )
 
 
 def _stating_zeros(table: Table) -> Table:

@@ -96,6 +96,11 @@ def _check_rules(tables: Sequence[Table], space: LabelSpace, rules: LabelMap | N
                         f"Map {rules.name}: no table has a class '{term}' (for '{target}')."
                         f"{nearest(term, known)}"
                     )
+    for term in rules.apart:
+        if not any(term in table.space for table in tables):
+            raise InputError(
+                f"Map {rules.name}: no table has a class '{term}'.{nearest(term, known)}"
+            )
 
 
 def _with_source(table: Table, tables: Sequence[Table]) -> Table:

@@ -40,20 +40,27 @@ def draw_warps(
     warp: Warp, images: NDArray[np.intp], *, seed: int, epoch: int
 ) -> NDArray[np.float32]:
     """Affine matrices (B, 2, 3), output to input in [-1, 1] coordinates, one an image index."""
-    return np.stack([_draw_warp(warp, int(i), seed, epoch) for i in images])
+    # One generator, set to each image's own counter: making one anew takes ten times as long.
+    source = np.random.Philox(key=[seed, epoch])
+    generator, start = np.random.Generator(source), source.state
+    drawn = []
+    for image in images.tolist():
+        start["state"]["counter"][0] = image
+        source.state = start
+        drawn.append(_matrix(warp, *generator.random(5).tolist()))
+    return np.array(drawn, dtype=np.float32).reshape(-1, 2, 3)
 
 
-def _draw_warp(warp: Warp, image: int, seed: int, epoch: int) -> NDArray[np.float32]:
-    draw = np.random.Generator(np.random.Philox(key=[seed, epoch], counter=[image, 0, 0, 0]))
-    area, x, y, turn, coin = draw.random(5)
+def _matrix(
+    warp: Warp, area: float, x: float, y: float, turn: float, coin: float
+) -> list[list[float]]:
+    """The matrix that five numbers from 0 to 1 stand for."""
     side = math.sqrt(warp.scale[0] + (warp.scale[1] - warp.scale[0]) * area)
     angle = math.radians(warp.rotation) * (2 * turn - 1)
     mirror = -1.0 if coin < warp.flip else 1.0
     shift_x, shift_y = (1 - side) * (2 * x - 1), (1 - side) * (2 * y - 1)
     cosine, sine = side * math.cos(angle), side * math.sin(angle)
-    return np.array(
-        [[mirror * cosine, -sine, shift_x], [mirror * sine, cosine, shift_y]], dtype=np.float32
-    )
+    return [[mirror * cosine, -sine, shift_x], [mirror * sine, cosine, shift_y]]
 
 
 def warp_images(images: Tensor, matrices: Tensor) -> Tensor:
@@ -65,33 +72,45 @@ def warp_images(images: Tensor, matrices: Tensor) -> Tensor:
 
 
 def _warp_on_cpu(images: Tensor, matrices: Tensor) -> Tensor:
-    """One thread goes a few pixels at a time, which stay in its core's cache: 5 times faster.
-
-    The result depends neither on the other images nor on the number of threads.
-    """
+    """The result depends neither on the other images nor on the number of threads."""
     height, width = images.shape[-2:]
     rows = (torch.arange(height) * 2 + 1) / height - 1
     columns = (torch.arange(width) * 2 + 1) / width - 1
-    # A point is a complex number, so that one broadcast sum of a row's part and a column's part
-    # makes the grid; x and y apart would be written in steps of two.
-    across = torch.complex(*(matrices[:, :, 0, None] * columns).unbind(1))
-    down = torch.complex(*(matrices[:, :, 1, None] * rows + matrices[:, :, 2:]).unbind(1))
+    # The grid is the sum of a row's part (B, 2, H, 1) and a column's part (B, 2, 1, W): all x, then
+    # all y, which is written without steps of two and which torch reads as it lies.
+    across = (matrices[:, :, 0, None] * columns)[:, :, None]
+    down = (matrices[:, :, 1, None] * rows + matrices[:, :, 2:])[..., None]
     # Several threads share a whole batch: they wait for each other at every step, which costs more
-    # than the cache saves as soon as the machine has anything else to do.
-    alone = torch.get_num_threads() == 1
-    group = max(1, _AT_ONCE // (height * width)) if alone else len(images)
-    strip = max(1, _AT_ONCE // width) if alone else height
-    points = torch.empty(group * min(strip, height) * width, dtype=torch.complex64)
+    # than strips save as soon as the machine has anything else to do.
+    if torch.get_num_threads() > 1:
+        return _sampled(images.float(), down + across)
+    return _in_strips(images, across, down)
+
+
+def _sampled(levels: Tensor, points: Tensor) -> Tensor:
+    """Levels (B, 1, H, W) at points (B, 2, R, W)."""
+    grid = points.permute(0, 2, 3, 1)
+    return F.grid_sample(levels, grid, mode="bilinear", align_corners=False)
+
+
+def _in_strips(images: Tensor, across: Tensor, down: Tensor) -> Tensor:
+    """A few pixels at a time, which stay in the core's cache: 6 times faster than a whole batch."""
+    height, width = images.shape[-2:]
+    group, strip = max(1, _AT_ONCE // (height * width)), min(height, max(1, _AT_ONCE // width))
+    points = torch.empty(2 * group * strip * width)
     levels = torch.empty(group, *images.shape[1:])
-    out = torch.empty(images.shape)
+    # NumPy asks the system for large pages, which torch does not: small ones cost an eighth.
+    out = torch.from_numpy(np.empty(images.shape, dtype=np.float32))
     parts = (torch.split(tensor, group) for tensor in (images, across, down, out))
     for some, x, y, into in zip(*parts, strict=True):
         n = len(some)
         levels[:n].copy_(some)
-        for lines, part in zip(y.split(strip, 1), into.split(strip, 2), strict=True):
-            sums = points[: n * lines.shape[1] * width].view(n, -1, width)
-            grid = torch.view_as_real(torch.add(lines[:, :, None], x[:, None, :], out=sums))
-            part.copy_(F.grid_sample(levels[:n], grid, mode="bilinear", align_corners=False))
+        place = into.numpy()
+        for top, lines in zip(range(0, height, strip), y.split(strip, 2), strict=True):
+            here = points[: 2 * n * lines.shape[2] * width].view(n, 2, -1, width)
+            torch.add(lines, x, out=here)
+            # NumPy's copy, since torch's reads the memory first that it writes to.
+            place[:, :, top : top + strip] = _sampled(levels[:n], here).numpy()
     return out
 
 

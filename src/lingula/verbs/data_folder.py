@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from lingula import files
 from lingula.data.attached import Attached, Found, attach
 from lingula.data.folder import counted
+from lingula.data.mapping import LabelMap, map_of, mapped, written_map
 from lingula.data.reading import read_table, write_table
 from lingula.errors import InputError, changes, differences, examples
+from lingula.labels import LabelSpace
 
 log = logging.getLogger("lingula")
 
@@ -48,7 +48,7 @@ def data_folder(
         labels: .csv or .parquet with a column of keys and a column a class (1, 0, -1, blank).
         key: `image`, `AccessionNumber`, `StudyInstanceUID`, `SOPInstanceUID`, `PatientID`, or a
             column whose cells are names of folders or files.
-        map_file: YAML of `column: class`, or `column: null` for a column that is no class.
+        map_file: YAML that says which classes columns stand for (`lingula.data.mapping.read_map`).
         ignore_columns: columns that look like labels and are none.
         keep_ids: write the patient and study ids of DICOM files as they are. Otherwise they become
             keyed hashes; the key is written beside the table (`NAME.key`) and belongs in a safe.
@@ -66,12 +66,13 @@ def data_folder(
         raise InputError(f"There is no label file {source}.")
     if target.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out {target}: a table is written as .csv or .parquet.")
-    mapping = read_map(map_file)
+    written = {} if map_file is None else written_map(map_file)
+    rules = map_of(written, str(map_file)) if written else LabelMap()
     settings = {
         "root": str(folder.resolve()),
         "labels_sha256": files.sha256(source),
         "key": key,
-        "map": mapping,
+        "map": written,
         "ignore_columns": list(ignore_columns),
         "keep_ids": keep_ids,
         "age_and_sex": age_and_sex,
@@ -82,14 +83,18 @@ def data_folder(
         folder,
         source,
         key=key,
-        mapping=mapping,
+        rules=rules,
         ignore_columns=ignore_columns,
         facts=_facts(age_and_sex),
         pseudonym=None if keep_ids else _pseudonym(target.with_suffix(".key")),
     )
     with tempfile.TemporaryDirectory() as place:
         joined.frame.write_csv(Path(place) / "joined.csv")
-        table = read_table(Path(place) / "joined.csv", root=folder)
+        space = LabelSpace(joined.columns) if rules.terms else None
+        table = read_table(Path(place) / "joined.csv", classes=space, root=folder)
+    if rules.terms:
+        # Its terms were looked for in the label file: those of no class are not in the table.
+        table = mapped(table, LabelSpace(joined.classes), rules, strict=False)
     write_table(table, target)
     files.write_json(target.with_suffix(".made.json"), settings)
     _tell(joined, target)
@@ -115,23 +120,6 @@ def _check_old(target: Path, settings: dict[str, object], overwrite: bool) -> No
             "Choose another --out, or --overwrite to set it aside."
         )
     log.info("%s is there already; it is made anew from the folder as it is now.", target)
-
-
-def read_map(path: str | Path | None) -> dict[str, str | None]:
-    """Column names to class names or None, from YAML; `InputError` for anything else."""
-    if path is None:
-        return {}
-    if not Path(path).is_file():
-        raise InputError(f"There is no map {path}.")
-    try:
-        plain = OmegaConf.to_container(OmegaConf.load(Path(path)), resolve=False)
-    except Exception as error:
-        raise InputError(f"{path} is not YAML: {error}") from None
-    if not isinstance(plain, dict) or not all(
-        value is None or isinstance(value, str) for value in plain.values()
-    ):
-        raise InputError(f"{path} must hold lines of `column: class`, or `column: null`.")
-    return {str(name): value for name, value in plain.items()}
 
 
 def _facts(age_and_sex: bool) -> Callable[[Path], Found]:

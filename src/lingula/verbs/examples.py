@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 
 from lingula.config import Config
 from lingula.data.batches import Memory, Radiographs, decode_all, fits_in_memory, together
-from lingula.data.cache_files import open_cache
+from lingula.data.cache_files import open_caches
 from lingula.data.cached import locate
 from lingula.data.configured import configured_targets
 from lingula.data.outside import Outside
@@ -91,12 +91,8 @@ def _decoded(dataset: Radiographs, what: str, tables: Sequence[str]) -> Memory:
 
 def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Examples:
     """One's own examples followed by those of other tables."""
-    if own.dataset.cached is not None:
-        raise InputError(
-            "data.cache holds the images of one table; leave it out with data.outside."
-        )
     tables = [other.table for other in others]
-    dataset = together([own.dataset, *(dataset_of(table, config) for table in tables)])
+    dataset = together([own.dataset, *_datasets(tables, config)])
     _check_there(dataset, "outside")
     read = [configured_targets(config.data, table) for table in tables]
     memory = None
@@ -111,12 +107,36 @@ def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Ex
     )
 
 
+def _datasets(tables: Sequence[Table], config: Config) -> list[Radiographs]:
+    """The images of several tables; one error for all that are not in the cache."""
+    found: list[Radiographs] = []
+    lost: list[str] = []
+    for table in tables:
+        try:
+            found.append(dataset_of(table, config))
+        except InputError as error:
+            lost.append(str(error))
+    if lost:
+        raise InputError("\n".join(dict.fromkeys(lost)))
+    return found
+
+
 def dataset_of(table: Table, config: Config) -> Radiographs:
-    """The images of a table, to be read at the model's size, or as they lie in the cache."""
+    """The images of a table, to be read at the model's size, or as they lie in the caches."""
     paths = [image_path(table.root, name) for name in table.images]
-    cached = None
-    if config.data.cache is not None:
-        cached = locate(open_cache(config.data.cache), table.root, table.images, paths)
+    cached, places = None, config.data.cache
+    if places is not None:
+        index = open_caches(places)
+        cached = locate(index, table.root, table.images, paths, _as_argument(table, config))
         if cached.settings.codec == "jpeg":
-            log.info("Images are read from the cache %s, which is lossy.", config.data.cache)
+            log.info("Images are read from the cache %s, which is lossy.", index.folder)
     return Radiographs(paths, config.model.image_size, config.data.bits, cached)
+
+
+def _as_argument(table: Table, config: Config) -> str:
+    """The table as `lingula data cache` takes it."""
+    if table.path is None:
+        return "TABLE"
+    root = config.data.root
+    named = root is not None and Path(root).resolve() == table.root.resolve()
+    return f"{table.path} --root {root}" if named else str(table.path)

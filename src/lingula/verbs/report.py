@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lingula import files, metrics
 from lingula.data.boxes import boxes_beside
-from lingula.data.cache_files import open_cache
+from lingula.data.cache_files import open_caches
 from lingula.data.cached import locate, read_cached
 from lingula.data.configured import configured_targets
 from lingula.data.images import read_image
@@ -212,12 +212,12 @@ def _samples(run: Path, labels: RunLabels, split: str) -> tuple[tuple[Sample, ..
 
 
 def _seen(
-    root: Path, name: str, reading: Mapping[str, Any], cache: str | None
+    root: Path, name: str, reading: Mapping[str, Any], cache: str | tuple[str, ...] | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """An image as it is and at the model's size; the latter twice where only the cache has it."""
     path = image_path(root, name)
     if cache is not None and not path.is_file():
-        small = read_cached(locate(open_cache(cache), root, [name], [path]), 0)
+        small = read_cached(locate(open_caches(cache), root, [name], [path]), 0)
         return small, small
     size, bits = reading["image_size"], reading["bits"]
     return read_image(path, bits=bits), read_image(path, size, bits=bits)

@@ -115,6 +115,11 @@ def _absolute(config: Config) -> Config:
     data = data.model_copy(update={"outside": outside})
     if data.root is not None:
         data = data.model_copy(update={"root": str(Path(data.root).expanduser().resolve())})
+    if data.cache is not None:
+        places = [data.cache] if isinstance(data.cache, str) else data.cache
+        caches = tuple(str(Path(place).expanduser().resolve()) for place in places)
+        cache = caches[0] if isinstance(data.cache, str) else caches
+        data = data.model_copy(update={"cache": cache})
     if config.loss.worst.run is not None:
         run = str(Path(config.loss.worst.run).expanduser().resolve())
         worst = config.loss.worst.model_copy(update={"run": run})

@@ -1,0 +1,95 @@
+"""Films that their headers say are no frontal chest films are counted and named, never refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dicom_files import dcm, save
+from lingula.data.checking import check, to_text
+from lingula.data.dicom_facts import dicom_facts
+from lingula.data.films import ADVICE, against, odd_films, odd_films_text
+
+FRONTAL = {
+    "Modality": "DX",
+    "BodyPartExamined": "CHEST",
+    "ViewPosition": "PA",
+    "PresentationIntentType": "FOR PRESENTATION",
+    "BurnedInAnnotation": "NO",
+}
+# Cases 42 and 144, and what else a header may say against a frontal chest film.
+CASES: list[tuple[dict[str, str | int], set[str]]] = [
+    ({}, set()),
+    ({"ViewPosition": "AP"}, set()),
+    ({"Modality": "CR", "BodyPartExamined": "CHEST PORTABLE"}, set()),
+    ({"BodyPartExamined": "", "PresentationIntentType": "", "BurnedInAnnotation": ""}, set()),
+    ({"ViewPosition": "LL"}, {"films of another view"}),
+    ({"ViewPosition": "LATERAL"}, {"films of another view"}),
+    ({"ViewPosition": "PA LLD"}, {"films of another view"}),
+    ({"ViewPosition": ""}, {"films of an unknown view"}),
+    ({"ViewPosition": "SMITH"}, {"films of an unknown view"}),
+    ({"BodyPartExamined": "KNEE"}, {"films of another body part"}),
+    ({"BodyPartExamined": "SMITH"}, {"films of another body part"}),
+    ({"Modality": "CT"}, {"images of another modality"}),
+    ({"PresentationIntentType": "FOR PROCESSING"}, {"films for processing"}),
+    ({"BurnedInAnnotation": "YES"}, {"films with burned-in text"}),
+    (
+        {"BurnedInAnnotation": "yes", "ViewPosition": "LL", "BodyPartExamined": "HAND"},
+        {"films with burned-in text", "films of another view", "films of another body part"},
+    ),
+]
+
+
+def dicom(path: Path, seed: int = 0, **tags: str | int) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 4096, (20, 20), np.uint16)
+    return save(dcm(pixels, 12, **{**FRONTAL, "PatientName": "ZZTEST^SECRET", **tags}), path)
+
+
+@pytest.mark.parametrize(("tags", "expected"), CASES)
+def test_what_a_header_says_against_a_film(
+    tags: dict[str, str | int], expected: set[str], tmp_path: Path
+) -> None:
+    assert set(against(dicom_facts(dicom(tmp_path / "x.dcm", **tags)))) == expected <= set(ADVICE)
+
+
+def test_check_counts_and_names_them_and_the_table_stays_fit(tmp_path: Path) -> None:
+    rows = []
+    for i, (tags, _) in enumerate(CASES):
+        dicom(tmp_path / f"{i}.dcm", i, **tags)
+        rows.append(f"{i}.dcm,p{i},{i % 2}")
+    Image.fromarray(np.eye(20, dtype=np.uint8) * 200).save(tmp_path / "film.png")
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["image,patient,Edema", *rows, "film.png,q,1"]) + "\n")
+    report = check(table)
+    assert report.fit
+    for what in ADVICE:
+        expected = {f"{i}.dcm" for i, (_, found) in enumerate(CASES) if what in found}
+        warned = [fault for fault in report.warnings if fault.what == what]
+        assert [fault.count for fault in warned] == [len(expected)] * bool(expected)
+        assert set(report.odd.get(what, ())) == expected
+    text = to_text(report)
+    assert "note: 4 films of another view: " in text and "4.dcm" in text
+    assert "SMITH" not in text and "SECRET" not in text
+
+
+def test_only_headers_are_read_for_a_prediction(tmp_path: Path) -> None:
+    lateral, front = dicom(tmp_path / "l.dcm", ViewPosition="LL"), dicom(tmp_path / "f.dcm")
+    for path in (lateral, front):  # without most of their pixels
+        path.write_bytes(path.read_bytes()[:-400])
+    Image.fromarray(np.eye(20, dtype=np.uint8)).save(tmp_path / "film.png")
+    (tmp_path / "empty.dcm").write_bytes(b"")
+    paths = [tmp_path / n for n in ("film.png", "empty.dcm", "none.dcm")]
+    found = odd_films([front, lateral, *paths])
+    assert found == {"films of another view": [lateral]}
+    (line,) = odd_films_text(found)
+    assert line.startswith(f"1 films of another view: {lateral}. ")
+    assert odd_films(paths) == {} and odd_films([]) == {}
+
+
+def test_an_image_of_several_frames_is_named(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 255, (2, 20, 20), np.uint8)
+    path = save(dcm(x, 8, NumberOfFrames=2, **FRONTAL), tmp_path / "x.dcm")
+    assert odd_films([path]) == {"images of several frames": [path]}

@@ -23,6 +23,7 @@ LAYERS = [
         "metrics",
         "intervals",
         "predictions",
+        "parts",
         "joining",
         "localisation",
         "thresholds",
@@ -49,7 +50,7 @@ LAYERS = [
     ("cli", "__main__"),
 ]
 NO_TORCH = (
-    "labels config paper recipe metrics intervals predictions joining localisation evaluation evaluated operating "
+    "labels config paper recipe metrics intervals predictions parts joining localisation evaluation evaluated operating "
     "subgroups submission reviewing ensembles files errors runs "
     "data/table data/reading data/splits data/images data/folder data/checking "
     "data/formats data/dicom data/dicom_header data/dicom_pixels data/dicom_facts "

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from polars.io.plugins import register_io_source
 
 from lingula import files
+from lingula.csv_cells import plain_cell
 from lingula.data.reading import COLUMNS, read_frame
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import canonical, fold
@@ -199,7 +200,7 @@ def write_scores_of(pieces: Iterable[Predictions], path: str | Path) -> None:
             return
         with temporary.open("wb") as stream:
             for number, frame in enumerate(frames):
-                frame.write_csv(stream, include_header=number == 0)
+                frame.rename(plain_cell).write_csv(stream, include_header=number == 0)
 
 
 def _frame(predictions: Predictions) -> pl.DataFrame:

@@ -13,6 +13,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lingula import files
+from lingula.csv_cells import plain_cell
 from lingula.data.attached import Attached, Found, attach
 from lingula.data.folder import counted
 from lingula.data.reading import read_table, write_table
@@ -88,7 +89,7 @@ def data_folder(
         pseudonym=None if keep_ids else _pseudonym(target.with_suffix(".key")),
     )
     with tempfile.TemporaryDirectory() as place:
-        joined.frame.write_csv(Path(place) / "joined.csv")
+        joined.frame.rename(plain_cell).write_csv(Path(place) / "joined.csv")
         table = read_table(Path(place) / "joined.csv", root=folder)
     write_table(table, target)
     files.write_json(target.with_suffix(".made.json"), settings)

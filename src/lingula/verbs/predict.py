@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import hashlib
-import io
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ import numpy as np
 from lingula import files
 from lingula.calibration import Calibration
 from lingula.config import Config, from_plain, vary
+from lingula.csv_cells import original_cell, plain_csv
 from lingula.data.cache_files import open_cache
 from lingula.data.cached import CachedImages, locate
 from lingula.data.folder import images_in
@@ -303,11 +303,7 @@ def _write_failures(target: Path, failures: dict[str, str]) -> None:
         if path.exists():
             files.set_aside(path)  # an older result's, which is not there any more
         return
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["image", "reason"])
-    writer.writerows(failures.items())
-    files.write_text(path, stream.getvalue())
+    files.write_text(path, plain_csv(["image", "reason"], failures.items()))
 
 
 def _read_failures(target: Path) -> dict[str, str]:
@@ -315,4 +311,4 @@ def _read_failures(target: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as stream:
-        return {row["image"]: row["reason"] for row in csv.DictReader(stream)}
+        return {row["image"]: original_cell(row["reason"]) for row in csv.DictReader(stream)}

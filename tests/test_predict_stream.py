@@ -247,6 +247,18 @@ def test_parts_of_other_settings_are_never_mixed_in(
     assert set(read) == set(range(36, 40))
 
 
+def test_auto_precision_is_exact_and_bf16_is_another_setting(
+    tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """No AP may move by more than 0.001, and bf16 was seen to move one by more."""
+    run, table = tiny
+    given: dict[str, Any] = {"data": table, "device": "cpu"}
+    done = lingula.predict(run, out=tmp_path / "s.csv", precision="fp32", **given)
+    assert lingula.predict(run, out=tmp_path / "s.csv", precision="auto", **given) == done
+    with pytest.raises(InputError, match="precision: None there, 'bf16' now"):
+        lingula.predict(run, out=tmp_path / "s.csv", precision="bf16", **given)
+
+
 def test_images_of_a_folder_are_known_by_name_not_by_number(
     tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lingula import files
 from lingula.calibration import Calibration
@@ -26,7 +27,7 @@ from lingula.data.phantom import is_phantom
 from lingula.data.table import Table, image_path, rows_of, subset
 from lingula.errors import ImageError, InputError, changes, differences, examples
 from lingula.labels import fold
-from lingula.parts import held, parts_folder, remove_parts, settings_of
+from lingula.parts import Parts, held, parts_folder, remove_parts, settings_of
 from lingula.predictions import write_scores_of
 from lingula.verbs.calibrate import calibration_of_run
 from lingula.verbs.scoring import Job, pieces, scored
@@ -73,7 +74,8 @@ def predict(
         batch_size: changes speed and memory, never a score; `auto` is sized to the memory.
         workers: decoding processes; 0 decodes in threads.
         device: where to run.
-        precision: fp32 is exact; bf16 may be faster and moves logits by some hundredths.
+        precision: fp32 is exact; bf16 is faster and moves logits by some hundredths; `auto` is
+            the fastest that has been seen to keep every AP to 0.001, which so far is fp32.
         cache: read the images from this folder, made by `lingula data cache`.
         allow_phantom_model: let a model trained on the phantom score real films.
         overwrite: replace a scores file made with other settings (the old one is set aside).
@@ -84,66 +86,84 @@ def predict(
     from lingula.model.checkpoint import read_facts  # imports torch
 
     target, facts = _scores_path(out), read_facts(Path(run))
-    root, images, table = _chosen(Path(data), split)
-    if by == "study" and (table is None or table.studies is None):
-        raise InputError("--by study needs a table with a study column.")
-    paths, bad = _paths(root, images)
-    cached = None if cache is None else _cached(Path(cache), root, images, paths)
+    asked = _asked(Path(data), split, by, cache)
     if facts["trained_on"]["phantom"] and not allow_phantom_model:
-        refuse_films(paths.values(), cached)
+        refuse_films(asked.paths, asked.cached)
     wanted = _settled(facts, device, precision)
     settings = {
         "model": facts["weights_sha256"],
-        "data": str(Path(data).resolve()),
-        "data_sha256": table.sha256 if table is not None else None,
-        "images": len(images),
-        "split": split,
+        **_described(Path(data), asked, split),
         "tta": tta or facts["evaluation"]["tta"],
         "merge": facts["evaluation"]["merge"],
         "by": by,
-        **_lossy(cached),
+        **_lossy(asked.cached),
         **({} if wanted.precision == "fp32" else {"precision": wanted.precision}),
     }
     calibration = _calibration(run, facts, settings) if calibrated else None
-    stamp = {**settings, "root": str(root.resolve()), "images_sha256": _hash(images)}
-    first = _is_first()
-    done = _already(target, settings, stamp, overwrite) if first or not overwrite else None
+    stamp = {**settings, "root": str(asked.root.resolve()), "images_sha256": _hash(asked.images)}
+    done = _already(target, settings, stamp, overwrite) if _is_first() or not overwrite else None
     if done is not None:
         return done
     job = Job(
         run=Path(run),
         facts=facts,
         wanted=wanted,
-        paths=list(paths.values()),
-        cached=cached,
+        paths=asked.paths,
+        cached=asked.cached,
         tta=settings["tta"],
         merge=settings["merge"],
         batch_size=batch_size,
         workers=workers,
     )
-    rows = np.array(list(paths), dtype=np.intp)
     with scored(job, parts_folder(target), stamp) as parts:
-        reasons = bad | {int(rows[i]): reason for i, reason in parts.failures.items()}
-        failures = {images[row]: reason for row, reason in sorted(reasons.items())}
-        if first:
+        failures = _reasons(asked, parts)
+        if _is_first():
             _write_failures(target, failures)
             files.write_json(_made_path(target), settings)
             # Last: once the scores are there, all is.
-            given = pieces(
-                parts, rows, images, table, facts["classes"], by=by, calibration=calibration
-            )
-            write_scores_of(given, target)
+            given = (asked.rows, asked.images, asked.table, facts["classes"])
+            write_scores_of(pieces(parts, *given, by=by, calibration=calibration), target)
             remove_parts(parts_folder(target))
-    return Predicted(target, len(images), failures)
+    return Predicted(target, len(asked.images), failures)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The images to score, relative to `root`, and the table if they are named by one.
+
+    `paths` are those that are sound, of the images with the numbers `rows`; `bad` says what is
+    wrong with the others. `cached` are the sound ones in a cache.
+    """
+
+    root: Path
+    images: tuple[str, ...]
+    table: Table | None
+    paths: list[Path]
+    rows: NDArray[np.intp]
+    bad: dict[int, str]
+    cached: CachedImages | None
+
+
+def _asked(data: Path, split: str | None, by: str, cache: str | Path | None) -> _Asked:
+    root, images, table = _chosen(data, split)
+    if by == "study" and (table is None or table.studies is None):
+        raise InputError("--by study needs a table with a study column.")
+    sound, bad = _paths(root, images)
+    paths, rows = list(sound.values()), np.array(list(sound), dtype=np.intp)
+    names = [images[row] for row in rows]
+    cached = None if cache is None else locate(open_cache(Path(cache)), root, names, paths)
+    return _Asked(root, images, table, paths, rows, bad, cached)
 
 
 def _settled(facts: dict[str, Any], device: str, precision: str) -> Config:
     """The model's config with device and number format decided.
 
-    Scoring is in fp32 whatever the training was in: exact is the default.
+    Scoring is in fp32 whatever the training was in: exact is the default. `auto` is not training's:
+    bf16 moved an AP by 0.0016 on real films (docs/performance.md), more than the 0.001 allowed.
     """
     from lingula.devices import resolve_device  # imports torch
 
+    precision = "fp32" if precision == "auto" else precision
     return resolve_device(vary(from_plain(facts["config"]), device=device, precision=precision))
 
 
@@ -208,11 +228,20 @@ def _paths(root: Path, images: tuple[str, ...]) -> tuple[dict[int, Path], dict[i
     return paths, bad
 
 
-def _cached(
-    cache: Path, root: Path, images: tuple[str, ...], paths: dict[int, Path]
-) -> CachedImages:
-    names = [images[row] for row in paths]
-    return locate(open_cache(cache), root, names, list(paths.values()))
+def _described(data: Path, asked: _Asked, split: str | None) -> dict[str, Any]:
+    """What of the images the scores follow from."""
+    return {
+        "data": str(data.resolve()),
+        "data_sha256": asked.table.sha256 if asked.table is not None else None,
+        "images": len(asked.images),
+        "split": split,
+    }
+
+
+def _reasons(asked: _Asked, parts: Parts) -> dict[str, str]:
+    """Why images have no scores, by name, in the order of the images."""
+    reasons = asked.bad | {int(asked.rows[i]): why for i, why in parts.failures.items()}
+    return {asked.images[row]: reason for row, reason in sorted(reasons.items())}
 
 
 def _lossy(cached: CachedImages | None) -> dict[str, Any]:

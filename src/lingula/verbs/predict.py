@@ -101,20 +101,13 @@ def predict(
     }
     calibration = _calibration(run, facts, settings) if calibrated else None
     stamp = {**settings, "root": str(asked.root.resolve()), "images_sha256": _hash(asked.images)}
-    done = _already(target, settings, stamp, overwrite) if _is_first() or not overwrite else None
-    if done is not None:
-        return done
-    job = Job(
-        run=Path(run),
-        facts=facts,
-        wanted=wanted,
-        paths=asked.paths,
-        cached=asked.cached,
-        tta=settings["tta"],
-        merge=settings["merge"],
-        batch_size=batch_size,
-        workers=workers,
-    )
+    if _is_first() or not overwrite:
+        done = _already(target, settings, stamp, overwrite)
+        if done is not None:
+            return done
+    views, merge = settings["tta"], settings["merge"]
+    images = (asked.paths, asked.cached)
+    job = Job(Path(run), facts, wanted, *images, views, merge, batch_size, workers)
     with scored(job, parts_folder(target), stamp) as parts:
         failures = _reasons(asked, parts)
         if _is_first():

@@ -7,7 +7,8 @@ merged by the geometric mean (section 3.2) or the arithmetic one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 import torch.distributed
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lingula import files
@@ -126,14 +127,44 @@ def score_batch(
     merge: str,
     forward: Callable[[Tensor], Tensor],
     keys: Sequence[int],
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     """Probabilities (B, K) float64 of a uint8 batch (B, 1, H, W) on the network's device.
 
-    `keys` are the images' own numbers (`key_of`), which random crops are drawn from.
+    `keys` are the images' own numbers (`key_of`), which random crops are drawn from. The network
+    gets its input in the memory layout `layout`, and of few images several views at once.
     """
     check_images(images)
-    seen = [forward(network.prepare(view(images, keys))) for view in views]
-    return merge_views(torch.stack(seen).float(), merge)
+    # One image at a time leaves a machine idle; more than this many at once gain nothing. Groups
+    # are of one size, so that the order of the views does not show in a score's last digits.
+    groups = -(-len(views) // max(1, _TOGETHER // len(images)))
+    at_once = -(-len(views) // groups)
+    seen: list[Tensor] = []
+    plain: Tensor | None = None
+    for begin in range(0, len(views), at_once):
+        ready: list[Tensor] = []
+        for view in views[begin : begin + at_once]:
+            if view.side != 1.0 or view.crop is not None:
+                ready.append(_ready(network, view(images, keys), layout))
+                continue
+            # The film and its mirror image are scaled and normalised once. (A mirrored warp is
+            # not the warp of the mirror image, bit for bit: those are made each.)
+            plain = _ready(network, images, layout) if plain is None else plain
+            ready.append(plain.flip(-1) if view.flip else plain)
+        logits = forward(ready[0] if len(ready) == 1 else torch.cat(ready))
+        seen += torch.split(logits.float(), len(images))
+    return merge_views(torch.stack(seen), merge)
+
+
+_TOGETHER = 16
+
+
+def _ready(network: Network, grey: Tensor, layout: torch.memory_format) -> Tensor:
+    """`network.prepare`, bit for bit, in one piece of memory of the layout that is wanted."""
+    levels = grey.to(network.mean.dtype) / 255.0
+    shape = (len(grey), network.mean.shape[1], *grey.shape[-2:])
+    out = torch.empty(shape, dtype=levels.dtype, device=grey.device, memory_format=layout)
+    return torch.sub(levels, network.mean, out=out).div_(network.std)
 
 
 @dataclass(frozen=True)
@@ -142,6 +173,88 @@ class Scored:
 
     probabilities: NDArray[np.float64]
     failures: dict[int, str]
+
+
+@dataclass(frozen=True)
+class ScoredBatch:
+    """Rows (B,) of a data set, their probabilities (B, K), NaN where failed, and why they did."""
+
+    rows: NDArray[np.intp]
+    probabilities: NDArray[np.float64]
+    failures: Mapping[int, str]
+
+
+def score_batches(
+    network: Network,
+    dataset: Radiographs,
+    batches: Sequence[NDArray[np.intp]],
+    *,
+    fabric: Fabric,
+    tta: str = "none",
+    merge: str = "geometric",
+    memory: Memory | None = None,
+    workers: int = 0,
+    channels_last: bool = False,
+) -> Iterator[ScoredBatch]:
+    """The scores of these batches, one after the other, while the next ones are being decoded."""
+    was_training = network.training
+    network.eval()
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def forward(images: Tensor) -> Tensor:
+        with fabric.autocast():
+            logits: Tensor = network(images)
+        return logits
+
+    try:
+        loading = load(dataset, batches, memory=memory, workers=workers)
+        for batch, loaded in zip(batches, loading, strict=True):
+            found = np.full((len(batch), len(network.embeddings)), np.nan)
+            if len(loaded.indices):
+                images = loaded.images.to(fabric.device, non_blocking=True)
+                keys = [key_of(str(dataset.paths[i])) for i in loaded.indices]
+                scores = score_batch(network, images, VIEWS[tta], merge, forward, keys, layout)
+                found[np.isin(batch, loaded.indices)] = scores.cpu().numpy()
+            yield ScoredBatch(batch, found, dict(loaded.failures))
+    finally:
+        network.train(was_training)
+
+
+# Of the memory, for the network's largest layer and what its library needs beside it.
+_SHARE, _SPARE, _MOST = 0.25, 6, {"cuda": 512}
+
+
+@torch.no_grad()
+def fitting_batch(network: Network, size: int, fabric: Fabric, tta: str = "none") -> int:
+    """Images of `size` pixels to score at once: a power of two, at most 512 on CUDA, else 32.
+
+    It follows from the sizes of layers and of the machine's memory, never from what happens to be
+    free or from a timing, so that the same machine always takes the same.
+    """
+    largest = 0
+
+    def look(_: nn.Module, given: tuple[object, ...], found: object) -> None:
+        nonlocal largest
+        tensors = [x for x in (*given, found) if isinstance(x, Tensor)]
+        largest = max(largest, sum(x.numel() * x.element_size() for x in tensors))
+
+    hooks = [module.register_forward_hook(look) for module in network.modules()]
+    was_training = network.training
+    try:
+        blank = torch.zeros((1, 1, size, size), dtype=torch.uint8, device=fabric.device)
+        network.eval()(network.prepare(blank))
+    finally:
+        network.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    kind = fabric.device.type
+    if kind == "cuda":
+        memory = torch.cuda.get_device_properties(fabric.device).total_memory
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // fabric.world_size
+    views = len(VIEWS[tta])
+    many = int(memory * _SHARE / (largest * _SPARE + views * size * size * 16))
+    return 1 << (max(1, min(many, _MOST.get(kind, 32))).bit_length() - 1)
 
 
 def score(
@@ -161,32 +274,28 @@ def score(
 
     With several processes each takes every n-th batch and all of them return all rows.
     """
-    was_training = network.training
-    network.eval()
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-
-    def forward(images: Tensor) -> Tensor:
-        with fabric.autocast():
-            logits: Tensor = network(images.contiguous(memory_format=layout))
-        return logits
-
     rows = np.full((len(dataset), len(network.embeddings)), np.nan)
     failures: dict[int, str] = {}
     batches = consecutive_batches(
         len(dataset), batch_size, rank=fabric.global_rank, world=fabric.world_size
     )
     done = 0
-    for loaded in load(dataset, batches, memory=memory, workers=workers):
-        failures.update(loaded.failures)
-        if len(loaded.indices):
-            images = loaded.images.to(fabric.device, non_blocking=True)
-            keys = [key_of(str(dataset.paths[i])) for i in loaded.indices]
-            found = score_batch(network, images, VIEWS[tta], merge, forward, keys)
-            rows[loaded.indices] = found.cpu().numpy()
-        done += len(loaded.indices) + len(loaded.failures)
+    for found in score_batches(
+        network,
+        dataset,
+        batches,
+        fabric=fabric,
+        tta=tta,
+        merge=merge,
+        memory=memory,
+        workers=workers,
+        channels_last=channels_last,
+    ):
+        rows[found.rows] = found.probabilities
+        failures.update(found.failures)
+        done += len(found.rows)
         if tick is not None:
             tick(done, len(dataset))
-    network.train(was_training)
     return _gathered(Scored(rows, failures), fabric)
 
 

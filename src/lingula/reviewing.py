@@ -15,6 +15,7 @@ import numpy as np
 import polars as pl
 
 from lingula import files
+from lingula.csv_cells import original_cell, plain_cell
 from lingula.data.columns import read_cells
 from lingula.data.table import BLANK, UNCERTAIN, Table
 from lingula.errors import InputError, examples, nearest
@@ -117,7 +118,10 @@ def _strongest(
 def write_corrections(found: Sequence[Disagreement], path: str | Path) -> None:
     """Write the sheet to fill in, whole or not at all; `decision` is left blank."""
     frame = pl.DataFrame(
-        [(d.image, d.name, str(d.label), repr(d.score), str(d.suggested), None) for d in found],
+        [
+            (d.image, plain_cell(d.name), str(d.label), repr(d.score), str(d.suggested), None)
+            for d in found
+        ],
         schema=dict.fromkeys(COLUMNS, pl.String),
         orient="row",
     )
@@ -178,7 +182,7 @@ def apply_corrections(table: Table, path: str | Path) -> Corrected:
         zip(images, classes, labels, decisions, strict=True), start=2
     ):
         where = f"{file}, line {line}"
-        row, k = _cell(table, place, image, name, where)
+        row, k = _cell(table, place, image, original_cell(name), where)
         value = _decision(word, where)
         _check_label(table.labels[row, k], label, where)
         if value is None:

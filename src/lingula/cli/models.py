@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -102,11 +102,13 @@ def predict(
     calibrated: Annotated[
         bool, typer.Option("--calibrated", help="Map scores with the run's calibration.json.")
     ] = False,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 32,
+    batch_size: Annotated[
+        str, typer.Option("--batch-size", help="Images at once; auto: sized to the memory.")
+    ] = "32",
     workers: Annotated[int, typer.Option("--workers", min=0, help="Decoding processes.")] = 0,
     device: Annotated[Device, typer.Option("--device")] = Device.auto,
     precision: Annotated[
-        Precision, typer.Option("--precision", help="fp32 is exact; bf16 may be faster.")
+        Precision, typer.Option("--precision", help="fp32 and auto are exact; bf16 is faster.")
     ] = Precision.fp32,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Read images from this `data cache` folder.")
@@ -125,7 +127,7 @@ def predict(
         tta=None if tta is None else tta.value,
         by=by.value,
         calibrated=calibrated,
-        batch_size=batch_size,
+        batch_size=_batch_size(batch_size),
         workers=workers,
         device=device.value,
         precision=precision.value,
@@ -142,6 +144,14 @@ def predict(
             err=True,
         )
         raise typer.Exit(3)
+
+
+def _batch_size(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is neither auto nor a number of at least 1.")
+    return int(text)
 
 
 @app.command()

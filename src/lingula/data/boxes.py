@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 
+from lingula.csv_cells import original_cell
 from lingula.data.table import Table
 from lingula.errors import InputError
 from lingula.labels import canonical
@@ -32,7 +33,7 @@ def read_boxes(path: str | Path) -> dict[tuple[str, str], list[Box]]:
     found: dict[tuple[str, str], list[Box]] = {}
     for row in frame.iter_rows(named=True):
         box = (row["x"], row["y"], row["w"], row["h"])
-        found.setdefault((row["image"], canonical(row["finding"])), []).append(box)
+        found.setdefault((row["image"], canonical(original_cell(row["finding"]))), []).append(box)
     return found
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import itertools
 import os
 import shutil
@@ -22,6 +20,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from lingula import files
+from lingula.csv_cells import plain_csv
 from lingula.data.cache_files import (
     CacheSettings,
     Entry,
@@ -308,11 +307,7 @@ def _write_failures(folder: Path, part: Part, failures: Mapping[str, str]) -> No
     if not failures:
         path.unlink(missing_ok=True)
         return
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["image", "reason"])
-    writer.writerows(failures.items())
-    files.write_text(path, stream.getvalue())
+    files.write_text(path, plain_csv(["image", "reason"], failures.items()))
 
 
 def failed_path(folder: Path, part: Part) -> Path:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import polars as pl
 
+from lingula.csv_cells import original_cell
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import SPACES, LabelSpace, canonical, fold, is_known
 
@@ -68,6 +69,8 @@ SPLIT_NAMES = {
 }
 BLANKS = ("", "na", "n/a", "<na>", "nan", "null", "none")
 _KEYS = ("ids", "patients", "studies")
+# Columns of free text by their written names: no ids, so that no spreadsheet need run them.
+FREE = ("view", "age", "sex", "source")
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def _csv(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
                 f"{file} looks like {called} separated. Save it with commas between the cells and "
                 "points in the numbers."
             )
-    names = [name.strip() for name in next(csv.reader([head]))]
+    names = [original_cell(name.strip()) for name in next(csv.reader([head]))]
     kept = _distinct(names, file, faults)
     try:
         frame = pl.read_csv(
@@ -223,6 +226,8 @@ def text_cells(
             if field in _KEYS:
                 cells = whole_ids(cells, file, faults)
             texts[field] = tuple(cells.to_list())
+            if NAMES[field] in FREE and file.suffix.lower() != ".parquet":
+                texts[field] = tuple(original_cell(cell) for cell in texts[field])
     if "splits" in texts:
         texts["splits"] = _split_cells(texts["splits"], file, faults)
     return texts, rest

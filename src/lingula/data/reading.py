@@ -17,8 +17,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula import files
+from lingula.csv_cells import plain_cell
 from lingula.data.columns import (
     COLUMNS,
+    FREE,
     NAMES,
     Fault,
     class_columns,
@@ -315,7 +317,7 @@ def write_table(table: Table, path: str | Path) -> None:
         if parquet:
             frame.write_parquet(temporary)
         else:
-            frame.write_csv(temporary)
+            _plain(frame).write_csv(temporary)
     root, here = table.root.resolve(), file.parent.resolve()
     description: dict[str, Any] = {
         "format": 1,
@@ -330,6 +332,13 @@ def write_table(table: Table, path: str | Path) -> None:
     if table.made_from:
         description["made_from"] = dict(table.made_from)
     files.write_json(file.with_suffix(".json"), description)
+
+
+def _plain(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with names and texts that no spreadsheet runs; paths and ids stay exact."""
+    texts = [name for name in FREE if name in frame.columns]
+    plain = (pl.col(name).map_elements(plain_cell, return_dtype=pl.String) for name in texts)
+    return frame.with_columns(plain).rename(plain_cell)
 
 
 def _written(cells: NDArray[np.float32], name: str, typed: bool) -> pl.Series:

@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from lingula import files
+from lingula.csv_cells import plain_cell
 from lingula.data.columns import COLUMNS
 from lingula.data.reading import read_frame
 from lingula.errors import InputError
@@ -37,7 +38,7 @@ def keep_rows(table: Path, out: Path, wanted: Callable[[str], bool]) -> int:
         if out.suffix == ".parquet":
             kept.write_parquet(temporary)
         else:
-            kept.write_csv(temporary)
+            kept.rename(plain_cell).write_csv(temporary)
     described = table.with_suffix(".json")
     about: dict[str, Any] = (
         json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {"format": 1}

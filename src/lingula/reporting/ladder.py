@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import html
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lingula.csv_cells import plain_csv
 from lingula.reporting.document import document, paragraph, table
 
 Interval = tuple[float, float] | None
@@ -133,35 +132,16 @@ def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def to_csv(ladder: Ladder) -> str:
     """The table as CSV, with plain numbers and intervals in columns of their own."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    figures = [
-        "paper_mAP",
-        "paper_gain",
-        "dev_mAP",
-        "test_mAP",
-        "sd",
-        "gain_alone",
-        "gain_alone_sd",
-    ]
-    figures += [
-        "gain",
-        "gain_low",
-        "gain_high",
-        "tail_mAP",
-        "tail_gain",
-        "tail_low",
-        "tail_high",
-        "seconds",
-        "note",
-    ]
-    writer.writerow(["row", *ladder.columns, "parent", *figures])
+    figures = ["paper_mAP", "paper_gain", "dev_mAP", "test_mAP", "sd", "gain_alone"]
+    figures += ["gain_alone_sd", "gain", "gain_low", "gain_high"]
+    figures += ["tail_mAP", "tail_gain", "tail_low", "tail_high", "seconds", "note"]
+    rows: list[list[object]] = []
     for x in ladder.lines:
         alone, gain, tail = (pair or (None, None) for pair in (x.alone, x.gain_ci, x.tail_ci))
         ours = [x.dev, x.test, x.spread, *alone, x.gain, *gain]
         ours += [x.tail, x.tail_gain, *tail, x.seconds]
-        writer.writerow([x.name, *x.design, x.parent, x.paper, x.paper_gain, *ours, x.note])
-    return stream.getvalue()
+        rows.append([x.name, *x.design, x.parent, x.paper, x.paper_gain, *ours, x.note])
+    return plain_csv(["row", *ladder.columns, "parent", *figures], rows)
 
 
 def to_html(ladder: Ladder, notice: str) -> str:

@@ -86,12 +86,12 @@ def _ours(config: Config, films: Tensor, tta: str, precision: str) -> Callable[[
 
     def forward(images: Tensor) -> Tensor:
         with fabric.autocast():
-            logits: Tensor = network(images.contiguous(memory_format=layout))
+            logits: Tensor = network(images)
         return logits
 
     def run() -> Tensor:
         images = films.to(fabric.device, non_blocking=True)
-        return score_batch(network, images, VIEWS[tta], "geometric", forward, keys).cpu()
+        return score_batch(network, images, VIEWS[tta], "geometric", forward, keys, layout).cpu()
 
     return run
 

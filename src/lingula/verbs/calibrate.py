@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from collections.abc import Sequence
@@ -16,6 +14,7 @@ import numpy as np
 from lingula import calibration, files
 from lingula.calibration import METHODS, Calibration
 from lingula.config import Data, read_config
+from lingula.csv_cells import plain_csv
 from lingula.data.configured import configured_table
 from lingula.errors import InputError, changes, differences, examples, nearest
 from lingula.joining import Joined, Meaning, asked, joined_with
@@ -125,10 +124,9 @@ def apply_calibration(
     lost = [result.images[row] for row in np.flatnonzero(failed(result))]
     if lost:
         log.warning("%s: %d images have no scores: %s.", target, len(lost), examples(lost))
-        stream = io.StringIO()
-        rows = [("image", "reason"), *((image, f"no scores in {raw.name}") for image in lost)]
-        csv.writer(stream, lineterminator="\n").writerows(rows)
-        files.write_text(target.with_suffix(".failed.csv"), stream.getvalue())
+        reasons = [(image, f"no scores in {raw.name}") for image in lost]
+        text = plain_csv(["image", "reason"], reasons)
+        files.write_text(target.with_suffix(".failed.csv"), text)
     files.write_json(target.with_suffix(".made.json"), made)
     return target
 

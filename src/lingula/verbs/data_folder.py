@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lingula import files
+from lingula.csv_cells import plain_cell
 from lingula.data.attached import Attached, Found, attach
 from lingula.data.folder import counted
 from lingula.data.mapping import LabelMap, map_of, mapped, written_map
@@ -89,7 +90,7 @@ def data_folder(
         pseudonym=None if keep_ids else _pseudonym(target.with_suffix(".key")),
     )
     with tempfile.TemporaryDirectory() as place:
-        joined.frame.write_csv(Path(place) / "joined.csv")
+        joined.frame.rename(plain_cell).write_csv(Path(place) / "joined.csv")
         space = LabelSpace(joined.columns) if rules.terms else None
         table = read_table(Path(place) / "joined.csv", classes=space, root=folder)
     if rules.terms:

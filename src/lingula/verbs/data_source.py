@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
 from lingula import files
+from lingula.csv_cells import plain_csv
 from lingula.data.mapping import LabelMap, mapped, read_map
 from lingula.data.sources import chexpert, cxr_lt, medmnist, mimic, nih, padchest, vindr
 from lingula.data.table import Table
@@ -112,7 +113,7 @@ def data_vindr(
         raise InputError(f"{beside} is there already. Name another table, or use --overwrite")
     found = _write(table, out, vindr.MAP, written)
     boxes = boxes.filter(boxes["image"].is_in(list(found.table.images)))
-    text = boxes.write_csv()
+    text = plain_csv(boxes.columns, boxes.iter_rows())
     same = beside.exists() and beside.read_text(encoding="utf-8") == text
     if boxes.height and not same:
         if beside.exists():

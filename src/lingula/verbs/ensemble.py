@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,6 +12,7 @@ import numpy as np
 
 from lingula import ensembles, files
 from lingula.config import Data, read_config
+from lingula.csv_cells import plain_csv
 from lingula.data.configured import configured_table
 from lingula.data.table import Table, rows_of, subset
 from lingula.ensembles import Ensemble
@@ -151,7 +150,7 @@ def _write(mixed: Predictions, members: Mapping[str, Predictions], path: Path) -
     lost = ensembles.failures(members)
     reasons = [(image, f"no scores of {', '.join(names)}") for image, names in lost.items()]
     log.warning("%s: %d images have no scores: %s.", path, len(lost), examples(lost))
-    files.write_text(path.with_suffix(".failed.csv"), _csv([("image", "reason"), *reasons]))
+    files.write_text(path.with_suffix(".failed.csv"), plain_csv(["image", "reason"], reasons))
 
 
 def _read_json(path: Path) -> Any:
@@ -247,15 +246,9 @@ def _dev_part(path: Path, data: Data, split: str) -> Table:
 
 
 def _choices(made: Ensemble) -> str:
-    rows: list[tuple[object, ...]] = [("class", "member", "dev_AP", "weight")]
+    rows: list[tuple[object, ...]] = []
     for name, weights in made.weights.items():
         for member in made.members:
             found = made.dev_ap.get(name, {}).get(member)
             rows.append((name, member, "" if found is None else found, weights.get(member, 0)))
-    return _csv(rows)
-
-
-def _csv(rows: Sequence[tuple[object, ...]]) -> str:
-    stream = io.StringIO()
-    csv.writer(stream, lineterminator="\n").writerows(rows)
-    return stream.getvalue()
+    return plain_csv(["class", "member", "dev_AP", "weight"], rows)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 
 from lingula.config import Config
 from lingula.data.batches import Memory, Radiographs, decode_all, fits_in_memory, together
@@ -46,7 +47,7 @@ def with_features(
     flips = path.stem == "train" and config.augment.flip > 0
     shape = (2 if flips else 1, len(examples.dataset))
     if path.is_file():
-        kept = np.load(path, mmap_mode="r")
+        kept = _features_in(path)
         if kept.shape[:2] == shape:
             return replace(examples, features=kept)
     if fabric.global_rank == 0:
@@ -63,7 +64,18 @@ def with_features(
                 tick=counting(tick),
             )
     fabric.barrier()
-    return replace(examples, features=np.load(path, mmap_mode="r"))
+    return replace(examples, features=_features_in(path))
+
+
+def _features_in(path: Path) -> NDArray[np.float32]:
+    """The features in a file, mapped; `InputError` for a pickle, which could run anything."""
+    try:
+        kept: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise InputError(
+            f"{path} holds no features: {error}. Remove it; it is made anew."
+        ) from None
+    return kept
 
 
 def _check_there(dataset: Radiographs, what: str) -> None:

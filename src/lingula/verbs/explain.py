@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ from PIL import Image
 
 import lingula
 from lingula import files
+from lingula.csv_cells import plain_csv
 from lingula.data.boxes import Box, boxes_beside
 from lingula.data.folder import images_in
 from lingula.data.images import read_image
@@ -172,12 +171,11 @@ def _save(picture: Image.Image, folder: Path, name: str, what: str) -> str:
 
 
 def _csv(sheets: Sequence[Sheet]) -> str:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["image", "finding", "score", "attention", "overlay", "failure"])
+    rows: list[tuple[object, ...]] = []
     for sheet in sheets:
         if sheet.failure or not sheet.overlays:
-            writer.writerow([sheet.image, "", "", "", "", sheet.failure])
+            rows.append((sheet.image, "", "", "", "", sheet.failure))
         for one in sheet.overlays:
-            writer.writerow([sheet.image, one.finding, one.score, one.validity, one.picture, ""])
-    return stream.getvalue()
+            rows.append((sheet.image, one.finding, one.score, one.validity, one.picture, ""))
+    header = ["image", "finding", "score", "attention", "overlay", "failure"]
+    return plain_csv(header, rows)

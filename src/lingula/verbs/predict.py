@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-import io
+import hashlib
+import json
 import logging
 import os
 from collections.abc import Iterable
@@ -15,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula import files
-from lingula.calibration import Calibration, apply_curves
+from lingula.calibration import Calibration
+from lingula.config import Config, from_plain, vary
+from lingula.csv_cells import original_cell, plain_csv
 from lingula.data.cache_files import open_cache
 from lingula.data.cached import CachedImages, locate
 from lingula.data.folder import images_in
@@ -23,9 +27,10 @@ from lingula.data.phantom import is_phantom
 from lingula.data.table import Table, image_path, rows_of, subset
 from lingula.errors import ImageError, InputError, changes, differences, examples
 from lingula.labels import fold
-from lingula.predictions import Predictions, write_scores
-from lingula.progress import counting, progress
+from lingula.parts import Parts, held, parts_folder, remove_parts, settings_of
+from lingula.predictions import write_scores_of
 from lingula.verbs.calibrate import calibration_of_run
+from lingula.verbs.scoring import Job, pieces, scored
 
 log = logging.getLogger("lingula")
 
@@ -48,7 +53,7 @@ def predict(
     tta: Literal["none", "flip", "paper"] | None = None,
     by: Literal["image", "study"] = "image",
     calibrated: bool = False,
-    batch_size: int = 32,
+    batch_size: int | Literal["auto"] = 32,
     workers: int = 0,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["fp32", "bf16", "auto"] = "fp32",
@@ -66,84 +71,106 @@ def predict(
         tta: test-time views; None is what the model's recipe says.
         by: `study` gives every image the mean of its study's scores.
         calibrated: map the scores with the run's `calibration.json` (after the study's mean).
-        batch_size: changes speed and memory, never a score.
+        batch_size: changes speed and memory, never a score; `auto` is sized to the memory.
         workers: decoding processes; 0 decodes in threads.
         device: where to run.
-        precision: fp32 is exact; bf16 may be faster and moves logits by some hundredths.
+        precision: fp32 is exact; bf16 is faster and moves logits by some hundredths; `auto` is
+            the fastest that has been seen to keep every AP to 0.001, which so far is fp32.
         cache: read the images from this folder, made by `lingula data cache`.
         allow_phantom_model: let a model trained on the phantom score real films.
         overwrite: replace a scores file made with other settings (the old one is set aside).
 
     Images that can't be read keep a row of blank scores and are named in `OUT.failed.csv`.
+    Finished batches go to `.OUT.parts/`, from where the same call goes on if it was interrupted.
     """
     from lingula.model.checkpoint import read_facts  # imports torch
 
     target, facts = _scores_path(out), read_facts(Path(run))
-    root, images, table = _chosen(Path(data), split)
-    paths, bad = _paths(root, images)
-    cached = None if cache is None else _cached(Path(cache), root, images, paths)
+    asked = _asked(Path(data), split, by, cache)
     if facts["trained_on"]["phantom"] and not allow_phantom_model:
-        refuse_films(paths.values(), cached)
+        refuse_films(asked.paths, asked.cached)
+    wanted = _settled(facts, device, precision)
     settings = {
         "model": facts["weights_sha256"],
-        "data": str(Path(data).resolve()),
-        "data_sha256": table.sha256 if table is not None else None,
-        "images": len(images),
-        "split": split,
+        **_described(Path(data), asked, split),
         "tta": tta or facts["evaluation"]["tta"],
         "merge": facts["evaluation"]["merge"],
         "by": by,
-        **_lossy(cached),
-        **({} if precision == "fp32" else {"precision": precision}),
+        **_lossy(asked.cached),
+        **({} if wanted.precision == "fp32" else {"precision": wanted.precision}),
     }
     calibration = _calibration(run, facts, settings) if calibrated else None
-    first = _is_first()
-    done = _already(target, settings, overwrite) if first or not overwrite else None
-    if done is not None:
-        return done
-    found, reasons = _scores(run, facts, paths, settings, batch_size, workers, device, cached)
-    probabilities = np.full((len(images), len(facts["classes"])), np.nan)
-    probabilities[list(paths)] = found
-    failures = {images[i]: reason for i, reason in sorted({**bad, **reasons}.items())}
-    if by == "study":
-        probabilities = _study_means(probabilities, table)
-    predictions = _named(facts["classes"], images, probabilities, table)
-    if calibration is not None:
-        predictions = apply_curves(calibration, predictions)
-    if first:
-        _warn_of_odd_scores(probabilities)
-        _write(predictions, failures, settings, target)
-    return Predicted(target, len(images), failures)
+    stamp = {**settings, "root": str(asked.root.resolve()), "images_sha256": _hash(asked.images)}
+    if _is_first() or not overwrite:
+        done = _already(target, settings, stamp, overwrite)
+        if done is not None:
+            return done
+    views, merge = settings["tta"], settings["merge"]
+    images = (asked.paths, asked.cached)
+    job = Job(Path(run), facts, wanted, *images, views, merge, batch_size, workers)
+    with scored(job, parts_folder(target), stamp) as parts:
+        failures = _reasons(asked, parts)
+        if _is_first():
+            _write_failures(target, failures)
+            files.write_json(_made_path(target), settings)
+            # Last: once the scores are there, all is.
+            given = (asked.rows, asked.images, asked.table, facts["classes"])
+            write_scores_of(pieces(parts, *given, by=by, calibration=calibration), target)
+            remove_parts(parts_folder(target))
+    return Predicted(target, len(asked.images), failures)
 
 
-def _named(
-    classes: list[str],
-    images: tuple[str, ...],
-    probabilities: NDArray[np.float64],
-    table: Table | None,
-) -> Predictions:
-    """Scores with the names of their classes, images, and what the table knows of these."""
-    return Predictions(
-        classes=tuple(classes),
-        images=images,
-        probabilities=probabilities,
-        ids=table.ids if table else None,
-        studies=table.studies if table else None,
-        patients=table.patients if table else None,
-    )
+@dataclass(frozen=True)
+class _Asked:
+    """The images to score, relative to `root`, and the table if they are named by one.
+
+    `paths` are those that are sound, of the images with the numbers `rows`; `bad` says what is
+    wrong with the others. `cached` are the sound ones in a cache.
+    """
+
+    root: Path
+    images: tuple[str, ...]
+    table: Table | None
+    paths: list[Path]
+    rows: NDArray[np.intp]
+    bad: dict[int, str]
+    cached: CachedImages | None
+
+
+def _asked(data: Path, split: str | None, by: str, cache: str | Path | None) -> _Asked:
+    root, images, table = _chosen(data, split)
+    if by == "study" and (table is None or table.studies is None):
+        raise InputError("--by study needs a table with a study column.")
+    sound, bad = _paths(root, images)
+    paths, rows = list(sound.values()), np.array(list(sound), dtype=np.intp)
+    names = [images[row] for row in rows]
+    cached = None if cache is None else locate(open_cache(Path(cache)), root, names, paths)
+    return _Asked(root, images, table, paths, rows, bad, cached)
+
+
+def _settled(facts: dict[str, Any], device: str, precision: str) -> Config:
+    """The model's config with device and number format decided.
+
+    Scoring is in fp32 whatever the training was in: exact is the default. `auto` is not training's:
+    bf16 moved an AP by 0.0016 on real films (docs/performance.md), more than the 0.001 allowed.
+    """
+    from lingula.devices import resolve_device  # imports torch
+
+    precision = "fp32" if precision == "auto" else precision
+    return resolve_device(vary(from_plain(facts["config"]), device=device, precision=precision))
+
+
+def _hash(images: tuple[str, ...]) -> str:
+    """Of the names in their order: rows of parts are numbers, and must mean the same images."""
+    found = hashlib.sha256()
+    for name in images:
+        found.update(name.encode("utf-8", "surrogateescape") + b"\0")
+    return found.hexdigest()
 
 
 def _is_first() -> bool:
-    """Whether this is the first, or the only, of the processes that torchrun started."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def _write(
-    predictions: Predictions, failures: dict[str, str], settings: dict[str, Any], target: Path
-) -> None:
-    write_scores(predictions, target)
-    _write_failures(target, failures)
-    files.write_json(_made_path(target), settings)
+    """Whether this is the first, or the only, of the processes torchrun or SLURM started."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
 
 
 def _calibration(run: str | Path, facts: dict[str, Any], settings: dict[str, Any]) -> Calibration:
@@ -194,11 +221,20 @@ def _paths(root: Path, images: tuple[str, ...]) -> tuple[dict[int, Path], dict[i
     return paths, bad
 
 
-def _cached(
-    cache: Path, root: Path, images: tuple[str, ...], paths: dict[int, Path]
-) -> CachedImages:
-    names = [images[row] for row in paths]
-    return locate(open_cache(cache), root, names, list(paths.values()))
+def _described(data: Path, asked: _Asked, split: str | None) -> dict[str, Any]:
+    """What of the images the scores follow from."""
+    return {
+        "data": str(data.resolve()),
+        "data_sha256": asked.table.sha256 if asked.table is not None else None,
+        "images": len(asked.images),
+        "split": split,
+    }
+
+
+def _reasons(asked: _Asked, parts: Parts) -> dict[str, str]:
+    """Why images have no scores, by name, in the order of the images."""
+    reasons = asked.bad | {int(asked.rows[i]): why for i, why in parts.failures.items()}
+    return {asked.images[row]: reason for row, reason in sorted(reasons.items())}
 
 
 def _lossy(cached: CachedImages | None) -> dict[str, Any]:
@@ -226,66 +262,6 @@ def refuse_films(paths: Iterable[Path], cached: CachedImages | None = None) -> N
         )
 
 
-def _scores(
-    run: str | Path,
-    facts: dict[str, Any],
-    paths: dict[int, Path],
-    settings: dict[str, Any],
-    batch_size: int,
-    workers: int,
-    device: str,
-    cached: CachedImages | None,
-) -> tuple[NDArray[np.float64], dict[int, str]]:
-    from lingula.config import from_plain, vary
-    from lingula.data.batches import Radiographs
-    from lingula.devices import make_fabric, resolve_device
-    from lingula.model.checkpoint import load_model
-    from lingula.prediction import score
-
-    # Scoring is in fp32 whatever the training was in: exact is the default.
-    precision = settings.get("precision", "fp32")
-    wanted = resolve_device(vary(from_plain(facts["config"]), device=device, precision=precision))
-    fabric = make_fabric(wanted.device, wanted.precision)
-    network = load_model(Path(run)).network.to(fabric.device)
-    reading = facts["reading"]
-    dataset = Radiographs(list(paths.values()), reading["image_size"], reading["bits"], cached)
-    with progress("scoring") as tick:
-        found = score(
-            network,
-            dataset,
-            fabric=fabric,
-            tta=settings["tta"],
-            merge=settings["merge"],
-            batch_size=batch_size,
-            workers=workers,
-            channels_last=wanted.channels_last == "yes",
-            tick=counting(tick),
-        )
-    rows = list(paths)
-    return found.probabilities, {rows[i]: reason for i, reason in found.failures.items()}
-
-
-def _study_means(probabilities: NDArray[np.float64], table: Table | None) -> NDArray[np.float64]:
-    if table is None or table.studies is None:
-        raise InputError("--by study needs a table with a study column.")
-    # Some data sets count studies from 1 for each patient, so the patient is part of the key.
-    patients = table.patients or ("",) * len(table.studies)
-    rows: dict[tuple[str, str], list[int]] = {}
-    for row, key in enumerate(zip(patients, table.studies, strict=True)):
-        if key[1] and np.isfinite(probabilities[row]).all():
-            rows.setdefault(key, []).append(row)
-    means = probabilities.copy()
-    for good in rows.values():
-        means[good] = probabilities[good].mean(0)
-    return means
-
-
-def _warn_of_odd_scores(probabilities: NDArray[np.float64]) -> None:
-    known = probabilities[np.isfinite(probabilities)]
-    if len(known) > 100 and known.min() >= 0.45 and known.max() <= 0.55:
-        log.warning("All scores lie between 0.45 and 0.55: the model may not have been trained.")
-
-
 def _made_path(target: Path) -> Path:
     return target.with_suffix(".made.json")
 
@@ -294,39 +270,62 @@ def _failed_path(target: Path) -> Path:
     return target.with_suffix(".failed.csv")
 
 
-def _already(target: Path, settings: dict[str, Any], overwrite: bool) -> Predicted | None:
-    """The finished result of the same settings, or None; `InputError` for other settings."""
-    import json
+def _already(
+    target: Path, settings: dict[str, Any], stamp: dict[str, Any], overwrite: bool
+) -> Predicted | None:
+    """The finished result of the same settings, or None where there is work to do.
 
+    Raises `InputError` for a result, or parts of one, that were made with other settings.
+    """
+    folder = parts_folder(target)
+    begun = settings_of(folder)
     if not target.exists():
+        if begun is not None and begun != stamp:
+            if not overwrite:
+                raise InputError(_other(f"{target} has been begun", begun, stamp))
+            files.set_aside(folder)
         return None
     made = _made_path(target)
     before = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else None
     if before == settings and not overwrite:
         log.info("%s is there already, made with the same settings.", target)
+        if begun == stamp and _is_first():
+            _clear(folder, stamp)
         return Predicted(target, settings["images"], _read_failures(target))
+    if not overwrite and before is not None:
+        raise InputError(_other(f"{target} is there already, made", before, settings))
     if not overwrite:
-        why = "and was not made by this command."
-        if before is not None:
-            why = f"made with other settings:\n{differences(changes(before, settings))}"
         raise InputError(
-            f"{target} is there already, {why}\n"
+            f"{target} is there already, and was not made by this command.\n"
             "Choose another --out, or --overwrite to set it aside."
         )
-    for path in (target, made, _failed_path(target)):
+    for path in (folder, target, made, _failed_path(target)):
         if path.exists():
             files.set_aside(path)
     return None
 
 
+def _other(what: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+    return (
+        f"{what} with other settings:\n{differences(changes(before, now))}\n"
+        "Choose another --out, or --overwrite to set it aside."
+    )
+
+
+def _clear(folder: Path, stamp: dict[str, Any]) -> None:
+    """Remove the parts of a result that is whole: its process was killed before it did."""
+    # Another process may be doing just that, which is as good.
+    with contextlib.suppress(InputError), held(folder, stamp):
+        remove_parts(folder)
+
+
 def _write_failures(target: Path, failures: dict[str, str]) -> None:
+    path = _failed_path(target)
     if not failures:
+        if path.exists():
+            files.set_aside(path)  # an older result's, which is not there any more
         return
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["image", "reason"])
-    writer.writerows(failures.items())
-    files.write_text(_failed_path(target), stream.getvalue())
+    files.write_text(path, plain_csv(["image", "reason"], failures.items()))
 
 
 def _read_failures(target: Path) -> dict[str, str]:
@@ -334,4 +333,4 @@ def _read_failures(target: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as stream:
-        return {row["image"]: row["reason"] for row in csv.DictReader(stream)}
+        return {row["image"]: original_cell(row["reason"]) for row in csv.DictReader(stream)}

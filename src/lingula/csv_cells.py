@@ -1,0 +1,43 @@
+"""Text cells that a spreadsheet would run as a formula, made plain in the CSV files written here.
+
+A cell that begins with `=`, `+`, `-`, `@`, a tab or a line break gets an apostrophe before it, and
+loses it when the file is read here. Ids (images, patients, studies) and numbers stay as they are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+# With the full-width forms of the four signs, which some spreadsheets take for the signs. What
+# has apostrophes before such a sign already gets one more, so that every text comes back.
+_RUNS = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def plain_cell(text: str) -> str:
+    """The text as it stands in a CSV file; `original_cell` of it is the text again."""
+    return f"'{text}" if _RUNS.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def original_cell(text: str) -> str:
+    """The text of a cell that `plain_cell` made."""
+    return text[1:] if text.startswith("'") and _RUNS.match(text) else text
+
+
+def plain_csv(
+    header: Sequence[str], rows: Iterable[Sequence[object]], ids: Collection[str] = ("image",)
+) -> str:
+    """A CSV file as text. Names of columns and cells of text are plain, those of `ids` exact."""
+    exact = [name in ids for name in header]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow([plain_cell(name) for name in header])
+    for row in rows:
+        cells = zip(row, exact, strict=True)
+        writer.writerow(
+            [c if keep or not isinstance(c, str) else plain_cell(c) for c, keep in cells]
+        )
+    return stream.getvalue()

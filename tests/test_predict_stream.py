@@ -1,0 +1,466 @@
+"""Prediction at any size: parts beside the output, continuing, one file written in pieces."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import lingula
+from conftest import write_tiny
+from lingula import parts
+from lingula.config import vary
+from lingula.data import batches
+from lingula.data.batches import Radiographs, consecutive_batches
+from lingula.errors import InputError
+from lingula.parts import Block, appending, held, parts_folder, rows_between, scan
+from lingula.prediction import VIEWS, View, fitting_batch, merge_views, score_batch
+from lingula.predictions import Predictions, read_scores, write_scores, write_scores_of
+from lingula.recipe import recipe
+from lingula.verbs import scoring
+
+BLOCKS = [
+    Block(
+        0, np.array([[0.1, np.nextafter(0.3, 1)], [np.nan, np.nan], [5e-324, 1.0]]), {1: "bad ü"}
+    ),
+    Block(3, np.array([[1 / 3, 0.0], [0.25, 0.5]]), {}),
+    Block(5, np.array([[0.125, 2 / 3]]), {}),
+]
+LOST = {"images/007.png", "images/021.png"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A trained model, and a table of 40 images of which one is empty and one vanished."""
+    place = tmp_path_factory.mktemp("stream")
+    table = write_tiny(place / "data")
+    config = vary(recipe("smoke"), data__table=str(table), optim__epochs=1, precision="fp32")
+    run = lingula.train(vary(config, optim__batch_size=8), out=place / "run")
+    (table.parent / "images" / "007.png").write_bytes(b"")
+    (table.parent / "images" / "021.png").unlink()
+    # Studies of two images, and one image of no study.
+    lines = table.read_text().splitlines()
+    cells = [line.split(",") for line in lines]
+    for i, row in enumerate(cells[1:]):
+        row[1:3] = [f"p{i % 20}", f"s{i % 20}" if i != 5 else ""]
+    table.write_text("\n".join(",".join(row) for row in cells) + "\n")
+    return run, table
+
+
+def written(folder: Path, blocks: list[Block]) -> Path:
+    folder.mkdir(exist_ok=True)
+    with appending(folder) as append:
+        for block in blocks:
+            append(block)
+    return max(folder.glob("*.rows"))
+
+
+def test_blocks_come_back_bit_for_bit(tmp_path: Path) -> None:
+    written(tmp_path / "p", [BLOCKS[1]])
+    written(tmp_path / "p", [BLOCKS[2], BLOCKS[0]])
+    found = scan(tmp_path / "p", 7, 2)
+    assert found.done.tolist() == [True] * 6 + [False] and found.failures == {1: "bad ü"}
+    whole = np.concatenate([block.scores for block in BLOCKS])
+    for begin in range(7):
+        for end in range(begin, 7):
+            assert rows_between(found, begin, end).tobytes() == whole[begin:end].tobytes()
+
+
+def test_a_torn_or_damaged_record_does_not_count(tmp_path: Path) -> None:
+    """Whatever the byte at which the process died, or that the disk changed."""
+    path = written(tmp_path / "p", BLOCKS)
+    data = path.read_bytes()
+    sizes = [len(parts._packed(block)) for block in BLOCKS]
+    for length in range(0, len(data), 3):
+        path.write_bytes(data[:length])
+        whole = sum(length >= end for end in np.cumsum(sizes))
+        rows = sum(len(block.scores) for block in BLOCKS[:whole])
+        found = scan(tmp_path / "p", 6, 2)
+        assert found.done.tolist() == [i < rows for i in range(6)]
+        assert found.failures == ({1: "bad ü"} if whole else {})
+    for at in range(0, len(data), 7):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
+        kept = int((at >= np.cumsum(sizes)).sum())
+        assert scan(tmp_path / "p", 6, 2).done.sum() == sum(len(b.scores) for b in BLOCKS[:kept])
+    path.write_bytes(data)
+    assert not scan(tmp_path / "p", 6, 3).done.any()  # another number of classes
+    assert scan(tmp_path / "p", 5, 2).done.tolist() == [True] * 5  # more rows than there are
+
+
+def test_what_was_scored_again_replaces_what_was_there(tmp_path: Path) -> None:
+    written(tmp_path / "p", [BLOCKS[0]])
+    written(tmp_path / "p", [Block(0, np.full((3, 2), 0.5), {})])
+    found = scan(tmp_path / "p", 3, 2)
+    assert (rows_between(found, 0, 3) == 0.5).all() and not found.failures
+
+
+def test_one_prediction_at_a_time_and_no_rows_without_settings(tmp_path: Path) -> None:
+    folder = tmp_path / ".s.csv.parts"
+    with held(folder, {"a": 1}):
+        written(folder, BLOCKS)
+        with pytest.raises(InputError, match="another prediction"), held(folder, {"a": 1}):
+            pass
+    with held(folder, {"a": 1}):
+        assert scan(folder, 6, 2).done.all()
+    # A folder that was being removed when its process was killed has rows of who knows what.
+    (folder / "settings.json").unlink()
+    with held(folder, {"a": 2}):
+        assert not scan(folder, 6, 2).done.any()
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, after: int, run: Path, **given: Any) -> None:
+    """The prediction, ended by an interrupt after some batches."""
+    real = parts._packed
+    count = iter(range(after))
+
+    def packed(block: Block) -> bytes:
+        if next(count, None) is None:
+            raise KeyboardInterrupt
+        return real(block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "_packed", packed)
+        with pytest.raises(KeyboardInterrupt):
+            lingula.predict(run, **given)
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the images that are read."""
+    seen: list[int] = []
+    real = Radiographs.__getitem__
+
+    def get(self: Radiographs, index: int) -> Any:
+        seen.append(index)
+        return real(self, index)
+
+    monkeypatch.setattr(Radiographs, "__getitem__", get)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("suffix", "extra"),
+    [
+        (".csv", {"tta": "paper"}),
+        (".parquet", {"by": "study"}),
+        (".csv", {"by": "study", "split": "train"}),
+    ],
+)
+def test_a_continued_prediction_is_byte_for_byte_an_undisturbed_one(
+    tiny: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    read: list[int],
+    suffix: str,
+    extra: dict[str, Any],
+) -> None:
+    run, table = tiny
+    given: dict[str, Any] = {"data": table, "batch_size": 4, "device": "cpu", **extra}
+    right = lingula.predict(run, out=tmp_path / f"right{suffix}", **given)
+    out = tmp_path / f"out{suffix}"
+    interrupted(monkeypatch, 2, run, out=out, **given)
+    assert not out.exists() and not out.with_suffix(".failed.csv").exists()
+    interrupted(monkeypatch, 1, run, out=out, **given)
+    # The end of the first process's file is half a record.
+    with (parts_folder(out) / "000000.rows").open("ab") as stream:
+        stream.write(parts._packed(Block(12, np.zeros((4, 4)), {}))[:70])
+    read.clear()
+    done = lingula.predict(run, out=out, **given)
+    assert set(read) == set(range(12, right.images))
+    assert set(done.failures) == (set() if "split" in extra else LOST)
+    assert done.failures == right.failures
+    # The scores, their settings and the failures, and nothing else.
+    made = {p.name.replace("right", "out"): p.read_bytes() for p in tmp_path.glob("right*")}
+    assert made == {p.name: p.read_bytes() for p in tmp_path.iterdir() if "out" in p.name}
+    assert len(made) == 2 + bool(done.failures)
+
+
+def test_a_vanished_image_is_a_blank_row_and_nothing_else(
+    tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run, table = tiny
+    done = lingula.predict(run, data=table, out=tmp_path / "s.csv", batch_size=8)
+    assert set(done.failures) == LOST
+    scores = read_scores(done.path)
+    blank = np.isnan(scores.probabilities).all(1)
+    assert [scores.images[i] for i in np.flatnonzero(blank)] == sorted(done.failures)
+    assert np.isfinite(scores.probabilities[~blank]).all() and len(scores) == 40
+
+
+def test_scores_do_not_depend_on_the_batch_also_of_who_continues(
+    tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, table = tiny
+    given: dict[str, Any] = {"data": table, "device": "cpu", "tta": "flip"}
+    sizes: list[Any] = [1, 7, 32, "auto"]
+    found = [
+        read_scores(
+            lingula.predict(run, out=tmp_path / f"{n}.csv", batch_size=n, **given).path
+        ).probabilities
+        for n in sizes
+    ]
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], atol=1e-6, rtol=0)
+    interrupted(monkeypatch, 3, run, out=tmp_path / "mixed.csv", batch_size=3, **given)
+    mixed = lingula.predict(run, out=tmp_path / "mixed.csv", batch_size=7, **given)
+    np.testing.assert_allclose(read_scores(mixed.path).probabilities, found[0], atol=1e-6, rtol=0)
+
+
+def test_parts_of_other_settings_are_never_mixed_in(
+    tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[int]
+) -> None:
+    run, table = tiny
+    given: dict[str, Any] = {"data": table, "device": "cpu", "batch_size": 4}
+    out = tmp_path / "s.csv"
+    interrupted(monkeypatch, 3, run, out=out, tta="none", **given)
+    for other, what in (
+        ({"tta": "flip"}, "tta: 'none' there, 'flip' now"),
+        ({"split": "train"}, "split: None there, 'train' now"),
+        ({"by": "study"}, "by: 'image' there"),
+        ({"precision": "bf16"}, "precision: None there, 'bf16' now"),
+    ):
+        with pytest.raises(InputError, match=what):
+            lingula.predict(run, out=out, **({"tta": "none"} | given | other))
+    changed = table.parent / "again.csv"
+    changed.write_bytes(table.read_bytes())
+    with pytest.raises(InputError, match="data: "):
+        lingula.predict(run, out=out, **({"tta": "none"} | given | {"data": changed}))
+    read.clear()
+    lingula.predict(run, out=out, tta="flip", overwrite=True, **given)
+    assert set(read) == set(range(40))
+    assert (tmp_path / ".s.csv.parts.old-1" / "000000.rows").is_file()
+    # The same line with --overwrite goes on where it was interrupted.
+    interrupted(monkeypatch, 9, run, out=out, tta="none", overwrite=True, **given)
+    assert (tmp_path / "s.csv.old-1").is_file() and not out.exists()
+    read.clear()
+    lingula.predict(run, out=out, tta="none", overwrite=True, **given)
+    assert set(read) == set(range(36, 40))
+
+
+def test_auto_precision_is_exact_and_bf16_is_another_setting(
+    tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """No AP may move by more than 0.001, and bf16 was seen to move one by more."""
+    run, table = tiny
+    given: dict[str, Any] = {"data": table, "device": "cpu"}
+    done = lingula.predict(run, out=tmp_path / "s.csv", precision="fp32", **given)
+    assert lingula.predict(run, out=tmp_path / "s.csv", precision="auto", **given) == done
+    with pytest.raises(InputError, match="precision: None there, 'bf16' now"):
+        lingula.predict(run, out=tmp_path / "s.csv", precision="bf16", **given)
+
+
+def test_images_of_a_folder_are_known_by_name_not_by_number(
+    tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, table = tiny
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for i in range(6):
+        (folder / f"{i}.png").write_bytes((table.parent / "images" / f"00{i}.png").read_bytes())
+    given: dict[str, Any] = {"data": folder, "batch_size": 1, "device": "cpu"}
+    interrupted(monkeypatch, 3, run, out=tmp_path / "s.csv", **given)
+    (folder / "0.png").rename(folder / "9.png")
+    with pytest.raises(InputError, match="images_sha256"):
+        lingula.predict(run, out=tmp_path / "s.csv", **given)
+
+
+def test_what_is_left_of_the_parts_of_a_finished_file_is_cleared(
+    tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process killed between the file's rename and the removal of its parts."""
+    run, table = tiny
+    out = tmp_path / "s.csv"
+    with monkeypatch.context() as patch:
+        patch.setattr("lingula.verbs.predict.remove_parts", lambda folder: None)
+        done = lingula.predict(run, data=table, out=out)
+    before = out.read_bytes()
+    assert parts_folder(out).is_dir()
+    assert lingula.predict(run, data=table, out=out) == done
+    assert out.read_bytes() == before and not parts_folder(out).exists()
+
+
+def test_a_file_in_pieces_is_the_file_in_one(
+    tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, table = tiny
+    for suffix in (".csv", ".parquet"):
+        for by in ("image", "study"):
+            given: dict[str, Any] = {"data": table, "by": by, "device": "cpu"}
+            one = lingula.predict(run, out=tmp_path / f"{by}{suffix}", **given).path
+            with monkeypatch.context() as patch:
+                patch.setattr(scoring, "PIECE", 7)
+                many = lingula.predict(run, out=tmp_path / f"{by}-many{suffix}", **given).path
+            assert one.read_bytes() == many.read_bytes()
+            assert read_scores(one).ids is None
+    image, study = (read_scores(tmp_path / f"{by}.csv") for by in ("image", "study"))
+    raw = image.probabilities
+    right = raw.copy()
+    for i in range(20):
+        pair = [row for row in (i, i + 20) if np.isfinite(raw[row]).all()]
+        if i != 5:  # row 5 is of no study, so row 25 is alone in its own
+            right[pair] = raw[pair].mean(0)
+    np.testing.assert_array_equal(study.probabilities, right)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_file_that_fails_in_the_middle_is_not_there(tmp_path: Path, suffix: str) -> None:
+    def some() -> Iterator[Predictions]:
+        yield Predictions(("Edema",), ("a",), np.array([[0.5]]))
+        raise InputError("the disk is gone")
+
+    with pytest.raises(InputError, match="the disk is gone"):
+        write_scores_of(some(), tmp_path / f"s{suffix}")
+    assert not list(tmp_path.iterdir())
+    piece = Predictions(("Edema",), ("a", "b"), np.array([[0.1], [np.nan]]), ids=("", "1"))
+    write_scores(piece, tmp_path / f"s{suffix}")
+    again = read_scores(tmp_path / f"s{suffix}")
+    assert again.ids == ("", "1") and again.probabilities[0, 0] == 0.1
+
+
+def test_views_are_made_once_and_score_as_one_by_one(tiny: tuple[Path, Path]) -> None:
+    from lingula.model.checkpoint import load_model
+
+    network = load_model(tiny[0]).network.eval()
+    drawn = np.random.default_rng(0).integers(0, 256, (5, 1, 32, 32), np.uint8)
+    films, keys = torch.from_numpy(drawn), list(range(5))
+    inputs: list[torch.Tensor] = []
+
+    def forward(images: torch.Tensor) -> torch.Tensor:
+        inputs.append(images)
+        logits: torch.Tensor = network(images)
+        return logits
+
+    for name, views in VIEWS.items():
+        with torch.no_grad():
+            alone = [network.prepare(view(films, keys)) for view in views]
+            right = merge_views(torch.stack([network(x) for x in alone]), "geometric")
+        for layout in (torch.contiguous_format, torch.channels_last):
+            inputs.clear()
+            found = score_batch(network, films, views, "geometric", forward, keys, layout)
+            torch.testing.assert_close(found, right, atol=1e-6, rtol=0)
+            # What the network gets is what it got one view at a time, bit for bit.
+            assert torch.equal(torch.cat(inputs), torch.cat(alone))
+            assert all(x.is_contiguous(memory_format=layout) for x in inputs)
+        if name == "flip":
+            assert len(inputs) == 1  # both views at once
+
+
+def test_a_mirrored_warp_is_not_the_warp_of_the_mirror_image() -> None:
+    """Else one of the two would not have to be made: this fails should that ever become so."""
+    drawn = np.random.default_rng(0).integers(0, 256, (2, 1, 64, 64), np.uint8)
+    films = torch.from_numpy(drawn)
+    mirrored = View("", side=1.1)(films, [0, 1]).flip(-1)
+    warped = View("", side=1.1, flip=True)(films, [0, 1])
+    assert not torch.equal(mirrored, warped)
+    torch.testing.assert_close(mirrored, warped, atol=0.01, rtol=0)
+
+
+def test_decoding_goes_on_while_the_network_computes(
+    tiny: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    real = Radiographs.__getitem__
+
+    def slow(self: Radiographs, index: int) -> Any:
+        time.sleep(0.02)
+        return real(self, index)
+
+    monkeypatch.setattr(Radiographs, "__getitem__", slow)
+    images = sorted((tiny[1].parent / "images").glob("*.png"))[:20]
+    began = time.monotonic()
+    for _ in batches.load(Radiographs(images, 32), consecutive_batches(20, 4)):
+        time.sleep(0.08)  # the network's turn
+    # One after the other they take 20 x 20 + 5 x 80 = 800 ms.
+    assert time.monotonic() - began < 0.7
+
+
+def test_auto_is_a_power_of_two_that_follows_from_the_sizes(tiny: tuple[Path, Path]) -> None:
+    from lingula.devices import make_fabric
+    from lingula.model.checkpoint import load_model
+
+    network = load_model(tiny[0]).network
+    fabric = make_fabric("cpu", "fp32")
+    found = [fitting_batch(network, size, fabric) for size in (32, 64, 1024)]
+    assert found[0] == found[1] == 32 and found[2] <= 32
+    assert all(n & (n - 1) == 0 for n in found)
+    network.train()
+    fitting_batch(network, 32, fabric)
+    assert network.training
+
+
+KILLED = """
+import sys, lingula
+lingula.predict(sys.argv[1], data=sys.argv[2], out=sys.argv[3], batch_size=2, device="cpu")
+"""
+
+
+@pytest.mark.slow
+def test_killed_and_typed_again(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    run, table = tiny
+    big = table.parent / "big.csv"
+    rows = [f"x{i}/../images/{i % 40:03}.png" for i in range(4000)]
+    big.write_text("image\n" + "\n".join(rows) + "\n")
+    out = tmp_path / "s.csv"
+    line = [sys.executable, "-c", KILLED, str(run), str(big)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*line, str(tmp_path / "right.csv")], check=True, env=env, timeout=300)
+    sizes = []
+    for _ in range(3):
+        running = subprocess.Popen([*line, str(out)], env=env)
+        while running.poll() is None:
+            held_now = sum(p.stat().st_size for p in parts_folder(out).glob("*.rows"))
+            if held_now > (sizes[-1] if sizes else 0) + 20_000:
+                running.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        assert running.wait() == -signal.SIGKILL and not out.exists()
+        sizes.append(sum(p.stat().st_size for p in parts_folder(out).glob("*.rows")))
+    subprocess.run([*line, str(out)], check=True, env=env, timeout=300)
+    assert out.read_bytes() == (tmp_path / "right.csv").read_bytes()
+    assert not parts_folder(out).exists()
+
+
+MEASURED = """
+import resource, sys, lingula
+from lingula.verbs import scoring
+rss = []
+real = scoring.counting
+def counting(tick):
+    inner = real(tick)
+    def count(done, total):
+        inner(done, total)
+        if done % 3200 == 0:
+            pages = int(open("/proc/self/statm").read().split()[1])
+            rss.append(pages * resource.getpagesize() / 2**20)
+    return count
+scoring.counting = counting
+lingula.predict(sys.argv[1], data=sys.argv[2], out=sys.argv[3], device="cpu", by="study")
+print(*rss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_flat_over_a_large_table(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    run, table = tiny
+    big = table.parent / "large.csv"
+    rows = [f"x{i}/../images/{i % 40:03}.png,p{i // 6},s{i // 2}" for i in range(32_000)]
+    big.write_text("image,patient,study\n" + "\n".join(rows) + "\n")
+    line = [sys.executable, "-c", MEASURED, str(run), str(big), str(tmp_path / "s.parquet")]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(line, capture_output=True, text=True, env=env, timeout=600)
+    assert done.returncode == 0, done.stderr
+    *during, peak = map(float, done.stdout.split()[-11:])
+    assert len(during) == 10 and peak < 2000
+    assert during[-1] - during[1] < 30, during
+    assert pl.read_parquet(tmp_path / "s.parquet").height == 32_000

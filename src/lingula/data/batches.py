@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lingula.data.cached import CachedImages, check_cached, joined, read_cached
 from lingula.data.images import read_image
-from lingula.errors import ImageError
+from lingula.errors import ImageError, StoppedError
 
 # Up to this many bytes of decoded images are kept in memory when no worker processes are used.
 MEMORY_LIMIT = 2**30
@@ -273,6 +274,7 @@ def _from_workers(
         num_workers=workers,
         multiprocessing_context="forkserver",
         collate_fn=functools.partial(_collate, dataset.size),
+        worker_init_fn=_let_the_first_signal_pass,
         pin_memory=False,
     )
     try:
@@ -280,7 +282,15 @@ def _from_workers(
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise RuntimeError(
-            f"{error}\nA decoding process died. Use fewer of them (data.workers=0 decodes in "
-            "threads), or give the container more shared memory (docker: --shm-size=2g)."
+        reason = str(error).strip().rpartition("\n")[2]
+        raise StoppedError(
+            f"A decoding process died ({reason}). Use fewer of them (data.workers=0, or --workers "
+            "0, decodes in threads), or give the container more shared memory (docker: "
+            "--shm-size=2g) or more memory; the same line again continues."
         ) from error
+
+
+def _let_the_first_signal_pass(worker: int) -> None:
+    """A signal to all processes of a job is the main one's to answer; it still needs its images."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: signal.signal(number, signal.SIG_DFL))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import kills
 import pytest
+
+import kills
 
 
 @pytest.mark.slow

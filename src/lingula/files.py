@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,13 +45,20 @@ def whole(path: str | Path) -> Iterator[Path]:
         flush(temporary)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
-    except OSError as error:
+    except Exception as error:
         # A failed write names no file, or the one being written; other files are not our matter.
-        if error.filename not in (None, name):
+        if _number(error) is None or getattr(error, "filename", None) not in (None, name):
             raise
         raise unwritable(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of an error; writers in Rust (polars, safetensors) only tell it."""
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else None
+    return int(told[1]) if number is None and told else number
 
 
 def flush(path: Path) -> None:
@@ -61,7 +69,7 @@ def flush(path: Path) -> None:
 
 def unwritable(path: Path, error: Exception) -> InputError | StoppedError:
     """What to raise where `path` can't be written: the place is wrong, or the disk is full."""
-    number = error.errno if isinstance(error, OSError) else None
+    number = _number(error)
     reason = os.strerror(number) if number else str(error).partition("\n")[0]
     if number in _CLOSED:
         return InputError(

@@ -7,6 +7,7 @@ process of a distributed run works out its own share.
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
 import signal
 from collections import deque
@@ -28,6 +29,8 @@ from lingula.errors import ImageError, StoppedError
 
 # Up to this many bytes of decoded images are kept in memory when no worker processes are used.
 MEMORY_LIMIT = 2**30
+# How worker processes start: never by forking, which does not mix with threads.
+START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,7 @@ def _from_workers(
         _Reader(dataset),
         batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of index lists will do
         num_workers=workers,
-        multiprocessing_context="forkserver",
+        multiprocessing_context=START,
         collate_fn=functools.partial(_collate, dataset.size),
         worker_init_fn=_let_the_first_signal_pass,
         pin_memory=False,

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -53,10 +52,7 @@ def save_model(
     path = folder / "model.safetensors"
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in _plain(network).items()}
     with files.whole(folder / "model.json") as described, files.whole(path) as weights:
-        try:
-            save_file(state, weights, metadata={"format": "pt"})
-        except SafetensorError as error:
-            raise files.unwritable(path, error) from error
+        save_file(state, weights, metadata={"format": "pt"})
         description = {
             "format": FORMAT,
             "architecture": asdict(architecture),
@@ -155,9 +151,11 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], step: int, keep: int
     path = folder / f"step-{step:09d}.pt"
     with files.whole(path) as temporary:
         try:
-            torch.save(dict(state), temporary)
-        except RuntimeError as error:  # torch's own writer hides the system's error
-            raise files.unwritable(path, error) from error
+            with temporary.open("wb") as stream:
+                torch.save(dict(state), stream)
+        except RuntimeError as error:  # torch reports what its writer met behind another error
+            cause = error.__context__
+            raise files.unwritable(path, cause if isinstance(cause, OSError) else error) from error
     for old in sorted(folder.glob("step-*.pt"))[:-keep]:
         old.unlink()
     files.sweep(folder, "step-*.pt")

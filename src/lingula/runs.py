@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -74,12 +75,14 @@ def held(run: Path) -> Iterator[None]:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise files.unwritable(run, error) from error
-    with contextlib.ExitStack() as stack:
-        if fcntl is not None:
-            _hold(run, stack)
-        yield
-    if is_new and run.is_dir() and not any(run.iterdir()):
-        run.rmdir()
+    try:
+        with contextlib.ExitStack() as stack:
+            if fcntl is not None:
+                _hold(run, stack)
+            yield
+    finally:
+        if is_new and run.is_dir() and not any(run.iterdir()):
+            run.rmdir()
 
 
 def _hold(run: Path, stack: contextlib.ExitStack) -> None:
@@ -165,11 +168,19 @@ def _version(package: str) -> str:
         return "absent"
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that a full disk may cut short: the work itself says so where it matters."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """One line instead of a traceback for each line that can't be written."""
+        sys.stderr.write(f"{self.baseFilename} can't be written; a line of the log is lost.\n")
+
+
 @contextlib.contextmanager
 def logged(path: Path) -> Iterator[None]:
     """Also write what `lingula` logs to `path`, appending, with times."""
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         raise files.unwritable(path, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))

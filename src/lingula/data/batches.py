@@ -243,6 +243,17 @@ def _collate(size: int, read: Sequence[tuple[int, NDArray[np.uint8] | str]]) -> 
     return Loaded(indices, torch.from_numpy(images).unsqueeze(1), failures)
 
 
+def _handed_over(size: int, read: Sequence[tuple[int, NDArray[np.uint8] | str]]) -> Loaded:
+    """`_collate` in a worker, its images put into shared memory here and now.
+
+    Left to the thread that sends them, a shared memory that is full would lose the batch without a
+    word, and the main process would wait for it for ever.
+    """
+    loaded = _collate(size, read)
+    loaded.images.share_memory_()
+    return loaded
+
+
 def _from_threads(
     dataset: Radiographs, batches: Iterator[NDArray[np.intp]] | Sequence[NDArray[np.intp]]
 ) -> Iterator[Loaded]:
@@ -276,14 +287,15 @@ def _from_workers(
         batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of index lists will do
         num_workers=workers,
         multiprocessing_context=START,
-        collate_fn=functools.partial(_collate, dataset.size),
+        collate_fn=functools.partial(_handed_over, dataset.size),
         worker_init_fn=_let_the_first_signal_pass,
         pin_memory=False,
     )
     try:
         yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        # One that dies while its images are handed over breaks the connection instead.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         reason = str(error).strip().rpartition("\n")[2]
         raise StoppedError(

@@ -173,7 +173,7 @@ def _resized(
 
 
 def _check_shapes(own: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
-    for name in own.keys() & state.keys():
+    for name in (name for name in own if name in state):
         if own[name].shape != state[name].shape:
             raise InputError(
                 f"{path}: '{name}' has shape {tuple(state[name].shape)}, the encoder's has "

@@ -1,4 +1,4 @@
-"""The two expected failures: wrong input (exit status 2), and an image that can't be read."""
+"""The expected failures: wrong input (exit status 2), an unreadable image, work cut short (1)."""
 
 from __future__ import annotations
 
@@ -24,6 +24,14 @@ class ImageError(InputError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class StoppedError(RuntimeError):
+    """Work that can't go on although what the user gave is right: a full disk, a loss that is NaN.
+
+    The message says what happened, what is kept, and what to do. The command line prints it alone,
+    without a traceback, and exits with status 1.
+    """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from lingula.errors import InputError, StoppedError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 @contextlib.contextmanager
@@ -18,22 +25,72 @@ def whole(path: str | Path) -> Iterator[Path]:
 
     If the block raises, the temporary file is removed and `path` is left as it was. The temporary
     name keeps the suffix, since some writers choose their format by it.
+
+    Raises:
+        InputError: nothing can be written at that place.
+        StoppedError: the disk is full or failing.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix
-    )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix
+        )
+    except OSError as error:
+        raise unwritable(target, error) from error
     os.close(handle)
     temporary = Path(name)
     try:
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        flush(temporary)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
+    except Exception as error:
+        # A failed write names no file, or the one being written; other files are not our matter.
+        if _number(error) is None or getattr(error, "filename", None) not in (None, name):
+            raise
+        raise unwritable(target, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _number(error: Exception) -> int | None:
+    """The system's number of an error; writers in Rust (polars, safetensors) only tell it."""
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) else None
+    return int(told[1]) if number is None and told else number
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's bytes are on the disk."""
+    with path.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def unwritable(path: Path, error: Exception) -> InputError | StoppedError:
+    """What to raise where `path` can't be written: the place is wrong, or the disk is full."""
+    number = _number(error)
+    reason = os.strerror(number) if number else str(error).partition("\n")[0]
+    if number in _CLOSED:
+        return InputError(
+            f"{path} can't be written: {reason}. Choose another place, or make this one writable."
+        )
+    return StoppedError(
+        f"{path} can't be written: {reason}. What was there before is kept. Make room on that disk "
+        "(or mend it) and give the same line again."
+    )
+
+
+def about_the_disk(error: OSError) -> bool:
+    """Whether an error that no writer of ours met says that a disk is full, failing or closed."""
+    return error.errno in (*_FULL, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def sweep(folder: Path, pattern: str) -> None:
+    """Remove the temporary files of `whole` that a killed process left of files like `pattern`."""
+    stem, _, suffix = pattern.rpartition(".")
+    for left in folder.glob(f".{stem}.????????.{suffix}"):
+        left.unlink(missing_ok=True)
 
 
 def _umask() -> int:

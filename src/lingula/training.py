@@ -8,8 +8,9 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -25,20 +26,19 @@ from lingula.data.batches import (
     Memory,
     Radiographs,
     Rows,
-    epoch_batches,
     from_features,
     load,
     training_batches,
 )
-from lingula.errors import InputError, examples
+from lingula.errors import StoppedError
+from lingula.interruption import Asked, Interrupted, never
 from lingula.labels import LabelSpace
-from lingula.model.augment import Batch, Warp, draw_warps, mixup, warp_images
 from lingula.model.checkpoint import newest_checkpoint, save_checkpoint, save_model
-from lingula.model.losses import LOSSES, reduce_loss
+from lingula.model.losses import LOSSES
 from lingula.model.network import Architecture, Network
-from lingula.model.optim import Schedule, adamw, learning_rate, parameter_groups, warmup_steps
-from lingula.model.transfer import send
+from lingula.model.optim import Schedule, adamw, parameter_groups
 from lingula.prediction import score, score_features
+from lingula.steps import backward, make_batch, plan, set_learning_rates, weights_of
 
 log = logging.getLogger("lingula")
 
@@ -86,11 +86,13 @@ def fit(
     fabric: Fabric,
     facts: Mapping[str, Any],
     tick: Callable[[int, int, str], None],
+    asked: Asked = never,
 ) -> RunState:
     """Train to the end, resuming from the newest checkpoint in `run/checkpoints` if there is one.
 
-    Every epoch is scored on dev; the best by dev mAP goes to `run/best`. Raises `RuntimeError`,
-    naming the step, if the loss is not finite; the last good checkpoint stays.
+    Every epoch is scored on dev; the best by dev mAP goes to `run/best`. Once `asked` to stop, it
+    saves a checkpoint at the next step and raises `Interrupted`. Raises `StoppedError`, naming the
+    step, if the loss is not finite; the last good checkpoint stays.
     """
     world, seed = fabric.world_size, config.seed
     rows = Rows(len(train.dataset), train.outside, config.data.outside_ratio)
@@ -119,9 +121,23 @@ def fit(
         world=world,
     )
     writer = SummaryWriter(run / "tensorboard", purge_step=state.step) if _first(fabric) else None
+    end = partial(
+        finish_epoch,
+        network,
+        architecture,
+        classes,
+        config,
+        dev,
+        run=run,
+        fabric=fabric,
+        facts=facts,
+        writer=writer,
+        asked=asked,
+    )
+    if state.loss_steps and state.step % schedule.steps_per_epoch == 0:
+        state = end(state, state.step // schedule.steps_per_epoch)  # stopped while scoring dev
     losses = torch.tensor(state.loss_sum, device=fabric.device)
-    resumed_at, began = state, time.monotonic()
-    saved = began
+    resumed_at, began, saved = state, time.monotonic(), time.monotonic()
     network.train()
     for loaded in _loaded(train, batches, config, state.step, schedule):
         # Dropout is the one draw from torch's global generator; seeding it by the step makes a
@@ -144,31 +160,21 @@ def fit(
             loss_steps=state.loss_steps + 1,
             seconds=resumed_at.seconds + now - began,
         )
-        done = (state.step - resumed_at.step) * config.optim.batch_size
-        epoch = (state.step - 1) // schedule.steps_per_epoch + 1
-        tick(state.step, schedule.steps, _speed(epoch, config.optim.epochs, done, now - began))
+        tick(state.step, schedule.steps, _speed(state, resumed_at, schedule, config))
         epoch_done = state.step % schedule.steps_per_epoch == 0
         due = now - saved > CHECKPOINT_SECONDS
-        if epoch_done or due or state.step % CHECK_EVERY == 0:
+        look = epoch_done or state.step % CHECK_EVERY == 0
+        stop = _agreed(asked, look, fabric)
+        if look or due or stop:
             state = replace(state, loss_sum=_finite(losses, state.step))
-        if epoch_done:
-            state = finish_epoch(
-                network,
-                architecture,
-                classes,
-                config,
-                dev,
-                state,
-                epoch,
-                run=run,
-                fabric=fabric,
-                facts=facts,
-                writer=writer,
-            )
+        if epoch_done and not stop:
+            state, stop = _ended(end, state, schedule)
             losses = torch.zeros_like(losses)
-        if (epoch_done or due) and _first(fabric):
+        if (epoch_done or due or stop) and _first(fabric):
             saved = time.monotonic()
             save_checkpoint(run / "checkpoints", _saved(state, network, optimizer), state.step)
+        if stop:
+            _leave(stop, state, fabric)
     if writer is not None:
         writer.close()
     return state
@@ -194,95 +200,40 @@ def _loaded(
     )
 
 
-def backward(
-    model: Callable[..., Tensor],
-    batch: Batch,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-    class_weights: Tensor | None,
-    config: Config,
-    fabric: Fabric,
-) -> Tensor:
-    """Add the gradients of the batch's mean loss, piece by piece; the loss, detached.
-
-    Every piece is divided by the whole batch's known cells, so pieces change the result only by
-    the statistics of batch norm.
-    """
-    cells = batch.mask.sum().float()
-    if fabric.world_size > 1:
-        # Gradients are averaged over processes; dividing by the mean of their known cells makes
-        # that the mean over all known cells, whatever each process got.
-        cells = torch.as_tensor(fabric.all_reduce(cells, reduce_op="mean"))
-    total = torch.zeros((), device=batch.mask.device)
-    pieces = torch.arange(len(batch.images)).chunk(config.optim.accumulate)
-    for number, rows in enumerate(pieces, start=1):
-        waits = number < len(pieces)
-        with fabric.no_backward_sync(model, enabled=waits):  # type: ignore[arg-type]
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
-            logits = model(batch.images[part], encoded=config.model.frozen)
-            losses = loss_of(logits, batch.targets[part])
-            loss = reduce_loss(losses, batch.mask[part], class_weights, cells)
-            fabric.backward(loss)
-        total = total + loss.detach()
-    return total
+def _ended(
+    end: Callable[[RunState, int], RunState], state: RunState, schedule: Schedule
+) -> tuple[RunState, int]:
+    """The state after the end of its epoch and 0; or as it was, and the signal that came."""
+    try:
+        return end(state, state.step // schedule.steps_per_epoch), 0
+    except Interrupted as asked:
+        return state, asked.number
 
 
-def plan(config: Config, rows: Rows, world: int = 1) -> Schedule:
-    """The run's steps and rates. A run too short for its warm-up was refused by `Config`."""
-    o = config.optim
-    per_epoch = len(epoch_batches(rows, o.batch_size, seed=config.seed, epoch=0, world=world))
-    steps = per_epoch * o.epochs
-    warmup = warmup_steps(o.warmup, o.warmup_epochs, per_epoch, steps)
-    return Schedule(per_epoch, steps, warmup, o.warmup_lr, o.min_lr, o.warmup)
+def _leave(stop: int, state: RunState, fabric: Fabric) -> NoReturn:
+    """Stop where a checkpoint was saved, all processes together."""
+    fabric.barrier()  # the launcher ends the others once one is gone
+    log.info("Asked to stop; step %d is saved.", state.step)
+    raise Interrupted(stop)
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
-    """Give each parameter group its rate at `step`; the floors never exceed a group's peak."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(schedule, step, group["initial_lr"])
-
-
-def make_batch(
-    loaded: Loaded, targets: Tensor, mask: Tensor, config: Config, step: int, per_epoch: int
-) -> Batch:
-    """Warp and mix the images just loaded, on the device, and put their targets beside them."""
-    if loaded.failures:
-        reasons = examples((reason for _, reason in loaded.failures), 3)
-        raise InputError(
-            f"Training stopped at images that can't be read: {reasons}. `lingula data check TABLE` "
-            "finds them all; the run continues from its last checkpoint once they are mended."
-        )
-    a = config.augment
-    if config.model.frozen:
-        index = send(loaded.indices, targets.device)
-        batch = Batch(send(loaded.images, targets.device), targets[index], mask[index])
-        return batch if a.mixup is None else mixup(batch, a.mixup, seed=config.seed, step=step)
-    warp = Warp(a.scale, a.flip, a.rotation)
-    matrices = draw_warps(warp, loaded.indices, seed=config.seed, epoch=step // per_epoch)
-    device = targets.device
-    index = send(loaded.indices, device)
-    warped = warp_images(send(loaded.images, device), send(matrices, device))
-    batch = Batch(warped, targets[index], mask[index])
-    return batch if a.mixup is None else mixup(batch, a.mixup, seed=config.seed, step=step)
-
-
-def weights_of(
-    weights: Mapping[str, float], classes: LabelSpace, device: torch.device
-) -> Tensor | None:
-    """Class weights (K,) from names, or None where all are one; an unknown name is an error."""
-    if not weights:
-        return None
-    values = torch.ones(len(classes), device=device)
-    for name, weight in weights.items():
-        values[classes.index(name)] = weight
-    return values
+def _agreed(asked: Asked, look: bool, fabric: Fabric) -> int:
+    """The signal to stop for, or 0; several processes agree on it, where all of them look."""
+    number = asked() or 0
+    if fabric.world_size == 1 or not look:
+        return number if fabric.world_size == 1 else 0
+    everyone = fabric.all_reduce(torch.tensor(number, device=fabric.device), reduce_op="max")
+    return int(torch.as_tensor(everyone))
 
 
 def _finite(losses: Tensor, step: int) -> float:
     total = float(losses)
     if not math.isfinite(total):
-        raise RuntimeError(
-            f"The loss is not finite at step {step} (or up to {CHECK_EVERY} steps before). Lower "
-            "optim.lr, or use precision=fp32. The last checkpoint is from before that."
+        raise StoppedError(
+            f"The loss is not finite at step {step} (or up to {CHECK_EVERY} steps before). The "
+            "last checkpoint and the best model are from before that. The same settings will end "
+            "here again: lower optim.lr, or use precision=fp32, with another --out "
+            "(model.weights=RUN starts from the best model)."
         )
     return total
 
@@ -300,11 +251,19 @@ def finish_epoch(
     fabric: Fabric,
     facts: Mapping[str, Any],
     writer: SummaryWriter | None,
+    asked: Asked = never,
 ) -> RunState:
     """Score dev, keep the model if it is the best so far, and append a row to metrics.jsonl.
 
     An epoch whose dev mAP is undefined (no class with positives) counts as worse than any other.
+    Raises `Interrupted` if asked to stop while dev is scored (by a single process).
     """
+
+    def heed(done: int, total: int) -> None:
+        number = asked() if fabric.world_size == 1 else None
+        if number:
+            raise Interrupted(number)
+
     if dev.features is not None:
         found = score_features(network, dev.features[0], fabric, config.optim.batch_size)
     else:
@@ -316,6 +275,7 @@ def finish_epoch(
             memory=dev.memory,
             workers=config.data.workers,
             channels_last=config.channels_last == "yes",
+            tick=heed,
         )
     readable = np.isfinite(found.probabilities).all(1)
     by_class = metrics.classwise(
@@ -388,5 +348,8 @@ def _first(fabric: Fabric) -> bool:
     return bool(fabric.global_rank == 0)
 
 
-def _speed(epoch: int, epochs: int, images: int, seconds: float) -> str:
-    return f"epoch {epoch}/{epochs}, {images / max(seconds, 1e-9):.0f} images/s"
+def _speed(state: RunState, since: RunState, schedule: Schedule, config: Config) -> str:
+    epoch = (state.step - 1) // schedule.steps_per_epoch + 1
+    images = (state.step - since.step) * config.optim.batch_size
+    seconds = max(state.seconds - since.seconds, 1e-9)
+    return f"epoch {epoch}/{config.optim.epochs}, {images / seconds:.0f} images/s"

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from typing import Annotated, NoReturn
 
 import typer
 
 import lingula
+from lingula import files, interruption
 from lingula.cli import bench, data, ensemble, models, scores
-from lingula.errors import InputError
+from lingula.errors import InputError, StoppedError
 
 app = typer.Typer(
     name="lingula",
@@ -42,6 +44,9 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an error came from, too.")
+    ] = False,
 ) -> None:
     """Shared options."""
 
@@ -62,19 +67,43 @@ def _leave_together() -> None:
         distributed.destroy_process_group()
 
 
+def _leave(message: str, status: int, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    sys.stderr.write(f"lingula: {message}\n")
+    sys.exit(status)
+
+
 def main() -> NoReturn:
-    """Run the command line and exit with its status (0 done, 2 wrong input, 3 partly)."""
+    """Run the command line and exit with its status.
+
+    0 done, 1 failed, 2 wrong input, 3 partly done, 130 or 143 asked to stop (the same line again
+    continues). `--debug` may stand anywhere, so it is taken out here.
+    """
     _log_to_terminal()
+    interruption.stop_at_once()
+    words = [word for word in sys.argv[1:] if word != "--debug"]
+    debug = len(words) < len(sys.argv) - 1
     try:
-        app(ensemble.folded(sys.argv[1:]))
+        app(ensemble.folded(words))
     except SystemExit as ended:
         if ended.code in (None, 0, 3):
             _leave_together()
         raise
     except InputError as error:
-        sys.stderr.write(f"lingula: {error}\n")
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.stderr.write("lingula: interrupted; the same line again continues.\n")
-        sys.exit(130)
+        _leave(str(error), 2, debug)
+    except StoppedError as error:
+        _leave(str(error), 1, debug)
+    except interruption.Interrupted as asked:
+        _leave(f"stopped by {asked}; the same line again continues.", asked.status, debug)
+    except OSError as error:
+        if not files.about_the_disk(error):
+            raise
+        where = "" if error.filename is None else f"{error.filename}: "
+        _leave(
+            f"{where}{error.strerror}. What was finished is kept. Make room, or mend the disk or "
+            "its permissions, and give the same line again.",
+            1,
+            debug,
+        )
     sys.exit(0)

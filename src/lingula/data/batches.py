@@ -7,7 +7,9 @@ process of a distributed run works out its own share.
 from __future__ import annotations
 
 import functools
+import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,10 +25,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from lingula.data.cached import CachedImages, check_cached, joined, read_cached, read_cached_into
 from lingula.data.images import read_image
-from lingula.errors import ImageError
+from lingula.errors import ImageError, StoppedError
 
 # Up to this many bytes of decoded images are kept in memory when no worker processes are used.
 MEMORY_LIMIT = 2**30
+# How worker processes start: never by forking, which does not mix with threads.
+START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
 @dataclass(frozen=True)
@@ -246,6 +250,17 @@ def _collate(size: int, read: Sequence[tuple[int, NDArray[np.uint8] | str]]) -> 
     return Loaded(indices, torch.from_numpy(images).unsqueeze(1), failures)
 
 
+def _handed_over(size: int, read: Sequence[tuple[int, NDArray[np.uint8] | str]]) -> Loaded:
+    """`_collate` in a worker, its images put into shared memory here and now.
+
+    Left to the thread that sends them, a shared memory that is full would lose the batch without a
+    word, and the main process would wait for it for ever.
+    """
+    loaded = _collate(size, read)
+    loaded.images.share_memory_()
+    return loaded
+
+
 def _from_threads(
     dataset: Radiographs, batches: Iterator[NDArray[np.intp]] | Sequence[NDArray[np.intp]]
 ) -> Iterator[Loaded]:
@@ -311,16 +326,26 @@ def _from_workers(
         _Reader(dataset),
         batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of index lists will do
         num_workers=workers,
-        multiprocessing_context="forkserver",
-        collate_fn=functools.partial(_collate, dataset.size),
+        multiprocessing_context=START,
+        collate_fn=functools.partial(_handed_over, dataset.size),
+        worker_init_fn=_let_the_first_signal_pass,
         pin_memory=False,
     )
     try:
         yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        # One that dies while its images are handed over breaks the connection instead.
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
-        raise RuntimeError(
-            f"{error}\nA decoding process died. Use fewer of them (data.workers=0 decodes in "
-            "threads), or give the container more shared memory (docker: --shm-size=2g)."
+        reason = str(error).strip().rpartition("\n")[2]
+        raise StoppedError(
+            f"A decoding process died ({reason}). Use fewer of them (data.workers=0, or --workers "
+            "0, decodes in threads), or give the container more shared memory (docker: "
+            "--shm-size=2g) or more memory; the same line again continues."
         ) from error
+
+
+def _let_the_first_signal_pass(worker: int) -> None:
+    """A signal to all processes of a job is the main one's to answer; it still needs its images."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: signal.signal(number, signal.SIG_DFL))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -43,20 +44,25 @@ def save_model(
     classes: tuple[str, ...],
     facts: Mapping[str, Any],
 ) -> None:
-    """Write a model folder: weights first, then the description that names their hash."""
-    weights = folder / "model.safetensors"
+    """Write a model folder: the weights, and the description that names their hash.
+
+    Both are on the disk before either takes its place, so that a disk that gets full leaves the
+    model that was there.
+    """
+    path = folder / "model.safetensors"
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in _plain(network).items()}
-    with files.whole(weights) as temporary:
-        save_file(state, temporary, metadata={"format": "pt"})
-    description = {
-        "format": FORMAT,
-        "architecture": asdict(architecture),
-        "normalisation": asdict(network.normalisation),
-        "classes": list(classes),
-        "weights_sha256": files.sha256(weights),
-        **facts,
-    }
-    files.write_json(folder / "model.json", description)
+    with files.whole(folder / "model.json") as described, files.whole(path) as weights:
+        save_file(state, weights, metadata={"format": "pt"})
+        description = {
+            "format": FORMAT,
+            "architecture": asdict(architecture),
+            "normalisation": asdict(network.normalisation),
+            "classes": list(classes),
+            "weights_sha256": files.sha256(weights),
+            **facts,
+        }
+        files.write_json(described, description)
+    files.sweep(folder, path.name)
 
 
 def _plain(network: nn.Module) -> dict[str, Tensor]:
@@ -72,7 +78,8 @@ def load_model(folder: Path) -> Trained:
     if not weights.is_file() or files.sha256(weights) != facts["weights_sha256"]:
         raise InputError(
             f"{weights} is missing or is not the file that model.json describes (its hash "
-            "differs). Copy the model folder again, whole."
+            "differs). Copy the model folder again, whole; a run that was stopped while it saved "
+            "mends it when it is continued."
         )
     state = load_file(weights)
     network = Network(architecture, state["embeddings"])
@@ -143,18 +150,52 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], step: int, keep: int
     """Write `step-<step>.pt` whole, then remove all but the newest `keep`."""
     path = folder / f"step-{step:09d}.pt"
     with files.whole(path) as temporary:
-        torch.save(dict(state), temporary)
+        try:
+            with temporary.open("wb") as stream:
+                torch.save(dict(state), stream)
+        except RuntimeError as error:  # torch reports what its writer met behind another error
+            cause = error.__context__
+            raise files.unwritable(path, cause if isinstance(cause, OSError) else error) from error
     for old in sorted(folder.glob("step-*.pt"))[:-keep]:
         old.unlink()
+    files.sweep(folder, "step-*.pt")
     return path
 
 
 def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read; a damaged one is named and the previous one used."""
+    """The newest checkpoint that can be read; None where there is none.
+
+    A damaged one is named and the one before it used. Raises `InputError` where all are damaged:
+    what was trained is never thrown away without a word.
+    """
+    damaged: list[str] = []
     for path in sorted(folder.glob("step-*.pt"), reverse=True):
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            return state
+            found = _checked(path)
+        except PermissionError:
+            raise InputError(
+                f"{path} may not be read. Give it back its permissions, or train as its owner."
+            ) from None
         except Exception as error:
-            log.warning("%s is damaged (%s); using the one before it.", path, type(error).__name__)
+            damaged.append(f"{path} ({type(error).__name__})")
+            continue
+        for name in damaged:
+            log.warning("%s is damaged; using the one before it.", name)
+        return found
+    if damaged:
+        raise InputError(
+            f"No checkpoint can be read, all are damaged: {', '.join(damaged)}. Put a copy of one "
+            "back; or begin anew on purpose: --overwrite sets the run aside; its best model, "
+            "scores and log stay usable there."
+        )
     return None
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """A checkpoint, on the CPU. torch reads past flipped bits, so its archive is checked first."""
+    with zipfile.ZipFile(path) as archive:
+        wrong = archive.testzip()
+    if wrong is not None:
+        raise ValueError(f"wrong checksum of {wrong}")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import pickle
+import sys
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,13 +99,23 @@ def _stripped(name: str, prefixes: tuple[str, ...]) -> str:
 def load_encoder(encoder: nn.Module, path: Path) -> tuple[Report, Normalisation | None]:
     """Fill an image encoder from a file; an error if no tensor matches or a shape differs.
 
+    Position embeddings of another image size are resampled, as timm does it for the family.
+
     Returns the report, and the normalisation if the file's metadata names one (`mean`, `std`:
     three comma-separated numbers).
     """
     state, metadata = read_state_dict(path)
-    own = encoder.state_dict()
-    state = strip_prefixes(state, set(own))
+    model, prefix = _timm_model(encoder)
+    tensors = encoder.state_dict()
+    spellings = {name: _spellings(name.removeprefix(prefix)) for name in tensors}
+    state = strip_prefixes(state, {plain for every in spellings.values() for plain in every})
+    names = {
+        next((plain for plain in every if plain in state), every[0]): name
+        for name, every in spellings.items()
+    }
+    own = {plain: tensors[name] for plain, name in names.items()}
     if own.keys() & state.keys():
+        state = _resized(own, state, model)
         _check_shapes(own, state, path)
     report = Report(
         matched=tuple(name for name in own if name in state),
@@ -116,15 +127,53 @@ def load_encoder(encoder: nn.Module, path: Path) -> tuple[Report, Normalisation 
             f"Nothing in {path} fits the encoder: it has {examples(state, 3)}; the encoder wants "
             f"{examples(own, 3)}. Is it another architecture, or are its keys named otherwise?"
         )
-    encoder.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    encoder.load_state_dict({names[k]: v for k, v in state.items() if k in own}, strict=False)
     log.info("Weights %s: %s.", path.name, report)
     if any(not name.endswith("num_batches_tracked") for name in report.missing):
         log.warning("%d encoder tensors keep their random start.", len(report.missing))
     return report, _metadata_normalisation(metadata)
 
 
+def _timm_model(encoder: nn.Module) -> tuple[nn.Module, str]:
+    """The timm model that holds an encoder's tensors, and the prefix of their names.
+
+    An encoder that gives the last of several maps (ViT, Swin, a finer stage) wraps that model.
+    """
+    body = getattr(encoder, "body", None)
+    inner = getattr(body, "model", None)
+    if isinstance(inner, nn.Module):
+        return inner, "body.model."
+    return (body, "body.") if isinstance(body, nn.Module) else (encoder, "")
+
+
+def _spellings(name: str) -> list[str]:
+    """How a file may spell a name: timm's lists of stages write `layers.0` as `layers_0`."""
+    head, dot, rest = name.partition(".")
+    places = [place for place, letter in enumerate(head) if letter == "_"]
+    return [name, *(f"{head[:place]}.{head[place + 1 :]}{dot}{rest}" for place in places)]
+
+
+def _resized(
+    own: dict[str, Tensor], state: dict[str, Tensor], model: nn.Module
+) -> dict[str, Tensor]:
+    """The tensors with position embeddings resampled to the model's image size, if its family can.
+
+    timm keeps how that is done beside each family's class.
+    """
+    both = own.keys() & state.keys()
+    other = [name for name in both if "pos_embed" in name and own[name].shape != state[name].shape]
+    resize = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if not other or resize is None:
+        return state
+    resized = {name: tensor for name, tensor in resize(state, model).items() if name in other}
+    for name in other:
+        shapes = tuple(state[name].shape), tuple(resized.get(name, state[name]).shape)
+        log.info("%s: resampled from %s to %s, another image size.", name, *shapes)
+    return {**state, **resized}
+
+
 def _check_shapes(own: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
-    for name in own.keys() & state.keys():
+    for name in (name for name in own if name in state):
         if own[name].shape != state[name].shape:
             raise InputError(
                 f"{path}: '{name}' has shape {tuple(state[name].shape)}, the encoder's has "

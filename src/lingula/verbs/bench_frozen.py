@@ -24,7 +24,8 @@ from lingula.model.encoders import build_encoder
 from lingula.model.losses import bce
 from lingula.model.network import Network
 from lingula.model.optim import adamw, parameter_groups
-from lingula.training import Examples, backward, fit
+from lingula.steps import backward
+from lingula.training import Examples, fit
 from lingula.verbs.data_phantom import data_phantom
 from lingula.verbs.examples import examples_of, with_features
 from lingula.verbs.fitting import build

@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 import lingula
-from lingula import files, runs
+from lingula import files, interruption, runs
 from lingula.config import Config
 from lingula.data.configured import configured_targets
 from lingula.data.outside import Outside
@@ -71,7 +71,7 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
             network.compile()
         if config.model.bias == "prior":
             start_at_prior(network, train.targets, train.mask)
-        with progress("training", quiet=not first) as tick:
+        with interruption.noted() as asked, progress("training", quiet=not first) as tick:
             state = fit(
                 network,
                 architecture,
@@ -83,6 +83,7 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
                 fabric=fabric,
                 facts=facts,
                 tick=tick,
+                asked=asked,
             )
         fabric.barrier()  # the first process may still be writing the best model
         summary = _score_splits(config, table, run, fabric)
@@ -109,10 +110,11 @@ def _opened(plan: Plan, config: Config) -> str:
     standing = runs.open_run(plan.run, config)
     environment = runs.environment(config, _data_sha256(plan), torch.get_num_threads())
     _same_data(plan.run, environment)
-    if standing == "new":
-        files.write_json(plan.run / "environment.json", environment)
+    # A run that was killed right after it was claimed lacks them; the environment is written last.
+    if not (plan.run / "environment.json").is_file():
         if plan.split_made:
             write_table(plan.table, plan.run / "table.csv")
+        files.write_json(plan.run / "environment.json", environment)
     return standing
 
 

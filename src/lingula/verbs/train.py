@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lingula import files
+from lingula import files, runs
 from lingula.config import Config, Worst, diff, overridden, read_config
 from lingula.data.configured import configured_outside, configured_table, configured_targets
 from lingula.data.outside import Outside, check_apart, outside
@@ -58,14 +59,17 @@ def train(
     if dry_run:
         _describe(config, run)
         return run
-    if overwrite and run.exists() and int(os.environ.get("RANK", "0")) == 0:
-        log.info("Moved the old %s to %s.", run, files.set_aside(run))
-    config = _with_phantom(config, run)
-    table, split_made = prepared_table(config)
-    others = outside_tables(config, table)
-    from lingula.verbs.fitting import fit_and_score  # imports torch
+    first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    if overwrite and run.exists() and first:
+        with runs.held(run):
+            log.info("Moved the old %s to %s.", run, files.set_aside(run))
+    with runs.held(run) if first else contextlib.nullcontext():
+        config = _with_phantom(config, run)
+        table, split_made = prepared_table(config)
+        others = outside_tables(config, table)
+        from lingula.verbs.fitting import fit_and_score  # imports torch
 
-    fit_and_score(Plan(config, table, run, split_made, others), resuming=resume is not None)
+        fit_and_score(Plan(config, table, run, split_made, others), resuming=resume is not None)
     return run
 
 

@@ -1,0 +1,71 @@
+"""Being asked to stop, by Ctrl-C or by SIGTERM as batch systems send it before they kill."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+Asked = Callable[[], int | None]
+
+
+class Interrupted(BaseException):
+    """The process was asked to stop; `number` is the signal. What is done so far is kept.
+
+    No `Exception`, so that what handles failures doesn't handle this.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def status(self) -> int:
+        """The exit status that shells and batch systems know: 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.number
+
+
+def stop_at_once() -> None:
+    """From now on the signals raise `Interrupted`, so that what is half-written is cleaned up."""
+    for number in SIGNALS:
+        signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+def never() -> None:
+    """Nobody asks to stop."""
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[Asked]:
+    """Within the block the signals are only noted; yields what tells the first one's number.
+
+    The work asks where it can stop without loss. A second Ctrl-C stops it at once; a second SIGTERM
+    changes nothing, since batch systems send several. At the end of the block `Interrupted` is
+    raised if there was a signal. Off the main thread Python can't be asked, and nothing is noted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield never
+        return
+    got: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if got and number == signal.SIGINT:
+            raise Interrupted(number)
+        got.append(number)
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield lambda: got[0] if got else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    if got:
+        raise Interrupted(got[0])

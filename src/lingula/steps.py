@@ -1,0 +1,101 @@
+"""One step of training: its batch warped and mixed, its rates, and the gradients of its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from lingula.config import Config
+from lingula.data.batches import Loaded, Rows, epoch_batches
+from lingula.errors import InputError, examples
+from lingula.labels import LabelSpace
+from lingula.model.augment import Batch, Warp, draw_warps, mixup, warp_images
+from lingula.model.losses import reduce_loss
+from lingula.model.optim import Schedule, learning_rate, warmup_steps
+from lingula.model.transfer import send
+
+
+def plan(config: Config, rows: Rows, world: int = 1) -> Schedule:
+    """The run's steps and rates. A run too short for its warm-up was refused by `Config`."""
+    o = config.optim
+    per_epoch = len(epoch_batches(rows, o.batch_size, seed=config.seed, epoch=0, world=world))
+    steps = per_epoch * o.epochs
+    warmup = warmup_steps(o.warmup, o.warmup_epochs, per_epoch, steps)
+    return Schedule(per_epoch, steps, warmup, o.warmup_lr, o.min_lr, o.warmup)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
+    """Give each parameter group its rate at `step`; the floors never exceed a group's peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(schedule, step, group["initial_lr"])
+
+
+def make_batch(
+    loaded: Loaded, targets: Tensor, mask: Tensor, config: Config, step: int, per_epoch: int
+) -> Batch:
+    """Warp and mix the images just loaded, on the device, and put their targets beside them."""
+    if loaded.failures:
+        reasons = examples((reason for _, reason in loaded.failures), 3)
+        raise InputError(
+            f"Training stopped at images that can't be read: {reasons}. `lingula data check TABLE` "
+            "finds them all; the run continues from its last checkpoint once they are mended."
+        )
+    a = config.augment
+    if config.model.frozen:
+        index = send(loaded.indices, targets.device)
+        batch = Batch(send(loaded.images, targets.device), targets[index], mask[index])
+        return batch if a.mixup is None else mixup(batch, a.mixup, seed=config.seed, step=step)
+    warp = Warp(a.scale, a.flip, a.rotation)
+    matrices = draw_warps(warp, loaded.indices, seed=config.seed, epoch=step // per_epoch)
+    device = targets.device
+    index = send(loaded.indices, device)
+    warped = warp_images(send(loaded.images, device), send(matrices, device))
+    batch = Batch(warped, targets[index], mask[index])
+    return batch if a.mixup is None else mixup(batch, a.mixup, seed=config.seed, step=step)
+
+
+def weights_of(
+    weights: Mapping[str, float], classes: LabelSpace, device: torch.device
+) -> Tensor | None:
+    """Class weights (K,) from names, or None where all are one; an unknown name is an error."""
+    if not weights:
+        return None
+    values = torch.ones(len(classes), device=device)
+    for name, weight in weights.items():
+        values[classes.index(name)] = weight
+    return values
+
+
+def backward(
+    model: Callable[..., Tensor],
+    batch: Batch,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    class_weights: Tensor | None,
+    config: Config,
+    fabric: Fabric,
+) -> Tensor:
+    """Add the gradients of the batch's mean loss, piece by piece; the loss, detached.
+
+    Every piece is divided by the whole batch's known cells, so pieces change the result only by
+    the statistics of batch norm.
+    """
+    cells = batch.mask.sum().float()
+    if fabric.world_size > 1:
+        # Gradients are averaged over processes; dividing by the mean of their known cells makes
+        # that the mean over all known cells, whatever each process got.
+        cells = torch.as_tensor(fabric.all_reduce(cells, reduce_op="mean"))
+    total = torch.zeros((), device=batch.mask.device)
+    pieces = torch.arange(len(batch.images)).chunk(config.optim.accumulate)
+    for number, rows in enumerate(pieces, start=1):
+        waits = number < len(pieces)
+        with fabric.no_backward_sync(model, enabled=waits):  # type: ignore[arg-type]
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            logits = model(batch.images[part], encoded=config.model.frozen)
+            losses = loss_of(logits, batch.targets[part])
+            loss = reduce_loss(losses, batch.mask[part], class_weights, cells)
+            fabric.backward(loss)
+        total = total + loss.detach()
+    return total

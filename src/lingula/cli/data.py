@@ -96,7 +96,7 @@ def _data_folder(
     ] = "image",
     map_file: Annotated[
         Path | None,
-        typer.Option("--map", help="YAML: columns and the classes that they stand for."),
+        typer.Option("--map", help="YAML: which classes columns stand for."),
     ] = None,
     ignore_columns: IgnoreColumns = None,
     keep_ids: Annotated[

@@ -28,6 +28,7 @@ from lingula.prediction import VIEWS, View, fitting_batch, merge_views, score_ba
 from lingula.predictions import Predictions, read_scores, write_scores, write_scores_of
 from lingula.recipe import recipe
 from lingula.verbs import scoring
+from test_processes import torchrun
 
 BLOCKS = [
     Block(
@@ -433,6 +434,7 @@ def test_killed_and_typed_again(tiny: tuple[Path, Path], tmp_path: Path) -> None
 MEASURED = """
 import resource, sys, lingula
 from lingula.verbs import scoring
+from test_processes import torchrun
 rss = []
 real = scoring.counting
 def counting(tick):
@@ -464,3 +466,21 @@ def test_memory_is_flat_over_a_large_table(tiny: tuple[Path, Path], tmp_path: Pa
     assert len(during) == 10 and peak < 2000
     assert during[-1] - during[1] < 30, during
     assert pl.read_parquet(tmp_path / "s.parquet").height == 32_000
+
+
+@pytest.mark.slow
+def test_another_number_of_processes_continues(
+    tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Begun by one process, continued by two that each score their own batches of one grid."""
+    run, table = tiny
+    given: dict[str, Any] = {"data": table, "batch_size": 4, "device": "cpu", "tta": "flip"}
+    right = lingula.predict(run, out=tmp_path / "right.csv", **given)
+    out = tmp_path / "s.csv"
+    interrupted(monkeypatch, 3, run, out=out, **given)
+    words = ["predict", str(run), "--data", str(table), "--out", str(out), "--device", "cpu"]
+    done = torchrun(2, *words, "--batch-size", "4", "--tta", "flip")
+    assert out.is_file(), done.stderr
+    assert out.read_bytes() == right.path.read_bytes()
+    assert "12 of 40 images have been scored before" in done.stderr
+    assert not parts_folder(out).exists()

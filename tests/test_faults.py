@@ -512,10 +512,23 @@ def started(*words: object) -> subprocess.Popen[str]:
 
 
 def wait_for_a_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
+    """Until there is one that was not there before."""
+    before = set(run.glob("checkpoints/step-*.pt"))
     deadline = time.monotonic() + 120
-    while not list(run.glob("checkpoints/step-*.pt")):
+    while set(run.glob("checkpoints/step-*.pt")) <= before:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
+
+
+def group_is_gone(number: int) -> bool:
+    """Whether no process of a group is left, within some seconds."""
+    deadline = time.monotonic() + 15
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(number, 0)
+            time.sleep(0.1)
+        return False
+    return True
 
 
 @pytest.mark.slow
@@ -536,6 +549,17 @@ def test_a_job_that_is_preempted(config: Config, tmp_path: Path) -> None:
         found = newest_checkpoint(run / "checkpoints")
         assert found is not None
         assert f"step {found['state']['step']} is saved" in said
+        assert group_is_gone(process.pid)
+
+
+@pytest.mark.slow
+def test_decoding_processes_end_with_the_main_one(config: Config, tmp_path: Path) -> None:
+    write_config(vary(config, data__workers=2, optim__epochs=400), tmp_path / "c.yaml")
+    process = started("-m", "lingula", "train", tmp_path / "c.yaml", "--out", tmp_path / "run")
+    wait_for_a_checkpoint(process, tmp_path / "run")
+    process.kill()
+    process.communicate(timeout=30)
+    assert group_is_gone(process.pid)
 
 
 @pytest.mark.slow
@@ -592,7 +616,7 @@ def test_what_workers_get_can_be_sent_to_spawned_ones(config: Config) -> None:
     """Case 103: nothing local, no lambda."""
     dataset = Radiographs([Path(config.data.table)], 32)
     sent = (batches._Reader(dataset), partial(batches._handed_over, 32))
-    again = pickle.loads(pickle.dumps((*sent, batches._let_the_first_signal_pass)))
+    again = pickle.loads(pickle.dumps((*sent, batches._serve_while_needed)))
     assert again[0].dataset.paths.tolist() == dataset.paths.tolist()
 
 

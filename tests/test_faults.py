@@ -612,6 +612,20 @@ def test_a_decoding_process_that_is_killed(
     assert time.monotonic() - began < 60
 
 
+def test_the_number_of_decoding_processes_may_change(
+    config: Config, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that its workers ended could not go on otherwise."""
+    at_steps(monkeypatch, lambda step: signal.raise_signal(signal.SIGTERM) if step == 1 else None)
+    with pytest.raises(interruption.Interrupted):
+        lingula.train(vary(config, data__workers=1), out=tmp_path / "run")
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="seed: 0 there, 1 now"):
+        lingula.train(None, ["data.workers=0", "seed=1"], resume=tmp_path / "run")
+    same(lingula.train(None, ["data.workers=0"], resume=tmp_path / "run"), whole)
+    assert lingula.train(config, out=tmp_path / "run") == tmp_path / "run"
+
+
 def test_what_workers_get_can_be_sent_to_spawned_ones(config: Config) -> None:
     """Case 103: nothing local, no lambda."""
     dataset = Radiographs([Path(config.data.table)], 32)

@@ -305,7 +305,8 @@ def _from_workers(
         raise StoppedError(
             f"A decoding process died ({reason}). Use fewer of them (data.workers=0, or --workers "
             "0, decodes in threads), or give the container more shared memory (docker: "
-            "--shm-size=2g) or more memory; the same line again continues."
+            "--shm-size=2g) or more memory; the same line again, with another data.workers if "
+            "need be, continues."
         ) from error
 
 

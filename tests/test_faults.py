@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from numpy.typing import NDArray
 
 import lingula
 from conftest import write_tiny
@@ -194,7 +195,7 @@ def test_a_full_disk_as_typed(
         with full_disk(room):
             status = typed(*words)
         said = capsys.readouterr().err
-        assert status in (1, 2) and "can't be written: File too large" in said, said
+        assert status == 1 and "can't be written: File too large" in said, said
         assert "Traceback" not in said and "same line again" in said
         assert not Path(words[-1]).is_file()
     for words, _ in lines:
@@ -287,13 +288,13 @@ def test_an_image_that_vanishes_while_training(
 def test_an_image_that_vanishes_while_predicting(
     config: Config, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image, usual = tmp_path / "data" / "images" / "030.png", batches._read
+    image, usual = tmp_path / "data" / "images" / "030.png", Radiographs.read_into
 
-    def vanishing(dataset: Radiographs, index: int) -> object:
+    def vanishing(dataset: Radiographs, index: int, into: NDArray[np.uint8]) -> None:
         image.unlink(missing_ok=True)
-        return usual(dataset, index)
+        usual(dataset, index, into)
 
-    monkeypatch.setattr(batches, "_read", vanishing)
+    monkeypatch.setattr(Radiographs, "read_into", vanishing)
     done = lingula.predict(whole, data=config.data.table, out=tmp_path / "s.csv")
     assert set(done.failures) == {"images/030.png"}
     assert "images/030.png" in (tmp_path / "s.failed.csv").read_text()
@@ -512,10 +513,23 @@ def started(*words: object) -> subprocess.Popen[str]:
 
 
 def wait_for_a_checkpoint(process: subprocess.Popen[str], run: Path) -> None:
+    """Until there is one that was not there before."""
+    before = set(run.glob("checkpoints/step-*.pt"))
     deadline = time.monotonic() + 120
-    while not list(run.glob("checkpoints/step-*.pt")):
+    while set(run.glob("checkpoints/step-*.pt")) <= before:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
         time.sleep(0.05)
+
+
+def group_is_gone(number: int) -> bool:
+    """Whether no process of a group is left, within some seconds."""
+    deadline = time.monotonic() + 15
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(number, 0)
+            time.sleep(0.1)
+        return False
+    return True
 
 
 @pytest.mark.slow
@@ -536,6 +550,17 @@ def test_a_job_that_is_preempted(config: Config, tmp_path: Path) -> None:
         found = newest_checkpoint(run / "checkpoints")
         assert found is not None
         assert f"step {found['state']['step']} is saved" in said
+        assert group_is_gone(process.pid)
+
+
+@pytest.mark.slow
+def test_decoding_processes_end_with_the_main_one(config: Config, tmp_path: Path) -> None:
+    write_config(vary(config, data__workers=2, optim__epochs=400), tmp_path / "c.yaml")
+    process = started("-m", "lingula", "train", tmp_path / "c.yaml", "--out", tmp_path / "run")
+    wait_for_a_checkpoint(process, tmp_path / "run")
+    process.kill()
+    process.communicate(timeout=30)
+    assert group_is_gone(process.pid)
 
 
 @pytest.mark.slow
@@ -588,11 +613,25 @@ def test_a_decoding_process_that_is_killed(
     assert time.monotonic() - began < 60
 
 
+def test_the_number_of_decoding_processes_may_change(
+    config: Config, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that its workers ended could not go on otherwise."""
+    at_steps(monkeypatch, lambda step: signal.raise_signal(signal.SIGTERM) if step == 1 else None)
+    with pytest.raises(interruption.Interrupted):
+        lingula.train(vary(config, data__workers=1), out=tmp_path / "run")
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="seed: 0 there, 1 now"):
+        lingula.train(None, ["data.workers=0", "seed=1"], resume=tmp_path / "run")
+    same(lingula.train(None, ["data.workers=0"], resume=tmp_path / "run"), whole)
+    assert lingula.train(config, out=tmp_path / "run") == tmp_path / "run"
+
+
 def test_what_workers_get_can_be_sent_to_spawned_ones(config: Config) -> None:
     """Case 103: nothing local, no lambda."""
     dataset = Radiographs([Path(config.data.table)], 32)
     sent = (batches._Reader(dataset), partial(batches._handed_over, 32))
-    again = pickle.loads(pickle.dumps((*sent, batches._let_the_first_signal_pass)))
+    again = pickle.loads(pickle.dumps((*sent, batches._serve_while_needed)))
     assert again[0].dataset.paths.tolist() == dataset.paths.tolist()
 
 

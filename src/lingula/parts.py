@@ -71,7 +71,7 @@ def settings_of(folder: Path) -> dict[str, Any] | None:
     """
     try:
         found = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 

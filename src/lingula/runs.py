@@ -47,13 +47,21 @@ def open_run(run: Path, config: Config) -> Literal["new", "unfinished", "finishe
         run.mkdir(parents=True, exist_ok=True)
         write_config(config, settings)
         return "new"
-    changed = diff(read_config(settings), config)
+    changed = changed_settings(read_config(settings), config)
     if changed:
         raise InputError(
             f"{run} is a run with other settings:\n{differences(changed)}\n"
             "Choose another --out, or --overwrite to set the old one aside."
         )
     return "finished" if is_finished(run) else "unfinished"
+
+
+def changed_settings(there: Config, now: Config) -> dict[str, tuple[Any, Any]]:
+    """What differs between a run's settings and those given now, but for what changes no result.
+
+    How many processes decode is one's own affair, and may have to change before a run can go on.
+    """
+    return {key: pair for key, pair in diff(there, now).items() if key != "data.workers"}
 
 
 _LOCK = ".lock"

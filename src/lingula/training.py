@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from lingula.data.batches import (
 from lingula.errors import StoppedError
 from lingula.interruption import Asked, Interrupted, never
 from lingula.labels import LabelSpace
+from lingula.model.augment import Batch
 from lingula.model.checkpoint import newest_checkpoint, save_checkpoint, save_model
 from lingula.model.losses import LOSSES
 from lingula.model.network import Architecture, Network
@@ -94,28 +95,21 @@ def fit(
     saves a checkpoint at the next step and raises `Interrupted`. Raises `StoppedError`, naming the
     step, if the loss is not finite; the last good checkpoint stays.
     """
-    world, seed = fabric.world_size, config.seed
+    world, seed, o = fabric.world_size, config.seed, config.optim
     rows = Rows(len(train.dataset), train.outside, config.data.outside_ratio)
     schedule = plan(config, rows, world)
     layout = torch.channels_last if config.channels_last == "yes" else torch.contiguous_format
     network.to(memory_format=layout)
-    groups = parameter_groups(
-        network,
-        lr=config.optim.lr,
-        head_lr=config.optim.head_lr,
-        weight_decay=config.optim.weight_decay,
-    )
+    groups = parameter_groups(network, lr=o.lr, head_lr=o.head_lr, weight_decay=o.weight_decay)
     model, optimizer = fabric.setup(network, adamw(groups))
     state = resume(run, network, optimizer)
-    loss_of = LOSSES[config.loss.name]
     class_weights = weights_of(config.loss.class_weights, classes, fabric.device)
-    targets = torch.from_numpy(train.targets).to(fabric.device)
-    mask = torch.from_numpy(train.mask).to(fabric.device)
+    targets, mask = (torch.from_numpy(a).to(fabric.device) for a in (train.targets, train.mask))
     batches = training_batches(
         rows,
-        config.optim.batch_size,
+        o.batch_size,
         seed=seed,
-        epochs=config.optim.epochs,
+        epochs=o.epochs,
         start=state.step,
         rank=fabric.global_rank,
         world=world,
@@ -139,20 +133,20 @@ def fit(
     losses = torch.tensor(state.loss_sum, device=fabric.device)
     resumed_at, began, saved = state, time.monotonic(), time.monotonic()
     network.train()
-    for loaded in _loaded(train, batches, config, state.step, schedule):
+    loading = _loaded(train, batches, config, state.step, schedule)
+    for loaded in _until(asked, loading):
         # Dropout is the one draw from torch's global generator; seeding it by the step makes a
         # resumed run draw what the uninterrupted one drew.
         torch.manual_seed((seed << 32) + state.step * 1024 + fabric.global_rank)
         set_learning_rates(optimizer, schedule, state.step)
         batch = make_batch(loaded, targets, mask, config, state.step, schedule.steps_per_epoch)
-        if train.features is None:
-            prepared = network.prepare(batch.images).contiguous(memory_format=layout)
-            batch = replace(batch, images=prepared)
+        batch = batch if train.features is not None else _prepared(batch, network, layout)
         optimizer.zero_grad(set_to_none=True)
-        loss = backward(model, batch, loss_of, class_weights, config, fabric)
+        losses = losses + backward(
+            model, batch, LOSSES[config.loss.name], class_weights, config, fabric
+        )
         optimizer.step()
 
-        losses = losses + loss.detach()
         now = time.monotonic()
         state = replace(
             state,
@@ -168,16 +162,34 @@ def fit(
         if look or due or stop:
             state = replace(state, loss_sum=_finite(losses, state.step))
         if epoch_done and not stop:
-            state, stop = _ended(end, state, schedule)
+            state, stop = _ended(end, state, schedule, asked)
             losses = torch.zeros_like(losses)
-        if (epoch_done or due or stop) and _first(fabric):
+        if epoch_done or due or stop:
             saved = time.monotonic()
-            save_checkpoint(run / "checkpoints", _saved(state, network, optimizer), state.step)
+            _keep(run, state, network, optimizer, fabric)
         if stop:
-            _leave(stop, state, fabric)
+            _leave(stop, state, fabric, loading)
+    if state.step < schedule.steps:
+        here = replace(state, loss_sum=_finite(losses, state.step))
+        _keep(run, here, network, optimizer, fabric)
+        _leave(asked() or 0, here, fabric, loading)
     if writer is not None:
         writer.close()
     return state
+
+
+def _prepared(batch: Batch, network: Network, layout: torch.memory_format) -> Batch:
+    images = network.prepare(batch.images).contiguous(memory_format=layout)
+    return replace(batch, images=images)
+
+
+def _until(asked: Asked, loading: Iterator[Loaded]) -> Iterator[Loaded]:
+    """The batches, up to where decoding processes died of the signal that asks to stop."""
+    try:
+        yield from loading
+    except StoppedError:
+        if not asked():
+            raise
 
 
 def _loaded(
@@ -186,7 +198,7 @@ def _loaded(
     config: Config,
     start: int,
     schedule: Schedule,
-) -> Iterator[Loaded]:
+) -> Generator[Loaded, None, None]:
     """The batches' images, or the features of a frozen encoder in their place."""
     if train.features is None:
         return load(train.dataset, batches, memory=train.memory, workers=config.data.workers)
@@ -201,17 +213,23 @@ def _loaded(
 
 
 def _ended(
-    end: Callable[[RunState, int], RunState], state: RunState, schedule: Schedule
+    end: Callable[[RunState, int], RunState], state: RunState, schedule: Schedule, asked: Asked
 ) -> tuple[RunState, int]:
     """The state after the end of its epoch and 0; or as it was, and the signal that came."""
     try:
         return end(state, state.step // schedule.steps_per_epoch), 0
-    except Interrupted as asked:
-        return state, asked.number
+    except (Interrupted, StoppedError):
+        number = asked()
+        if not number:
+            raise
+        return state, number
 
 
-def _leave(stop: int, state: RunState, fabric: Fabric) -> NoReturn:
+def _leave(
+    stop: int, state: RunState, fabric: Fabric, loading: Generator[Loaded, None, None]
+) -> NoReturn:
     """Stop where a checkpoint was saved, all processes together."""
+    loading.close()
     fabric.barrier()  # the launcher ends the others once one is gone
     log.info("Asked to stop; step %d is saved.", state.step)
     raise Interrupted(stop)
@@ -323,13 +341,22 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _saved(state: RunState, network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    return {
+def _keep(
+    run: Path,
+    state: RunState,
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    fabric: Fabric,
+) -> None:
+    """The first process saves what a run is resumed from."""
+    saved = {
         "format": 1,
         "state": asdict(state),
         "network": network.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
+    if _first(fabric):
+        save_checkpoint(run / "checkpoints", saved, state.step)
 
 
 def resume(run: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> RunState:

@@ -10,11 +10,13 @@ import functools
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -31,6 +33,8 @@ from lingula.errors import ImageError, StoppedError
 MEMORY_LIMIT = 2**30
 # How worker processes start: never by forking, which does not mix with threads.
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+GRACE = 10  # seconds that a worker process goes on after it was asked to end
 
 
 @dataclass(frozen=True)
@@ -195,7 +199,7 @@ def load(
     *,
     memory: Memory | None = None,
     workers: int = 0,
-) -> Iterator[Loaded]:
+) -> Generator[Loaded, None, None]:
     """The batches' images, read ahead of their use by threads or by `workers` processes."""
     if memory is not None:
         return (_from_memory(memory, batch) for batch in batches)
@@ -212,7 +216,7 @@ def from_features(
     seed: int,
     start: int,
     steps_per_epoch: int,
-) -> Iterator[Loaded]:
+) -> Generator[Loaded, None, None]:
     """Features (V, N, C, h, w) of a frozen encoder in place of images, from step `start` on.
 
     Where V is 2 an image's mirror image is taken with the chance `flip`, drawn from the seed, the
@@ -257,13 +261,13 @@ def _handed_over(size: int, read: Sequence[tuple[int, NDArray[np.uint8] | str]])
     word, and the main process would wait for it for ever.
     """
     loaded = _collate(size, read)
-    loaded.images.share_memory_()
+    loaded.images.share_memory_()  # type: ignore[no-untyped-call]
     return loaded
 
 
 def _from_threads(
     dataset: Radiographs, batches: Iterator[NDArray[np.intp]] | Sequence[NDArray[np.intp]]
-) -> Iterator[Loaded]:
+) -> Generator[Loaded, None, None]:
     # From a cache an image takes less time than it takes to hand it to a thread.
     at_once = 1 if dataset.cached is None else _AT_ONCE
     ahead: deque[tuple[NDArray[np.intp], NDArray[np.uint8], list[Future[dict[int, str]]]]] = deque()
@@ -321,14 +325,14 @@ def _from_workers(
     dataset: Radiographs,
     batches: Iterator[NDArray[np.intp]] | Sequence[NDArray[np.intp]],
     workers: int,
-) -> Iterator[Loaded]:
+) -> Generator[Loaded, None, None]:
     loader: DataLoader[Any] = DataLoader(
         _Reader(dataset),
         batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of index lists will do
         num_workers=workers,
         multiprocessing_context=START,
         collate_fn=functools.partial(_handed_over, dataset.size),
-        worker_init_fn=_let_the_first_signal_pass,
+        worker_init_fn=_serve_while_needed,
         pin_memory=False,
     )
     try:
@@ -341,11 +345,30 @@ def _from_workers(
         raise StoppedError(
             f"A decoding process died ({reason}). Use fewer of them (data.workers=0, or --workers "
             "0, decodes in threads), or give the container more shared memory (docker: "
-            "--shm-size=2g) or more memory; the same line again continues."
+            "--shm-size=2g) or more memory; the same line again, with another data.workers if "
+            "need be, continues."
         ) from error
 
 
-def _let_the_first_signal_pass(worker: int) -> None:
-    """A signal to all processes of a job is the main one's to answer; it still needs its images."""
+def _serve_while_needed(worker: int) -> None:
+    """In a worker: outlive a signal for a while, but never the main process.
+
+    A signal to all processes of a job is the main one's to answer, and it still needs its images
+    for that. One that is killed leaves workers that would wait for it for ever.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: signal.signal(number, signal.SIG_DFL))
+        signal.signal(number, _soon)
+    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
+
+
+def _soon(number: int, frame: FrameType | None) -> None:
+    """End in some seconds; a second signal changes nothing."""
+    if hasattr(signal, "alarm"):
+        signal.alarm(min(signal.alarm(0) or GRACE, GRACE))
+
+
+def _end_with_the_main_process() -> None:
+    main = multiprocessing.parent_process()
+    if main is not None:
+        main.join()
+        os._exit(1)

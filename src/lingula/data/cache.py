@@ -34,7 +34,7 @@ from lingula.data.cached import currents
 from lingula.data.images import read_image
 from lingula.data.phantom import is_phantom
 from lingula.data.table import image_path
-from lingula.errors import ImageError, InputError
+from lingula.errors import ImageError, StoppedError
 
 IMAGES_A_FILE = 4096  # 1 GiB of raw images at 512 pixels; what a kill costs at most
 _BYTES_A_FILE = 2**30
@@ -262,7 +262,7 @@ def _write_file(
         if new:
             write_index((folder / name).with_suffix(".jsonl"), new)
     except OSError as error:
-        raise InputError(
+        raise StoppedError(
             f"{folder} can't be written: {error.strerror}. Make room or mend it; the same line "
             "again continues with the files that are finished."
         ) from None

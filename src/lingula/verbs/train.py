@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from lingula import files, runs
-from lingula.config import Config, Worst, diff, overridden, read_config
+from lingula.config import Config, Worst, overridden, read_config
 from lingula.data.configured import configured_outside, configured_table, configured_targets
 from lingula.data.outside import Outside, check_apart, outside
 from lingula.data.phantom import write_phantom
@@ -86,12 +86,13 @@ def _settings(
         if not (run / "config.yaml").is_file():
             raise InputError(f"{run} is no run folder: it has no config.yaml.")
         stored = read_config(run / "config.yaml")
-        changed = diff(stored, overridden(stored, overrides))
+        config = overridden(stored, overrides)
+        changed = runs.changed_settings(stored, config)
         if changed:
             raise InputError(
                 f"A resumed run keeps its settings; these differ:\n{differences(changed)}"
             )
-        return stored, run
+        return config, run
     if name is None or out is None:
         raise InputError("Say what to train and where: lingula train RECIPE|config.yaml --out RUN.")
     config = overridden(settings_of(name), overrides)

@@ -7,11 +7,9 @@ was killed goes on after its last whole record. Rows are numbers of images in th
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import json
-import logging
 import os
 import shutil
 import struct
@@ -23,10 +21,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula import files
-from lingula.errors import InputError
-
-log = logging.getLogger("lingula")
+from lingula import files, locks
 
 # A record: this head, B x K float64, the failures as JSON. All numbers are little-endian, and the
 # checksum is of all that follows it.
@@ -83,19 +78,7 @@ def held(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     Raises:
         InputError: another prediction writes there now, or has just finished.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                f"{folder} is being written by another prediction. Wait for it, or choose another "
-                "--out."
-            ) from None
-        except OSError as error:
-            log.warning("%s can't be locked (%s): run one prediction at a time.", folder, error)
-        if not (folder / "lock").exists():
-            raise InputError(f"Another prediction has just finished {folder}; run this one again.")
+    with locks.held(folder, "predicting by way of"):
         if settings_of(folder) is None:
             # Rows without settings are left over from a folder that was being removed.
             for left_over in folder.glob("*.rows"):

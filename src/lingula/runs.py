@@ -7,7 +7,6 @@ best/  scores/{dev,test}.csv  report.html  finished.json (written last)  .lock (
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib.metadata
 import json
 import logging
@@ -19,14 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lingula
-from lingula import files
+from lingula import files, locks
 from lingula.config import Config, diff, read_config, write_config
 from lingula.errors import InputError, differences
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 log = logging.getLogger("lingula")
 
@@ -64,76 +58,16 @@ def changed_settings(there: Config, now: Config) -> dict[str, tuple[Any, Any]]:
     return {key: pair for key, pair in diff(there, now).items() if key != "data.workers"}
 
 
-_LOCK = ".lock"
-_MADE_BEFORE_CONFIG = (_LOCK, "phantom", "table.csv", "table.json")
+_MADE_BEFORE_CONFIG = (locks.NAME, "phantom", "table.csv", "table.json")
 
 
 @contextlib.contextmanager
 def held(run: Path) -> Iterator[None]:
-    """Keep other processes from training in `run`, which is made if it is not there.
-
-    The lock is the kernel's (`flock` on an empty file), so it ends with the process, however that
-    ends. Where the system or the file system has no such locks, nothing is held. Reading a run
-    needs no lock. Raises `InputError` if another process holds it.
-    """
+    """Keep other processes from training in `run`, which is made if it is not there."""
     if run.is_file():
         raise InputError(f"{run} is there already and is no run; choose another --out.")
-    is_new = not run.exists()
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise files.unwritable(run, error) from error
-    try:
-        with contextlib.ExitStack() as stack:
-            if fcntl is not None:
-                _hold(run, stack)
-            yield
-    finally:
-        if is_new and run.is_dir() and not any(run.iterdir()):
-            run.rmdir()
-
-
-def _hold(run: Path, stack: contextlib.ExitStack) -> None:
-    """Take the lock of a folder until `stack` ends."""
-    folder = os.open(run, os.O_RDONLY)
-    stack.callback(os.close, folder)
-    while True:
-        try:
-            lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT, 0o666, dir_fd=folder)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EROFS):
-                return  # nothing can be written here, so there is nothing to keep apart
-            raise files.unwritable(run / _LOCK, error) from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(lock)
-            raise InputError(
-                f"Another process is training in {run}. Wait for its end, or stop it (`fuser "
-                f"{run / _LOCK}` names it); or choose another --out."
-            ) from None
-        except OSError as error:
-            os.close(lock)
-            log.warning("%s can't be locked (%s): start only one process.", run, error.strerror)
-            return
-        if _is_there(lock, folder):
-            break
-        os.close(lock)  # its last holder removed it between the two lines above
-    stack.callback(os.close, lock)
-    # By the folder's handle, for it may have been renamed; before the lock is given back.
-    stack.callback(_remove, folder)
-
-
-def _is_there(lock: int, folder: int) -> bool:
-    try:
-        return os.path.samestat(os.fstat(lock), os.stat(_LOCK, dir_fd=folder))
-    except FileNotFoundError:
-        return False
-
-
-def _remove(folder: int) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(_LOCK, dir_fd=folder)
+    with locks.held(run, "training in"):
+        yield
 
 
 def is_finished(run: Path) -> bool:

@@ -194,6 +194,10 @@ def test_jobs_for_a_cluster(tmp_path: Path) -> None:
     assert all("--out" in line and "seed=" in line for line in trainings)
     assert lines[0].startswith("lingula data phantom")
     assert lines[-1].startswith("lingula reproduce table1") and "--seeds 2" in lines[-1]
+    long = lingula.reproduce(
+        "table1", out=tmp_path / "o", scale="tiny", epochs=7, print_jobs=True, rows=[1]
+    )
+    assert "optim.epochs=7" in long[1] and "--epochs 7" in long[-1]
 
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,7 +109,10 @@ def test_one_prediction_at_a_time_and_no_rows_without_settings(tmp_path: Path) -
     folder = tmp_path / ".s.csv.parts"
     with held(folder, {"a": 1}):
         written(folder, BLOCKS)
-        with pytest.raises(InputError, match="Another process is predicting"), held(folder, {"a": 1}):
+        with (
+            pytest.raises(InputError, match="Another process is predicting"),
+            held(folder, {"a": 1}),
+        ):
             pass
     with held(folder, {"a": 1}):
         assert scan(folder, 6, 2).done.all()

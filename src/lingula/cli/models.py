@@ -206,6 +206,9 @@ def reproduce(
     ] = None,
     scale: Annotated[str, typer.Option("--scale", help="tiny, small or paper.")] = "small",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings a row.")] = 1,
+    epochs: Annotated[
+        int | None, typer.Option("--epochs", min=1, help="Instead of the scale's.")
+    ] = None,
     stand_in: Annotated[
         list[str] | None,
         typer.Option("--stand-in", metavar="NAME=FOLDER", help="Use this text encoder for NAME."),
@@ -228,6 +231,7 @@ def reproduce(
         outside=outside or (),
         scale=scale,
         seeds=seeds,
+        epochs=epochs,
         stand_ins={name: folder for name, _, folder in pairs},
         rows=rows or (),
         print_jobs=print_jobs,

@@ -135,6 +135,7 @@ def commands_of(
     scale: str,
     stand_ins: Mapping[str, str | Path],
     rows: Sequence[int],
+    epochs: int | None = None,
 ) -> list[str]:
     """A command for each training, for a GPU each; then the one that waits for all of them."""
     size, lines = SCALES[scale], []
@@ -154,6 +155,7 @@ def commands_of(
             lines.append(shlex.join(words))
     last = ["lingula", "reproduce", table, "--data", str(data), "--scale", scale]
     last += ["--seeds", str(seeds), "--out", str(folder)]
+    last += ["--epochs", str(epochs)] if epochs else []
     last += [word for place in outside for word in ("--outside", str(place))]
     last += [
         word for name, place in stand_ins.items() for word in ("--stand-in", f"{name}={place}")

@@ -202,7 +202,7 @@ def facts_of(table: Table, scale: str, size: Scale, seeds: int) -> tuple[str, ..
     return (
         f"Data: {what}; {counts['train']} train, {counts['dev']} dev and {counts['test']} test "
         "images.",
-        f"Scale `{scale}`; {seeds} seed{'s' if seeds > 1 else ''} a row. mAPs are means over "
+        f"Scale {scale}; {seeds} seed{'s' if seeds > 1 else ''} a row. mAPs are means over "
         "seeds. The gain of a training is the difference of test mAP to the parent of the same "
         "seed. The gain of averaged seeds is that of the mean of all seeds' scores, an ensemble, "
         f"with a 95 % interval from {DRAWS} paired bootstrap draws of patients, which does not "

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import lingula
@@ -41,6 +42,7 @@ def reproduce(
     outside: Sequence[str | Path] = (),
     scale: str = "small",
     seeds: int = 1,
+    epochs: int | None = None,
     stand_ins: Mapping[str, str | Path] | None = None,
     rows: Sequence[int] = (),
     print_jobs: bool = False,
@@ -54,6 +56,7 @@ def reproduce(
         outside: tables of outside data for table 2; on the phantom its own stand-ins.
         scale: `tiny`, `small` or `paper`: image size, decoder, epochs and rates.
         seeds: trainings a row, with the seeds 0, 1, ...
+        epochs: of every training, instead of the scale's.
         stand_ins: folders of text encoders to use for those named `med-kebert` or `clinical-t5`;
             the table says so.
         rows: only these rows of the table and what they are compared with; none: all.
@@ -63,12 +66,14 @@ def reproduce(
         The path of the table as markdown (.csv and .html lie beside it), or the commands.
     """
     _check(table, scale, seeds)
-    folder, size = Path(out), SCALES[scale]
+    folder, size = Path(out), _sized(scale, epochs)
     own, others = _data(folder, data, outside, size, scale, table, dry=print_jobs)
     texts = texts_of(folder, stand_ins or {}, scale)
     jobs = jobs_of(table, rows, own, others, texts, size)
     if print_jobs:
-        return commands_of(jobs, seeds, folder, table, data, outside, scale, stand_ins or {}, rows)
+        return commands_of(
+            jobs, seeds, folder, table, data, outside, scale, stand_ins or {}, rows, epochs
+        )
     measured = configured_table(recipe("paper/t1r1").data.model_copy(update={"table": str(own)}))
     for seed in range(seeds):
         for job in jobs.values():
@@ -80,9 +85,10 @@ def reproduce(
         lines = lines_of_table_1(jobs, made, folder, seeds, measured, size, rows)
     else:
         lines = lines_of_table_2(made, notes, folder, seeds, measured, size, rows)
-    facts = facts_of(measured, scale, size, seeds)
+    said = f"`{scale}`" + (f", {epochs} epochs" if epochs else "")
+    facts = facts_of(measured, said, size, seeds)
     ladder = Ladder(
-        f"Table {table[-1]} of the paper, at the scale `{scale}`",
+        f"Table {table[-1]} of the paper, at the scale {said}",
         COLUMNS if table == "table1" else ("rule", "members"),
         tuple(lines),
         comparable=not measured.phantom and scale == "paper",
@@ -103,6 +109,16 @@ def _check(table: str, scale: str, seeds: int) -> None:
         )
     if seeds < 1:
         raise InputError(f"seeds is a number of trainings a row, at least 1, not {seeds}.")
+
+
+def _sized(scale: str, epochs: int | None) -> Scale:
+    """The scale, with epochs of one's own if given."""
+    size = SCALES[scale]
+    if epochs is None:
+        return size
+    if epochs < 1:
+        raise InputError(f"epochs is at least 1, not {epochs}.")
+    return replace(size, changes={**size.changes, "optim__epochs": epochs})
 
 
 def _data(

@@ -186,3 +186,11 @@ def test_an_id_never_names_a_file_outside_the_output(tmp_path: Path, name: str) 
     place = explain._save(Image.new("L", (4, 4)), out, name, "../y")
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert written == [out / place] and written[0].parent == out / "overlays"
+
+
+def test_films_of_like_names_have_pictures_of_their_own(tmp_path: Path) -> None:
+    film = Image.new("L", (4, 4))
+    places = {
+        explain._save(film, tmp_path, name, "film") for name in ("a/b.png", "a_b.png", "a b.png")
+    }
+    assert len(places) == 3 and "overlays/a_b.png--film.png" in places

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,9 @@ def _draw(
 def _save(picture: Image.Image, folder: Path, name: str, what: str) -> str:
     """Write a PNG; its path relative to the folder."""
     plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{name}--{what}")
-    place = f"overlays/{plain}.png"
+    # Films named a/b.png and a_b.png must not share a picture.
+    mark = "" if plain == f"{name}--{what}" else "-" + sha256(name.encode()).hexdigest()[:8]
+    place = f"overlays/{plain}{mark}.png"
     with files.whole(folder / place) as temporary:
         picture.save(temporary, format="PNG")
     return place

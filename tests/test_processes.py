@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import lingula
 from lingula.config import Config, vary, write_config
 from lingula.devices import processes
 from lingula.predictions import read_scores
+from lingula.training import read_rows
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +67,35 @@ def test_training_on_several_processes(tiny_config: Config, tmp_path: Path, coun
     assert again.returncode == 0 and (out / "finished.json").stat().st_mtime_ns == before
     other = torchrun(count, "train", str(tmp_path / "c.yaml"), "seed=7", "--out", str(out))
     assert other.returncode != 0 and "seed: 0 there, 7 now" in other.stderr
+
+
+def test_a_killed_process_ends_the_job_and_the_line_again_continues(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    """Within a minute, saying which process it was; what was trained before is not lost."""
+    write_config(vary(tiny_config, optim__epochs=24), tmp_path / "c.yaml")
+    out = tmp_path / "run"
+    words = ["train", str(tmp_path / "c.yaml"), "--out", str(out)]
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    with subprocess.Popen(
+        [*start, "-m", "lingula", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as job:
+        until = time.monotonic() + 120
+        while not read_rows(out / "metrics.jsonl"):
+            assert time.monotonic() < until and job.poll() is None
+            time.sleep(0.05)
+        children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
+        os.kill(int(children[-1]), signal.SIGKILL)
+        told = job.communicate(timeout=60)[1]
+    assert job.returncode != 0 and "SIGKILL" in told
+    done = len(read_rows(out / "metrics.jsonl"))
+    assert 0 < done < 24
+    again = torchrun(2, *words)
+    assert again.returncode == 0 and "Continuing at step" in again.stderr, again.stderr
+    assert [row["epoch"] for row in read_rows(out / "metrics.jsonl")] == list(range(1, 25))
 
 
 def test_processes_are_read_off_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,7 +42,7 @@ def open_run(run: Path, config: Config) -> Literal["new", "unfinished", "finishe
     """
     settings = run / "config.yaml"
     if not settings.is_file():
-        left = [path.name for path in run.iterdir()] if run.is_dir() else []
+        left = [p.name for p in run.iterdir() if p.name[0] != "."] if run.is_dir() else []
         if run.is_file() or any(name not in _MADE_BEFORE_CONFIG for name in left):
             raise InputError(f"{run} is there already and is no run; choose another --out.")
         run.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,12 @@ def changed_settings(there: Config, now: Config) -> dict[str, tuple[Any, Any]]:
 
 
 _LOCK = ".lock"
-_MADE_BEFORE_CONFIG = (_LOCK, "phantom", "table.csv", "table.json")
+_MADE_BEFORE_CONFIG = ("phantom", "table.csv", "table.json")
+# Temporary files of `files.whole` for what a training writes.
+_TEMPORARY = re.compile(
+    r"\.{1,2}(config|environment|table|metrics|model|step-\d+|dev|test|attention|report|finished)"
+    r"(\.[a-z0-9_]{8}){1,2}\.[a-z]+"
+)
 
 
 @contextlib.contextmanager
@@ -122,6 +128,15 @@ def _hold(run: Path, stack: contextlib.ExitStack) -> None:
     stack.callback(os.close, lock)
     # By the folder's handle, for it may have been renamed; before the lock is given back.
     stack.callback(_remove, folder)
+    _sweep(run)
+
+
+def _sweep(run: Path) -> None:
+    """Remove what killed processes left half-written; only the lock's holder may."""
+    for folder in (run, *(run / name for name in ("best", "checkpoints", "scores"))):
+        for path in folder.glob(".*"):
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink()
 
 
 def _is_there(lock: int, folder: int) -> bool:

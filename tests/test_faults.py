@@ -686,6 +686,41 @@ def test_only_one_process_trains_in_a_folder(config: Config, whole: Path, tmp_pa
     assert not (tmp_path / "run.old-1" / ".lock").exists()
 
 
+def test_what_killed_processes_left_is_swept(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill while a file is written leaves a temporary one, from the first file on."""
+
+    def killed(path: Path, target: Path) -> Path:
+        raise SystemExit(f"{target} is not reached")
+
+    run = tmp_path / "run"
+    mine = run / ".gitignore"
+    run.mkdir()
+    mine.write_text("*")
+    unlink, rename = Path.unlink, Path.replace
+    for name in ("config.yaml", "environment.json", "model.json", "metrics.jsonl", "dev.csv"):
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                Path,
+                "replace",
+                lambda path, to, n=name: killed(path, to) if to.name == n else rename(path, to),
+            )
+            patched.setattr(
+                Path,
+                "unlink",
+                lambda path, missing_ok=False: (
+                    unlink(path, missing_ok) if path.name == ".lock" else None
+                ),
+            )
+            with pytest.raises(SystemExit, match="is not reached"):
+                lingula.train(vary(config, optim__epochs=1), out=run)
+        left = [p.name for p in run.rglob(".*") if p.is_file() and p != mine]
+        assert any(part.startswith(f".{name.split('.')[0]}") for part in left), left
+    lingula.train(vary(config, optim__epochs=1), out=run)
+    assert [p for p in run.rglob(".*") if p.is_file()] == [mine]
+
+
 def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom lingula import runs\n"

@@ -86,13 +86,6 @@ def about_the_disk(error: OSError) -> bool:
     return error.errno in (*_FULL, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def sweep(folder: Path, pattern: str) -> None:
-    """Remove the temporary files of `whole` that a killed process left of files like `pattern`."""
-    stem, _, suffix = pattern.rpartition(".")
-    for left in folder.glob(f".{stem}.????????.{suffix}"):
-        left.unlink(missing_ok=True)
-
-
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

@@ -23,12 +23,12 @@ NAME = ".lock"
 
 
 @contextlib.contextmanager
-def held(folder: Path, doing: str) -> Iterator[None]:
+def held(folder: Path, doing: str) -> Iterator[bool]:
     """Keep other processes from `doing` their work in `folder`, which is made if it is not there.
 
     The lock is `flock` on an empty file. Where the system or the file system has no such locks,
-    nothing is held. Reading a folder needs no lock. Raises `InputError` if another process holds
-    it, or if the folder can't be made.
+    nothing is held, and False is yielded. Reading a folder needs no lock. Raises `InputError` if
+    another process holds it, or if the folder can't be made.
     """
     is_new = not folder.exists()
     try:
@@ -37,16 +37,14 @@ def held(folder: Path, doing: str) -> Iterator[None]:
         raise files.unwritable(folder, error) from error
     try:
         with contextlib.ExitStack() as stack:
-            if fcntl is not None:
-                _hold(folder, doing, stack)
-            yield
+            yield fcntl is not None and _hold(folder, doing, stack)
     finally:
         if is_new and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
 
 
-def _hold(folder: Path, doing: str, stack: contextlib.ExitStack) -> None:
-    """Take the lock of a folder until `stack` ends."""
+def _hold(folder: Path, doing: str, stack: contextlib.ExitStack) -> bool:
+    """Take the lock of a folder until `stack` ends; False where it has none."""
     handle = os.open(folder, os.O_RDONLY)
     stack.callback(os.close, handle)
     while True:
@@ -58,7 +56,7 @@ def _hold(folder: Path, doing: str, stack: contextlib.ExitStack) -> None:
             ) from None
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EROFS):
-                return  # nothing can be written here, so there is nothing to keep apart
+                return False  # nothing can be written here, so there is nothing to keep apart
             raise files.unwritable(folder / NAME, error) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,13 +69,14 @@ def _hold(folder: Path, doing: str, stack: contextlib.ExitStack) -> None:
         except OSError as error:
             os.close(lock)
             log.warning("%s can't be locked (%s): start only one process.", folder, error.strerror)
-            return
+            return False
         if _is_there(lock, handle):
             break
         os.close(lock)  # its last holder removed it between the two lines above
     stack.callback(os.close, lock)
     # By the folder's handle, for it may have been renamed; before the lock is given back.
     stack.callback(_remove, handle)
+    return True
 
 
 def _is_there(lock: int, folder: int) -> bool:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -35,7 +36,7 @@ def open_run(run: Path, config: Config) -> Literal["new", "unfinished", "finishe
     """
     settings = run / "config.yaml"
     if not settings.is_file():
-        left = [path.name for path in run.iterdir()] if run.is_dir() else []
+        left = [p.name for p in run.iterdir() if p.name[0] != "."] if run.is_dir() else []
         if run.is_file() or any(name not in _MADE_BEFORE_CONFIG for name in left):
             raise InputError(f"{run} is there already and is no run; choose another --out.")
         run.mkdir(parents=True, exist_ok=True)
@@ -59,6 +60,11 @@ def changed_settings(there: Config, now: Config) -> dict[str, tuple[Any, Any]]:
 
 
 _MADE_BEFORE_CONFIG = (locks.NAME, "phantom", "table.csv", "table.json")
+# Temporary files of `files.whole` for what a training writes.
+_TEMPORARY = re.compile(
+    r"\.{1,2}(config|environment|table|metrics|model|step-\d+|dev|test|attention|report|finished)"
+    r"(\.[a-z0-9_]{8}){1,2}\.[a-z]+"
+)
 
 
 @contextlib.contextmanager
@@ -66,8 +72,18 @@ def held(run: Path) -> Iterator[None]:
     """Keep other processes from training in `run`, which is made if it is not there."""
     if run.is_file():
         raise InputError(f"{run} is there already and is no run; choose another --out.")
-    with locks.held(run, "training in"):
+    with locks.held(run, "training in") as alone:
+        if alone:
+            _sweep(run)
         yield
+
+
+def _sweep(run: Path) -> None:
+    """Remove what killed processes left half-written; only the lock's holder may."""
+    for folder in (run, *(run / name for name in ("best", "checkpoints", "scores"))):
+        for path in folder.glob(".*"):
+            if _TEMPORARY.fullmatch(path.name):
+                path.unlink()
 
 
 def is_finished(run: Path) -> bool:

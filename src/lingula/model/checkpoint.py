@@ -62,7 +62,6 @@ def save_model(
             **facts,
         }
         files.write_json(described, description)
-    files.sweep(folder, path.name)
 
 
 def _plain(network: nn.Module) -> dict[str, Tensor]:
@@ -158,7 +157,6 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], step: int, keep: int
             raise files.unwritable(path, cause if isinstance(cause, OSError) else error) from error
     for old in sorted(folder.glob("step-*.pt"))[:-keep]:
         old.unlink()
-    files.sweep(folder, "step-*.pt")
     return path
 
 

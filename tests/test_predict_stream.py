@@ -437,7 +437,6 @@ def test_killed_and_typed_again(tiny: tuple[Path, Path], tmp_path: Path) -> None
 MEASURED = """
 import resource, sys, lingula
 from lingula.verbs import scoring
-from test_processes import torchrun
 rss = []
 real = scoring.counting
 def counting(tick):

@@ -16,7 +16,6 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -630,7 +629,7 @@ def test_the_number_of_decoding_processes_may_change(
 def test_what_workers_get_can_be_sent_to_spawned_ones(config: Config) -> None:
     """Case 103: nothing local, no lambda."""
     dataset = Radiographs([Path(config.data.table)], 32)
-    sent = (batches._Reader(dataset), partial(batches._handed_over, 32))
+    sent = (batches._Reader(dataset), batches._handed_over)
     again = pickle.loads(pickle.dumps((*sent, batches._serve_while_needed)))
     assert again[0].dataset.paths.tolist() == dataset.paths.tolist()
 

@@ -44,6 +44,11 @@ def resolve_device(config: Config) -> Config:
     )
 
 
+def layout_of(config: Config) -> torch.memory_format:
+    """The memory layout of images and weights that a resolved config names."""
+    return torch.channels_last if config.channels_last == "yes" else torch.contiguous_format
+
+
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

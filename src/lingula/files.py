@@ -86,6 +86,18 @@ def about_the_disk(error: OSError) -> bool:
     return error.errno in (*_FULL, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+def sweep(folder: Path, stems: str) -> None:
+    """Remove the temporary files of `whole` that killed processes left in a folder.
+
+    `stems` is a regular expression for the names, without suffix, of what was being written. One
+    `whole` within another makes a name of twice the form.
+    """
+    left = re.compile(rf"\.{{1,2}}({stems})(\.[a-z0-9_]{{8}}){{1,2}}\.[a-z]+")
+    for path in folder.glob(".*"):
+        if left.fullmatch(path.name):
+            path.unlink()
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

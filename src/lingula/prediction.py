@@ -26,6 +26,7 @@ from lingula.data.batches import Memory, Radiographs, consecutive_batches, load
 from lingula.errors import InputError
 from lingula.model.augment import warp_images
 from lingula.model.network import Network
+from lingula.model.transfer import send
 
 FLOOR = 1e-7  # a probability below this counts as this in the geometric mean
 
@@ -48,7 +49,7 @@ class View:
         seen = images.flip(-1) if self.flip else images
         if self.crop is not None:
             drawn = np.stack([self._part(key) for key in keys])
-            return warp_images(seen, torch.from_numpy(drawn).to(images.device))
+            return warp_images(seen, send(drawn, images.device))
         if self.side == 1.0:
             return seen
         matrix = torch.tensor([[self.side, 0, 0], [0, self.side, 0]], device=images.device)
@@ -145,11 +146,11 @@ def score_batch(
         ready: list[Tensor] = []
         for view in views[begin : begin + at_once]:
             if view.side != 1.0 or view.crop is not None:
-                ready.append(_ready(network, view(images, keys), layout))
+                ready.append(network.prepare(view(images, keys), layout))
                 continue
             # The film and its mirror image are scaled and normalised once. (A mirrored warp is
             # not the warp of the mirror image, bit for bit: those are made each.)
-            plain = _ready(network, images, layout) if plain is None else plain
+            plain = network.prepare(images, layout) if plain is None else plain
             ready.append(plain.flip(-1) if view.flip else plain)
         logits = forward(ready[0] if len(ready) == 1 else torch.cat(ready))
         seen += torch.split(logits.float(), len(images))
@@ -157,14 +158,6 @@ def score_batch(
 
 
 _TOGETHER = 16
-
-
-def _ready(network: Network, grey: Tensor, layout: torch.memory_format) -> Tensor:
-    """`network.prepare`, bit for bit, in one piece of memory of the layout that is wanted."""
-    levels = grey.to(network.mean.dtype) / 255.0
-    shape = (len(grey), network.mean.shape[1], *grey.shape[-2:])
-    out = torch.empty(shape, dtype=levels.dtype, device=grey.device, memory_format=layout)
-    return torch.sub(levels, network.mean, out=out).div_(network.std)
 
 
 @dataclass(frozen=True)
@@ -211,7 +204,7 @@ def score_batches(
         for batch, loaded in zip(batches, loading, strict=True):
             found = np.full((len(batch), len(network.embeddings)), np.nan)
             if len(loaded.indices):
-                images = loaded.images.to(fabric.device, non_blocking=True)
+                images = send(loaded.images, fabric.device)
                 keys = [key_of(str(dataset.paths[i])) for i in loaded.indices]
                 scores = score_batch(network, images, VIEWS[tta], merge, forward, keys, layout)
                 found[np.isin(batch, loaded.indices)] = scores.cpu().numpy()
@@ -309,7 +302,7 @@ def score_features(
     for batch in consecutive_batches(
         len(features), batch_size, rank=fabric.global_rank, world=fabric.world_size
     ):
-        part = torch.from_numpy(np.ascontiguousarray(features[batch])).to(fabric.device)
+        part = send(np.ascontiguousarray(features[batch]), fabric.device)
         with torch.no_grad(), fabric.autocast():
             logits = network(part, encoded=True)
         rows[batch] = logits.double().sigmoid().cpu().numpy()
@@ -345,7 +338,7 @@ def encode(
         ):
             if loaded.failures:
                 raise InputError(f"An image can't be read: {loaded.failures[0][1]}")
-            images = loaded.images.to(fabric.device)
+            images = send(loaded.images, fabric.device)
             for number, view in enumerate(views):
                 with fabric.autocast():
                     features = network.encoder(network.prepare(view(images, ())))

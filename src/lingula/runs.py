@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import platform
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,11 +59,7 @@ def changed_settings(there: Config, now: Config) -> dict[str, tuple[Any, Any]]:
 
 
 _MADE_BEFORE_CONFIG = (locks.NAME, "phantom", "table.csv", "table.json")
-# Temporary files of `files.whole` for what a training writes.
-_TEMPORARY = re.compile(
-    r"\.{1,2}(config|environment|table|metrics|model|step-\d+|dev|test|attention|report|finished)"
-    r"(\.[a-z0-9_]{8}){1,2}\.[a-z]+"
-)
+_WRITTEN = r"config|environment|table|metrics|model|step-\d+|dev|test|attention|report|finished"
 
 
 @contextlib.contextmanager
@@ -73,17 +68,10 @@ def held(run: Path) -> Iterator[None]:
     if run.is_file():
         raise InputError(f"{run} is there already and is no run; choose another --out.")
     with locks.held(run, "training in") as alone:
-        if alone:
-            _sweep(run)
+        if alone:  # what was left half-written is nobody's now
+            for name in (".", "best", "checkpoints", "scores"):
+                files.sweep(run / name, _WRITTEN)
         yield
-
-
-def _sweep(run: Path) -> None:
-    """Remove what killed processes left half-written; only the lock's holder may."""
-    for folder in (run, *(run / name for name in ("best", "checkpoints", "scores"))):
-        for path in folder.glob(".*"):
-            if _TEMPORARY.fullmatch(path.name):
-                path.unlink()
 
 
 def is_finished(run: Path) -> bool:

@@ -30,6 +30,7 @@ from lingula.data.batches import (
     load,
     training_batches,
 )
+from lingula.devices import layout_of
 from lingula.errors import StoppedError
 from lingula.interruption import Asked, Interrupted, never
 from lingula.labels import LabelSpace
@@ -98,7 +99,7 @@ def fit(
     world, seed, o = fabric.world_size, config.seed, config.optim
     rows = Rows(len(train.dataset), train.outside, config.data.outside_ratio)
     schedule = plan(config, rows, world)
-    layout = torch.channels_last if config.channels_last == "yes" else torch.contiguous_format
+    layout = layout_of(config)
     network.to(memory_format=layout)
     groups = parameter_groups(network, lr=o.lr, head_lr=o.head_lr, weight_decay=o.weight_decay)
     model, optimizer = fabric.setup(network, adamw(groups))
@@ -179,8 +180,7 @@ def fit(
 
 
 def _prepared(batch: Batch, network: Network, layout: torch.memory_format) -> Batch:
-    images = network.prepare(batch.images).contiguous(memory_format=layout)
-    return replace(batch, images=images)
+    return replace(batch, images=network.prepare(batch.images, layout))
 
 
 def _until(asked: Asked, loading: Iterator[Loaded]) -> Iterator[Loaded]:

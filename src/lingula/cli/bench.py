@@ -9,6 +9,13 @@ import typer
 import lingula
 from lingula.cli.options import Device, Json, Tta, dumped
 
+Encoder = Annotated[str, typer.Option("--encoder", help="Any timm name.")]
+Size = Annotated[int, typer.Option("--size", help="Pixels, square.")]
+Layers = Annotated[int, typer.Option("--layers", min=1, help="Of the decoder.")]
+Width = Annotated[int, typer.Option("--width", min=8, help="Of the decoder.")]
+Rounds = Annotated[int, typer.Option("--rounds", min=1, help="Timed so often.")]
+OnDevice = Annotated[Device, typer.Option("--device")]
+
 app = typer.Typer(no_args_is_help=True, help="Measure how fast this machine is.")
 
 
@@ -19,7 +26,7 @@ def _bench() -> None:
 
 @app.command("data")
 def _bench_data(
-    size: Annotated[int, typer.Option("--size", help="Pixels, square.")] = 512,
+    size: Size = 512,
     rounds: Annotated[int, typer.Option("--rounds", help="Each part is timed so often.")] = 5,
     as_json: Json = False,
 ) -> None:
@@ -33,14 +40,14 @@ def _bench_data(
 @app.command("frozen")
 def _bench_frozen(
     data: Annotated[str, typer.Option("--data", help="A table, or phantom.")] = "phantom",
-    encoder: Annotated[str, typer.Option("--encoder", help="Any timm name.")] = "resnet50",
-    size: Annotated[int, typer.Option("--size", help="Pixels, square.")] = 224,
+    encoder: Encoder = "resnet50",
+    size: Size = 224,
     batch_size: Annotated[int, typer.Option("--batch-size", min=2)] = 32,
-    layers: Annotated[int, typer.Option("--layers", min=1, help="Of the decoder.")] = 4,
-    width: Annotated[int, typer.Option("--width", min=8, help="Of the decoder.")] = 768,
+    layers: Layers = 4,
+    width: Width = 768,
     images: Annotated[int, typer.Option("--images", min=1, help="Of the train split.")] = 256,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed so often.")] = 3,
-    device: Annotated[Device, typer.Option("--device")] = Device.auto,
+    rounds: Rounds = 3,
+    device: OnDevice = Device.auto,
     as_json: Json = False,
 ) -> None:
     """Images a second of training on a frozen encoder's features, beside all of it trained."""
@@ -77,13 +84,13 @@ def _bench_metrics(
 
 @app.command("train")
 def _bench_train(
-    encoder: Annotated[str, typer.Option("--encoder", help="Any timm name.")] = "resnet50",
-    size: Annotated[int, typer.Option("--size", help="Pixels, square.")] = 224,
+    encoder: Encoder = "resnet50",
+    size: Size = 224,
     batch_size: Annotated[int, typer.Option("--batch-size", min=2)] = 16,
-    layers: Annotated[int, typer.Option("--layers", min=1, help="Of the decoder.")] = 4,
-    width: Annotated[int, typer.Option("--width", min=8, help="Of the decoder.")] = 768,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed so often.")] = 5,
-    device: Annotated[Device, typer.Option("--device")] = Device.auto,
+    layers: Layers = 4,
+    width: Width = 768,
+    rounds: Rounds = 5,
+    device: OnDevice = Device.auto,
     as_json: Json = False,
 ) -> None:
     """Images a second of training, beside the same network as it is usually trained."""
@@ -103,12 +110,12 @@ def _bench_train(
 
 @app.command("predict")
 def _bench_predict(
-    encoder: Annotated[str, typer.Option("--encoder", help="Any timm name.")] = "resnet50",
-    size: Annotated[int, typer.Option("--size", help="Pixels, square.")] = 224,
+    encoder: Encoder = "resnet50",
+    size: Size = 224,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1)] = 16,
     tta: Annotated[Tta, typer.Option("--tta", help="Test-time views.")] = Tta.none,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Timed so often.")] = 5,
-    device: Annotated[Device, typer.Option("--device")] = Device.auto,
+    rounds: Rounds = 5,
+    device: OnDevice = Device.auto,
     as_json: Json = False,
 ) -> None:
     """Images a second of scoring, exact and fast, beside a plain model."""

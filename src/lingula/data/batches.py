@@ -6,7 +6,6 @@ process of a distributed run works out its own share.
 
 from __future__ import annotations
 
-import functools
 import multiprocessing
 import os
 import signal
@@ -113,10 +112,7 @@ def decode_all(dataset: Radiographs, progress: Callable[[int, int], None] | None
     failures: dict[int, str] = {}
 
     def decode(index: int) -> None:
-        try:
-            images[index] = dataset[index]
-        except ImageError as error:
-            failures[index] = str(error)
+        failures.update(_fill(dataset, np.array([index]), images[index : index + 1]))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for done, _ in enumerate(pool.map(decode, range(len(dataset))), 1):
@@ -239,32 +235,6 @@ def _from_memory(memory: Memory, batch: NDArray[np.intp]) -> Loaded:
     return Loaded(batch, torch.from_numpy(memory.images[batch]).unsqueeze(1), bad)
 
 
-def _read(dataset: Radiographs, index: int) -> tuple[int, NDArray[np.uint8] | str]:
-    try:
-        return index, dataset[index]
-    except ImageError as error:
-        return index, str(error)
-
-
-def _collate(size: int, read: Sequence[tuple[int, NDArray[np.uint8] | str]]) -> Loaded:
-    good = [(index, image) for index, image in read if not isinstance(image, str)]
-    failures = tuple((index, reason) for index, reason in read if isinstance(reason, str))
-    indices = np.array([index for index, _ in good], dtype=np.intp)
-    images = np.stack([image for _, image in good]) if good else np.zeros((0, size, size), np.uint8)
-    return Loaded(indices, torch.from_numpy(images).unsqueeze(1), failures)
-
-
-def _handed_over(size: int, read: Sequence[tuple[int, NDArray[np.uint8] | str]]) -> Loaded:
-    """`_collate` in a worker, its images put into shared memory here and now.
-
-    Left to the thread that sends them, a shared memory that is full would lose the batch without a
-    word, and the main process would wait for it for ever.
-    """
-    loaded = _collate(size, read)
-    loaded.images.share_memory_()  # type: ignore[no-untyped-call]
-    return loaded
-
-
 def _from_threads(
     dataset: Radiographs, batches: Iterator[NDArray[np.intp]] | Sequence[NDArray[np.intp]]
 ) -> Generator[Loaded, None, None]:
@@ -279,9 +249,9 @@ def _from_threads(
             parts = [(batch[i : i + at_once], images[i : i + at_once]) for i in starts]
             ahead.append((batch, images, [pool.submit(_fill, dataset, *part) for part in parts]))
             if len(ahead) > 2:
-                yield _filled(*ahead.popleft())
+                yield _joined(*ahead.popleft())
         while ahead:
-            yield _filled(*ahead.popleft())
+            yield _joined(*ahead.popleft())
 
 
 _AT_ONCE = 4
@@ -300,10 +270,14 @@ def _fill(
     return failures
 
 
-def _filled(
+def _joined(
     batch: NDArray[np.intp], images: NDArray[np.uint8], parts: Sequence[Future[dict[int, str]]]
 ) -> Loaded:
-    failed = {index: reason for part in parts for index, reason in part.result().items()}
+    return _filled(batch, images, {i: why for part in parts for i, why in part.result().items()})
+
+
+def _filled(batch: NDArray[np.intp], images: NDArray[np.uint8], failed: dict[int, str]) -> Loaded:
+    """A batch whose images were read to their places, without those that failed."""
     if failed:
         good = np.array([index not in failed for index in batch.tolist()])
         bad = tuple((index, failed[index]) for index in batch.tolist() if index in failed)
@@ -311,14 +285,25 @@ def _filled(
     return Loaded(batch, torch.from_numpy(images).unsqueeze(1))
 
 
-class _Reader(Dataset[tuple[int, NDArray[np.uint8] | str]]):
-    """What a worker process runs: like the data set, but a failure is a value."""
+class _Reader(Dataset[Loaded]):
+    """What a worker process runs: whole batches, whose failures are values."""
 
     def __init__(self, dataset: Radiographs) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: int) -> tuple[int, NDArray[np.uint8] | str]:
-        return _read(self.dataset, int(index))
+    def __getitems__(self, batch: NDArray[np.intp]) -> Loaded:
+        images = np.empty((len(batch), self.dataset.size, self.dataset.size), np.uint8)
+        return _filled(batch, images, _fill(self.dataset, batch, images))
+
+
+def _handed_over(loaded: Loaded) -> Loaded:
+    """In a worker: the images put into shared memory here and now.
+
+    Left to the thread that sends them, a shared memory that is full would lose the batch without a
+    word, and the main process would wait for it for ever.
+    """
+    loaded.images.share_memory_()  # type: ignore[no-untyped-call]
+    return loaded
 
 
 def _from_workers(
@@ -331,7 +316,7 @@ def _from_workers(
         batch_sampler=batches,  # type: ignore[arg-type]  # any iterable of index lists will do
         num_workers=workers,
         multiprocessing_context=START,
-        collate_fn=functools.partial(_handed_over, dataset.size),
+        collate_fn=_handed_over,  # type: ignore[arg-type]  # gets what `__getitems__` gives
         worker_init_fn=_serve_while_needed,
         pin_memory=False,
     )

@@ -87,9 +87,17 @@ class Network(nn.Module):
         assert isinstance(last, nn.Module) and isinstance(last.bias, nn.Parameter)
         return last.bias
 
-    def prepare(self, grey: Tensor) -> Tensor:
-        """Grey levels (B, 1, H, W), uint8 or float in [0, 255], to normalised (B, 3, H, W)."""
-        return (grey.to(self.mean.dtype) / 255.0 - self.mean) / self.std
+    def prepare(
+        self, grey: Tensor, layout: torch.memory_format = torch.contiguous_format
+    ) -> Tensor:
+        """Grey levels (B, 1, H, W), uint8 or float in [0, 255], to normalised (B, 3, H, W).
+
+        Written once, in the memory layout that the network takes.
+        """
+        levels = grey.to(self.mean.dtype) / 255.0
+        shape = (len(grey), self.mean.shape[1], *grey.shape[-2:])
+        out = torch.empty(shape, dtype=levels.dtype, device=grey.device, memory_format=layout)
+        return torch.sub(levels, self.mean, out=out).div_(self.std)
 
     def freeze_encoder(self) -> None:
         """Take the encoder out of training: no gradient, and batch norm keeps its statistics."""

@@ -26,6 +26,7 @@ from lingula.model.network import Network
 from lingula.model.optim import adamw, parameter_groups
 from lingula.steps import backward
 from lingula.training import Examples, fit
+from lingula.verbs.bench_train import paper_sized
 from lingula.verbs.data_phantom import data_phantom
 from lingula.verbs.examples import examples_of, with_features
 from lingula.verbs.fitting import build
@@ -75,18 +76,13 @@ def bench_frozen(
         folder = Path(name)
         config = resolve_device(
             vary(
-                Config(),
+                paper_sized(encoder, image_size, layers, width, device),
                 data__table=str(_table(data, folder, image_size, images)),
-                model__encoder=encoder,
                 model__weights=str(_start(encoder, image_size, folder)),
-                model__image_size=image_size,
                 model__text="orthogonal",
-                model__decoder__layers=layers,
-                model__decoder__width=width,
                 optim__batch_size=batch_size,
                 optim__epochs=1,
                 optim__warmup_epochs=None,
-                device=device,
             )
         )
         return _measured(config, images, rounds, folder)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lingula.config import Config, vary
-from lingula.devices import make_fabric, resolve_device
+from lingula.devices import layout_of, make_fabric, resolve_device
 from lingula.errors import InputError
 from lingula.prediction import VIEWS, score_batch
 from lingula.verbs.bench_train import network_of, paper_sized, timed
@@ -80,7 +80,7 @@ def _ours(config: Config, films: Tensor, tta: str, precision: str) -> Callable[[
     """Scoring as `lingula predict` does it, of images that are decoded."""
     settled = resolve_device(vary(config, precision=precision))
     fabric = make_fabric(settled.device, precision)
-    layout = torch.channels_last if settled.channels_last == "yes" else torch.contiguous_format
+    layout = layout_of(settled)
     network = network_of(settled).to(fabric.device).to(memory_format=layout).eval()
     keys = list(range(len(films)))
 

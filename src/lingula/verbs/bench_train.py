@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lingula.config import Config, vary
-from lingula.devices import make_fabric, resolve_device
+from lingula.devices import layout_of, make_fabric, resolve_device
 from lingula.errors import InputError
 from lingula.labels import CXR_LT_2023
 from lingula.model.augment import Warp, draw_warps, warp_images
@@ -127,7 +127,7 @@ def _ours(
 ) -> tuple[Callable[[], None], dict[str, list[float]], float]:
     """A step as `lingula train` makes it, the times of its parts, and its arithmetic operations."""
     fabric = make_fabric(config.device, config.precision)
-    layout = torch.channels_last if config.channels_last == "yes" else torch.contiguous_format
+    layout = layout_of(config)
     network = network_of(config).to(memory_format=layout)
     groups = parameter_groups(network, lr=1e-4, head_lr=1.0, weight_decay=0.02)
     model, optimizer = fabric.setup(network, adamw(groups))
@@ -142,7 +142,7 @@ def _ours(
         marks = [_now(config.device)]
         matrices = draw_warps(WARP, rows, seed=0, epoch=count["step"])
         warped = warp_images(send(films, fabric.device), send(matrices, fabric.device))
-        inputs = network.prepare(warped).contiguous(memory_format=layout)
+        inputs = network.prepare(warped, layout)
         marks.append(_now(config.device))
         loss = reduce_loss(bce(model(inputs), wanted), mask)
         marks.append(_now(config.device))

@@ -7,7 +7,6 @@ import csv
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from lingula.errors import ImageError, InputError, changes, differences, example
 from lingula.labels import fold
 from lingula.parts import Parts, held, parts_folder, remove_parts, settings_of
 from lingula.predictions import write_scores_of
+from lingula.ranks import is_first
 from lingula.verbs.calibrate import calibration_of_run
 from lingula.verbs.scoring import Job, pieces, scored
 
@@ -101,7 +101,7 @@ def predict(
     }
     calibration = _calibration(run, facts, settings) if calibrated else None
     stamp = {**settings, "root": str(asked.root.resolve()), "images_sha256": _hash(asked.images)}
-    if _is_first() or not overwrite:
+    if is_first() or not overwrite:
         done = _already(target, settings, stamp, overwrite)
         if done is not None:
             return done
@@ -110,7 +110,7 @@ def predict(
     job = Job(Path(run), facts, wanted, *images, views, merge, batch_size, workers)
     with scored(job, parts_folder(target), stamp) as parts:
         failures = _reasons(asked, parts)
-        if _is_first():
+        if is_first():
             _write_failures(target, failures)
             files.write_json(_made_path(target), settings)
             # Last: once the scores are there, all is.
@@ -166,11 +166,6 @@ def _hash(images: tuple[str, ...]) -> str:
     for name in images:
         found.update(name.encode("utf-8", "surrogateescape") + b"\0")
     return found.hexdigest()
-
-
-def _is_first() -> bool:
-    """Whether this is the first, or the only, of the processes torchrun or SLURM started."""
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
 
 
 def _calibration(run: str | Path, facts: dict[str, Any], settings: dict[str, Any]) -> Calibration:
@@ -289,7 +284,7 @@ def _already(
     before = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else None
     if before == settings and not overwrite:
         log.info("%s is there already, made with the same settings.", target)
-        if begun == stamp and _is_first():
+        if begun == stamp and is_first():
             _clear(folder, stamp)
         return Predicted(target, settings["images"], _read_failures(target))
     if not overwrite and before is not None:

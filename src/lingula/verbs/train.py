@@ -21,6 +21,7 @@ from lingula.errors import InputError, differences, examples
 from lingula.evaluation import worst_classes
 from lingula.predictions import read_scores
 from lingula.progress import counting, progress
+from lingula.ranks import is_first
 from lingula.recipe import recipe
 from lingula.verbs.plan import Plan
 from lingula.verbs.run_labels import labels_of, measured
@@ -59,7 +60,7 @@ def train(
     if dry_run:
         _describe(config, run)
         return run
-    first = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    first = is_first()
     if overwrite and run.exists() and first:
         with runs.held(run):
             log.info("Moved the old %s to %s.", run, files.set_aside(run))

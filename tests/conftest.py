@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,17 @@ from lingula.config import Config, vary
 from lingula.recipe import recipe
 
 CLASSES = ("Cardiomegaly", "Edema", "Fracture", "No Finding")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_usual() -> Iterator[None]:
+    """Signals do what they do in a terminal, however the tests were started.
+
+    A shell starts a background job with SIGINT ignored, which its children inherit.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

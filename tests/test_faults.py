@@ -484,6 +484,18 @@ def test_signals_are_noted_once() -> None:
     assert seen == [None]
 
 
+def test_a_background_job_does_not_hear_ctrl_c() -> None:
+    """`lingula train ... &` in a script: the shell has told it to ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruption.noted() as asked:
+            signal.raise_signal(signal.SIGINT)
+            assert asked() is None
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_stopped_as_typed(
     config: Config,
     tmp_path: Path,

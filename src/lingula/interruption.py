@@ -31,8 +31,16 @@ class Interrupted(BaseException):
 
 def stop_at_once() -> None:
     """From now on the signals raise `Interrupted`, so that what is half-written is cleaned up."""
-    for number in SIGNALS:
+    for number in _heard():
         signal.signal(number, _stop)
+
+
+def _heard() -> list[signal.Signals]:
+    """The signals that whoever started the process did not shield it from.
+
+    A shell starts background jobs with SIGINT ignored, so that Ctrl-C is for the one in front.
+    """
+    return [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -61,7 +69,7 @@ def noted() -> Iterator[Asked]:
             raise Interrupted(number)
         got.append(number)
 
-    before = {number: signal.signal(number, note) for number in SIGNALS}
+    before = {number: signal.signal(number, note) for number in _heard()}
     try:
         yield lambda: got[0] if got else None
     finally:

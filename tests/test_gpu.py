@@ -10,7 +10,7 @@ import torch
 
 import lingula
 from lingula.config import Config, vary
-from lingula.model.augment import Warp, draw_warps, warp_images
+from lingula.model.augment import Warp, draw_warps, warp_images, warp_levels
 from lingula.model.transfer import send
 from lingula.predictions import read_scores
 
@@ -41,6 +41,9 @@ def test_the_warp_is_the_cpus() -> None:
     )
     there = warp_images(images.to(CUDA), matrices.to(CUDA)).cpu()
     assert (there - warp_images(images, matrices)).abs().max() < 0.1  # of 255
+    levels = warp_levels(images.to(CUDA), matrices.to(CUDA)).cpu().int()
+    apart = (levels - warp_levels(images, matrices).int()).abs()
+    assert apart.max() <= 1 and apart.float().mean() < 0.05  # where a half is rounded
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from lingula.errors import InputError
-from lingula.model.augment import Batch, Warp, draw_warps, mix, mixup, warp_images
+from lingula.model.augment import Batch, Warp, draw_warps, mix, mixup, warp_images, warp_levels
 from lingula.model.decoder import Attention
 from lingula.model.encoders import build_encoder
 from lingula.model.loader import load_encoder
@@ -239,15 +239,17 @@ def test_a_warp_is_torchs_own_whatever_the_batch_and_the_threads() -> None:
     matrices = torch.from_numpy(drawn)
     grid = F.affine_grid(matrices, [3, 1, 40, 24], align_corners=False)
     right = F.grid_sample(images.float(), grid, align_corners=False)
-    warped = warp_images(images, matrices)
-    torch.testing.assert_close(warped, right, atol=0.02, rtol=0)  # of 255 levels
-    assert torch.equal(warp_images(images[1:2], matrices[1:2]), warped[1:2])
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)  # which does not divide the 40 rows
-    try:
-        assert torch.equal(warp_images(images, matrices), warped)
-    finally:
-        torch.set_num_threads(threads)
+    torch.testing.assert_close(warp_images(images, matrices), right, atol=0.02, rtol=0)  # of 255
+    torch.testing.assert_close(warp_levels(images, matrices).float(), right, atol=0.52, rtol=0)
+    for warp in (warp_images, warp_levels):
+        warped = warp(images, matrices)
+        assert torch.equal(warp(images[1:2], matrices[1:2]), warped[1:2])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(3)  # which does not divide the 40 rows
+        try:
+            assert torch.equal(warp(images, matrices), warped)
+        finally:
+            torch.set_num_threads(threads)
 
 
 def test_warps_belong_to_the_image_and_the_epoch() -> None:
@@ -257,9 +259,9 @@ def test_warps_belong_to_the_image_and_the_epoch() -> None:
     assert (draw_warps(warp, np.array([5]), seed=1, epoch=3)[0] != many[1]).any()
     still = draw_warps(Warp((1, 1), 0, 0), np.array([0]), seed=0, epoch=0)
     picture = films(1)
-    torch.testing.assert_close(
-        warp_images(picture, torch.from_numpy(still)), picture.float(), atol=1e-3, rtol=0
-    )
+    assert torch.equal(warp_levels(picture, torch.from_numpy(still)), picture)
+    mirror = draw_warps(Warp((1, 1), 1, 0), np.array([0]), seed=0, epoch=0)
+    assert torch.equal(warp_levels(picture, torch.from_numpy(mirror)), picture.flip(-1))
 
 
 def test_views_and_their_means() -> None:

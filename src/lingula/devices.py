@@ -49,6 +49,13 @@ def layout_of(config: Config) -> torch.memory_format:
     return torch.channels_last if config.channels_last == "yes" else torch.contiguous_format
 
 
+def autocast_to(fabric: Fabric) -> torch.dtype | None:
+    """The format that convolutions and products run in under `fabric.autocast()`, or None."""
+    kind = fabric.device.type
+    with fabric.autocast():
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+
+
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

@@ -23,8 +23,10 @@ from torch.nn import functional as F
 
 from lingula import files
 from lingula.data.batches import Memory, Radiographs, consecutive_batches, load
+from lingula.devices import autocast_to
 from lingula.errors import InputError
 from lingula.model.augment import warp_images
+from lingula.model.folding import for_scoring
 from lingula.model.network import Network
 from lingula.model.transfer import send
 
@@ -187,30 +189,25 @@ def score_batches(
     merge: str = "geometric",
     memory: Memory | None = None,
     workers: int = 0,
-    channels_last: bool = False,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> Iterator[ScoredBatch]:
     """The scores of these batches, one after the other, while the next ones are being decoded."""
-    was_training = network.training
-    network.eval()
-    layout = torch.channels_last if channels_last else torch.contiguous_format
+    ready = for_scoring(network, dataset.size, layout, autocast_to(fabric))
 
     def forward(images: Tensor) -> Tensor:
         with fabric.autocast():
-            logits: Tensor = network(images)
+            logits: Tensor = ready(images)
         return logits
 
-    try:
-        loading = load(dataset, batches, memory=memory, workers=workers)
-        for batch, loaded in zip(batches, loading, strict=True):
-            found = np.full((len(batch), len(network.embeddings)), np.nan)
-            if len(loaded.indices):
-                images = send(loaded.images, fabric.device)
-                keys = [key_of(str(dataset.paths[i])) for i in loaded.indices]
-                scores = score_batch(network, images, VIEWS[tta], merge, forward, keys, layout)
-                found[np.isin(batch, loaded.indices)] = scores.cpu().numpy()
-            yield ScoredBatch(batch, found, dict(loaded.failures))
-    finally:
-        network.train(was_training)
+    loading = load(dataset, batches, memory=memory, workers=workers)
+    for batch, loaded in zip(batches, loading, strict=True):
+        found = np.full((len(batch), len(network.embeddings)), np.nan)
+        if len(loaded.indices):
+            images = send(loaded.images, fabric.device)
+            keys = [key_of(str(dataset.paths[i])) for i in loaded.indices]
+            scores = score_batch(ready, images, VIEWS[tta], merge, forward, keys, layout)
+            found[np.isin(batch, loaded.indices)] = scores.cpu().numpy()
+        yield ScoredBatch(batch, found, dict(loaded.failures))
 
 
 # Of the memory, for the network's largest layer and what its library needs beside it.
@@ -260,7 +257,7 @@ def score(
     batch_size: int = 32,
     memory: Memory | None = None,
     workers: int = 0,
-    channels_last: bool = False,
+    layout: torch.memory_format = torch.contiguous_format,
     tick: Callable[[int, int], None] | None = None,
 ) -> Scored:
     """Scores of every image, the same whatever the batch size (to 1e-5 in fp32).
@@ -282,7 +279,7 @@ def score(
         merge=merge,
         memory=memory,
         workers=workers,
-        channels_last=channels_last,
+        layout=layout,
     ):
         rows[found.rows] = found.probabilities
         failures.update(found.failures)

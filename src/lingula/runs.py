@@ -24,7 +24,17 @@ from lingula.errors import InputError, differences
 
 log = logging.getLogger("lingula")
 
-_PACKAGES = ("torch", "torchvision", "timm", "lightning-fabric", "numpy", "polars", "pillow")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning-fabric",
+    "numpy",
+    "polars",
+    "pillow",
+    "simplejpeg",
+    "opencv-python-headless",
+)
 
 
 def open_run(run: Path, config: Config) -> Literal["new", "unfinished", "finished"]:

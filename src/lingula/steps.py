@@ -12,7 +12,7 @@ from lingula.config import Config
 from lingula.data.batches import Loaded, Rows, epoch_batches
 from lingula.errors import InputError, examples
 from lingula.labels import LabelSpace
-from lingula.model.augment import Batch, Warp, draw_warps, mixup, warp_images
+from lingula.model.augment import Batch, Warp, draw_warps, mixup, warp_levels
 from lingula.model.losses import reduce_loss
 from lingula.model.optim import Schedule, learning_rate, warmup_steps
 from lingula.model.transfer import send
@@ -52,7 +52,7 @@ def make_batch(
     matrices = draw_warps(warp, loaded.indices, seed=config.seed, epoch=step // per_epoch)
     device = targets.device
     index = send(loaded.indices, device)
-    warped = warp_images(send(loaded.images, device), send(matrices, device))
+    warped = warp_levels(send(loaded.images, device), send(matrices, device))
     batch = Batch(warped, targets[index], mask[index])
     return batch if a.mixup is None else mixup(batch, a.mixup, seed=config.seed, step=step)
 

@@ -292,7 +292,7 @@ def finish_epoch(
             batch_size=config.optim.batch_size,
             memory=dev.memory,
             workers=config.data.workers,
-            channels_last=config.channels_last == "yes",
+            layout=layout_of(config),
             tick=heed,
         )
     readable = np.isfinite(found.probabilities).all(1)

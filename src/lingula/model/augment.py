@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -66,55 +67,41 @@ def _matrix(
 def warp_images(images: Tensor, matrices: Tensor) -> Tensor:
     """Warp (B, 1, H, W) by (B, 2, 3), bilinear, black outside; float32 in the input's range."""
     if images.device.type == "cpu":
-        return _warp_on_cpu(images, matrices)
+        return _by_opencv(images.float(), matrices)
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     return F.grid_sample(images.float(), grid, mode="bilinear", align_corners=False)
 
 
-def _warp_on_cpu(images: Tensor, matrices: Tensor) -> Tensor:
+def warp_levels(images: Tensor, matrices: Tensor) -> Tensor:
+    """As `warp_images`, uint8 to uint8: rounded to grey levels, which halves a CPU's time."""
+    if images.device.type == "cpu":
+        return _by_opencv(images, matrices)
+    return warp_images(images, matrices).round_().to(torch.uint8)
+
+
+def _by_opencv(images: Tensor, matrices: Tensor) -> Tensor:
     """The result depends neither on the other images nor on the number of threads."""
     height, width = images.shape[-2:]
-    rows = (torch.arange(height) * 2 + 1) / height - 1
-    columns = (torch.arange(width) * 2 + 1) / width - 1
-    # The grid is the sum of a row's part (B, 2, H, 1) and a column's part (B, 2, 1, W): all x, then
-    # all y, which is written without steps of two and which torch reads as it lies.
-    across = (matrices[:, :, 0, None] * columns)[:, :, None]
-    down = (matrices[:, :, 1, None] * rows + matrices[:, :, 2:])[..., None]
-    # Several threads share a whole batch: they wait for each other at every step, which costs more
-    # than strips save as soon as the machine has anything else to do.
-    if torch.get_num_threads() > 1:
-        return _sampled(images.float(), down + across)
-    return _in_strips(images, across, down)
-
-
-def _sampled(levels: Tensor, points: Tensor) -> Tensor:
-    """Levels (B, 1, H, W) at points (B, 2, R, W)."""
-    grid = points.permute(0, 2, 3, 1)
-    return F.grid_sample(levels, grid, mode="bilinear", align_corners=False)
-
-
-def _in_strips(images: Tensor, across: Tensor, down: Tensor) -> Tensor:
-    """A few pixels at a time, which stay in the core's cache: 6 times faster than a whole batch."""
-    height, width = images.shape[-2:]
-    group, strip = max(1, _AT_ONCE // (height * width)), min(height, max(1, _AT_ONCE // width))
-    points = torch.empty(2 * group * strip * width)
-    levels = torch.empty(group, *images.shape[1:])
-    # NumPy asks the system for large pages, which torch does not: small ones cost an eighth.
-    out = torch.from_numpy(np.empty(images.shape, dtype=np.float32))
-    parts = (torch.split(tensor, group) for tensor in (images, across, down, out))
-    for some, x, y, into in zip(*parts, strict=True):
-        n = len(some)
-        levels[:n].copy_(some)
-        place = into.numpy()
-        for top, lines in zip(range(0, height, strip), y.split(strip, 2), strict=True):
-            here = points[: 2 * n * lines.shape[2] * width].view(n, 2, -1, width)
-            torch.add(lines, x, out=here)
-            # NumPy's copy, since torch's reads the memory first that it writes to.
-            place[:, :, top : top + strip] = _sampled(levels[:n], here).numpy()
+    # From pixels of the output to [-1, 1], by the matrix, and from [-1, 1] to pixels of the input.
+    inward = np.array([[2 / width, 0, 1 / width - 1], [0, 2 / height, 1 / height - 1], [0, 0, 1]])
+    placed = np.concatenate(
+        [matrices.double().numpy(), np.broadcast_to([[[0.0, 0.0, 1.0]]], (len(images), 1, 3))], 1
+    )
+    pixels = (np.linalg.inv(inward) @ placed @ inward)[:, :2]
+    cv2.setNumThreads(torch.get_num_threads())
+    out = torch.empty_like(images, memory_format=torch.contiguous_format)
+    levels, into = images.contiguous().numpy()[:, 0], out.numpy()[:, 0]
+    for source, target, matrix in zip(levels, into, pixels, strict=True):
+        cv2.warpAffine(
+            source,
+            matrix,
+            (width, height),
+            dst=target,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=0,
+        )
     return out
-
-
-_AT_ONCE = 2**15  # pixels: 256 KiB of points and 128 KiB of levels
 
 
 def mixup(batch: Batch, alpha: float, *, seed: int, step: int) -> Batch:

@@ -32,7 +32,7 @@ from lingula.data.cached import locate
 from lingula.data.images import read_image
 from lingula.data.phantom import write_phantom
 from lingula.errors import InputError
-from lingula.model.augment import Warp, draw_warps, warp_images
+from lingula.model.augment import Warp, draw_warps, warp_levels
 from lingula.progress import progress
 
 FILMS = 6
@@ -172,7 +172,7 @@ def _loaded(dataset: Radiographs) -> Any:
 def _warped(images: Tensor, indices: NDArray[np.intp]) -> Tensor:
     a = Augment()
     matrices = draw_warps(Warp(a.scale, a.flip, a.rotation), indices, seed=0, epoch=0)
-    return warp_images(images, torch.from_numpy(matrices))
+    return warp_levels(images, torch.from_numpy(matrices))
 
 
 def _batches(dataset: Radiographs) -> None:
@@ -190,14 +190,13 @@ def _pillow(path: Path, size: int | None = None) -> NDArray[np.uint8]:
 
 
 def _chain(size: int) -> v2.Compose:
-    """The baseline's augmentation, with the ranges that ours has."""
+    """The baseline's augmentation, with the ranges that ours has; grey levels in and out."""
     a = Augment()
     return v2.Compose(
         [
             v2.RandomResizedCrop(size, scale=a.scale, ratio=(1.0, 1.0), antialias=True),
             v2.RandomHorizontalFlip(a.flip),
             v2.RandomRotation(a.rotation, interpolation=v2.InterpolationMode.BILINEAR),
-            v2.ToDtype(torch.float32),
         ]
     )
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from lingula.config import Config, vary
-from lingula.devices import layout_of, make_fabric, resolve_device
+from lingula.devices import autocast_to, layout_of, make_fabric, resolve_device
 from lingula.errors import InputError
+from lingula.model.folding import for_scoring
 from lingula.prediction import VIEWS, score_batch
 from lingula.verbs.bench_train import network_of, paper_sized, timed
 
@@ -81,7 +82,8 @@ def _ours(config: Config, films: Tensor, tta: str, precision: str) -> Callable[[
     settled = resolve_device(vary(config, precision=precision))
     fabric = make_fabric(settled.device, precision)
     layout = layout_of(settled)
-    network = network_of(settled).to(fabric.device).to(memory_format=layout).eval()
+    built = network_of(settled).to(fabric.device)
+    network = for_scoring(built, settled.model.image_size, layout, autocast_to(fabric))
     keys = list(range(len(films)))
 
     def forward(images: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from lingula.config import Config, vary
 from lingula.devices import layout_of, make_fabric, resolve_device
 from lingula.errors import InputError
 from lingula.labels import CXR_LT_2023
-from lingula.model.augment import Warp, draw_warps, warp_images
+from lingula.model.augment import Warp, draw_warps, warp_levels
 from lingula.model.losses import bce, reduce_loss
 from lingula.model.network import Architecture, Network
 from lingula.model.optim import adamw, parameter_groups
@@ -141,7 +141,7 @@ def _ours(
     def step() -> None:
         marks = [_now(config.device)]
         matrices = draw_warps(WARP, rows, seed=0, epoch=count["step"])
-        warped = warp_images(send(films, fabric.device), send(matrices, fabric.device))
+        warped = warp_levels(send(films, fabric.device), send(matrices, fabric.device))
         inputs = network.prepare(warped, layout)
         marks.append(_now(config.device))
         loss = reduce_loss(bce(model(inputs), wanted), mask)

@@ -22,6 +22,7 @@ _CORE = (
     "polars",
     "pillow",
     "simplejpeg",
+    "opencv-python-headless",
     "safetensors",
     "pydantic",
     "omegaconf",

@@ -23,7 +23,7 @@ from lingula.data.configured import configured_targets
 from lingula.data.outside import Outside
 from lingula.data.reading import write_table
 from lingula.data.table import Table, rows_of, subset
-from lingula.devices import make_fabric, resolve_device
+from lingula.devices import layout_of, make_fabric, resolve_device
 from lingula.errors import InputError, examples
 from lingula.evaluation import to_json as evaluation_to_json
 from lingula.model.checkpoint import load_model, start_from_run
@@ -268,7 +268,7 @@ def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> di
                 merge=config.evaluation.merge,
                 batch_size=config.optim.batch_size,
                 workers=config.data.workers,
-                channels_last=config.channels_last == "yes",
+                layout=layout_of(config),
                 tick=counting(tick),
             )
         predictions = predictions_of(part, found.probabilities)

@@ -82,6 +82,7 @@ def scored(job: Job, folder: Path, settings: dict[str, Any]) -> Iterator[Parts]:
 
 def _score_rest(job: Job, folder: Path, fabric: Any) -> None:
     from lingula.data.batches import Radiographs, consecutive_batches
+    from lingula.devices import layout_of
     from lingula.model.checkpoint import load_model
     from lingula.prediction import fitting_batch, score_batches
 
@@ -114,7 +115,7 @@ def _score_rest(job: Job, folder: Path, fabric: Any) -> None:
             tta=job.tta,
             merge=job.merge,
             workers=job.workers,
-            channels_last=job.wanted.channels_last == "yes",
+            layout=layout_of(job.wanted),
         ):
             append(Block(int(found.rows[0]), found.probabilities, found.failures))
             done += len(found.rows)

@@ -20,29 +20,48 @@ from lingula.recipe import recipe
 
 def test_a_map_that_is_the_same_everywhere_is_chance() -> None:
     one = look(np.full((4, 4), 1 / 16, dtype=np.float32), [(0.5, 0.5, 0.5, 0.5)], "Mass", "p")
-    assert one.energy == pytest.approx(0.25) and one.chance == pytest.approx(0.25)
+    assert one.energy == pytest.approx(0.25) and one.covered == one.chance == 0.25
     assert not one.hit  # the first of equal cells is in the other corner
 
 
 def test_pointing_by_hand() -> None:
     attention = np.zeros((2, 2), dtype=np.float32)
-    attention[1, 0], attention[0, 0] = 0.75, 0.25  # strongest at a quarter across, three down
-    assert look(attention, [(0.2, 0.7, 0.1, 0.1)], "Mass", "p").hit
-    assert not look(attention, [(0.3, 0.7, 0.1, 0.1)], "Mass", "p").hit
+    attention[1, 0], attention[0, 0] = 0.75, 0.25  # strongest at the left, below
+    small = look(attention, [(0.2, 0.7, 0.1, 0.1)], "Mass", "p")
+    assert small.hit and small.chance == 0.25 and small.covered == pytest.approx(0.01, abs=2e-3)
+    over = look(attention, [(0.4, 0.4, 0.2, 0.2)], "Mass", "p")  # reaches into all four cells
+    assert over.hit and over.chance == 1.0
+    beside = look(attention, [(0.5, 0.5, 0.5, 0.5), (0.1, 0.1, 0.4, 0.4)], "Mass", "p")
+    assert not beside.hit and beside.chance == 0.5  # its edges touch the strongest cell, no more
     whole = look(attention, [(0.0, 0.5, 0.5, 0.5)], "Mass", "p")
     assert whole.hit and whole.energy == pytest.approx(0.75) and whole.chance == 0.25
     both = look(attention, [(0.0, 0.0, 0.5, 0.5), (0.0, 0.0, 0.5, 1.0)], "Mass", "p")
     assert both.energy == pytest.approx(1.0) and both.chance == 0.5  # boxes count once
 
 
+@pytest.mark.parametrize("cells", [3, 6, 7])
+def test_a_map_of_noise_hits_as_often_as_chance_says(cells: int) -> None:
+    """However small the boxes are beside the cells: what makes `chance` the level to beat."""
+    random = np.random.default_rng(0)
+    looks = []
+    for _ in range(4000):
+        w, h = random.uniform(0.01, 0.3, 2)
+        box = (random.uniform(0, 1 - w), random.uniform(0, 1 - h), w, h)
+        noise = random.random((cells, cells)).astype(np.float32)
+        looks.append(look(noise, [box], "Mass", str(len(looks))))
+    rate = rates(looks)["Mass"]
+    assert abs(rate.hit - rate.chance) < 0.02 and not rate.validated
+    assert abs(rate.energy - rate.covered) < 0.01
+
+
 def test_rates_by_patient() -> None:
-    hits = [Look("Mass", f"p{i // 4}", i < 40, 0.5, 0.1) for i in range(48)]
+    hits = [Look("Mass", f"p{i // 4}", i < 40, 0.1, 0.5, 0.1) for i in range(48)]
     found = rates(hits)["Mass"]
     assert found.n == 48 and found.hit == pytest.approx(40 / 48) and found.validated
     # Twelve patients, ten of whom always hit: the interval is that of twelve, not of 48.
     assert found.hit_ci[1] - found.hit_ci[0] > 0.3
     assert from_json(to_json({"Mass": found}))["Mass"] == found
-    guess = rates([Look("Edema", f"p{i}", i % 10 == 0, 0.1, 0.1) for i in range(50)])["Edema"]
+    guess = rates([Look("Edema", f"p{i}", i % 10 == 0, 0.1, 0.1, 0.1) for i in range(50)])["Edema"]
     assert not guess.validated and "not better than chance" in described(guess)
     assert described(None) == "not validated" and "83%" in described(found)
 

@@ -1,8 +1,10 @@
 """Does the attention lie where the sign is? Pointing game and energy in the box, against chance.
 
-The pointing game (Zhang et al. 2016) asks whether the strongest place of a map lies in a box of the
-finding; energy in the box (Wang et al. 2020) which share of the map does. Chance is what a map that
-is the same everywhere would get: the share of the film that the boxes cover.
+The pointing game (Zhang et al. 2016) asks whether the strongest place of a map hits a box of the
+finding. A map of few cells can't point more finely than a cell, so a cell that a box reaches into
+is a hit, and chance is the share of such cells: a small sign is neither out of reach nor a gift.
+Energy in the box (Wang et al. 2020) is the share of the map that lies in the boxes; a map that is
+the same everywhere would have the share of the film that they cover.
 """
 
 from __future__ import annotations
@@ -14,8 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+FORMAT = 2  # of `attention.json`; in 1 the middle of a cell had to lie in a box
 DRAWS = 1000
-FINE = 256  # maps and boxes are compared on a grid of so many cells a side
+FINE = 256  # shares of maps and boxes are taken on a grid of so many cells a side
+_EDGE = 1e-9  # of the film; what a box's edges are off by after a sum of floats
 
 
 @dataclass(frozen=True)
@@ -25,8 +29,9 @@ class Look:
     finding: str
     patient: str
     hit: bool
-    energy: float
     chance: float
+    energy: float
+    covered: float
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,10 @@ class Rate:
     Attributes:
         n: films.
         hit: share of the films whose map points into a box, and its 95 % interval.
-        chance: mean share of the film that the boxes cover.
+        chance: mean share of the cells that are hits.
         gain_ci: 95 % interval of hit minus chance, by patient; above zero: better than chance.
         energy: mean share of the map within the boxes.
+        covered: mean share of the film within the boxes, which is the energy of chance.
     """
 
     n: int
@@ -47,6 +53,7 @@ class Rate:
     chance: float
     gain_ci: tuple[float, float]
     energy: float
+    covered: float
 
     @property
     def validated(self) -> bool:
@@ -62,19 +69,31 @@ def look(
 ) -> Look:
     """One map (h, w), and the boxes as x, y, w, h in parts of the film.
 
-    The strongest place is the middle of the strongest cell; cells as strong share the hit only if
-    the first of them, from the top left, hits.
+    Of cells that are as strong the first counts, from the top left.
     """
     height, width = attention.shape
+    cells = _reached(boxes, height, width)
     covered = _covered(boxes)
-    row, column = divmod(int(np.argmax(attention)), width)
-    y, x = int((row + 0.5) / height * FINE), int((column + 0.5) / width * FINE)
     rows = (np.arange(FINE) * height) // FINE
     columns = (np.arange(FINE) * width) // FINE
     spread = attention[np.ix_(rows, columns)].astype(np.float64)
     total = float(spread.sum())
     energy = float(spread[covered].sum()) / total if total > 0 else 0.0
-    return Look(finding, patient, bool(covered[y, x]), energy, float(covered.mean()))
+    hit = bool(cells.flat[int(np.argmax(attention))])
+    return Look(finding, patient, hit, float(cells.mean()), energy, float(covered.mean()))
+
+
+def _reached(
+    boxes: Sequence[tuple[float, float, float, float]], height: int, width: int
+) -> NDArray[np.bool_]:
+    """(height, width) True for the cells that a box reaches into by more than its edge."""
+    top, left = np.arange(height) / height, np.arange(width) / width
+    cells = np.zeros((height, width), dtype=bool)
+    for x, y, w, h in boxes:
+        down = (top < y + h - _EDGE) & (top + 1 / height > y + _EDGE)
+        across = (left < x + w - _EDGE) & (left + 1 / width > x + _EDGE)
+        cells |= down[:, None] & across[None, :]
+    return cells
 
 
 def _covered(boxes: Sequence[tuple[float, float, float, float]]) -> NDArray[np.bool_]:
@@ -115,12 +134,17 @@ def _rate(looks: Sequence[Look], seed: int) -> Rate:
         chance=float(chance.mean()),
         gain_ci=(gain_low, gain_high),
         energy=float(np.mean([one.energy for one in looks])),
+        covered=float(np.mean([one.covered for one in looks])),
     )
 
 
 def to_json(found: Mapping[str, Rate], **about: Any) -> dict[str, Any]:
     """The rates as plain values, for `attention.json`."""
-    return {"format": 1, **about, "classes": {name: asdict(rate) for name, rate in found.items()}}
+    return {
+        "format": FORMAT,
+        **about,
+        "classes": {name: asdict(rate) for name, rate in found.items()},
+    }
 
 
 def from_json(value: Mapping[str, Any]) -> dict[str, Rate]:
@@ -133,6 +157,7 @@ def from_json(value: Mapping[str, Any]) -> dict[str, Rate]:
             chance=float(rate["chance"]),
             gain_ci=(float(rate["gain_ci"][0]), float(rate["gain_ci"][1])),
             energy=float(rate["energy"]),
+            covered=float(rate["covered"]),
         )
         for name, rate in value["classes"].items()
     }

@@ -14,7 +14,7 @@ from lingula.data.boxes import Box, boxes_beside
 from lingula.data.images import read_image
 from lingula.data.table import Table, image_path
 from lingula.errors import ImageError
-from lingula.localisation import Look, Rate, from_json, look, rates, to_json
+from lingula.localisation import FORMAT, Look, Rate, from_json, look, rates, to_json
 from lingula.model.checkpoint import Trained, load_model
 from lingula.prediction import attend
 
@@ -97,6 +97,7 @@ def _looks(
 
 
 def known_rates(run: Path) -> dict[str, Rate]:
-    """The rates kept in a run's `attention.json`; none where there is no such file."""
+    """The rates kept in a run's `attention.json`; none where there is none by today's rule."""
     path = run / "attention.json"
-    return from_json(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return from_json(kept) if kept.get("format") == FORMAT else {}

@@ -63,6 +63,8 @@ def test_rates_by_patient() -> None:
     assert from_json(to_json({"Mass": found}))["Mass"] == found
     guess = rates([Look("Edema", f"p{i}", i % 10 == 0, 0.1, 0.1, 0.1) for i in range(50)])["Edema"]
     assert not guess.validated and "not better than chance" in described(guess)
+    lucky = rates([Look("Nodule", "p", True, 0.1, 0.5, 0.1)] * 3)["Nodule"]
+    assert lucky.hit == 1 and not lucky.validated and "too few" in described(lucky)
     assert described(None) == "not validated" and "83%" in described(found)
 
 

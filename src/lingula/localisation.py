@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 FORMAT = 2  # of `attention.json`; in 1 the middle of a cell had to lie in a box
 DRAWS = 1000
+LEAST = 10  # patients; a single hit would have an interval without width
 FINE = 256  # shares of maps and boxes are taken on a grid of so many cells a side
 _EDGE = 1e-9  # of the film; what a box's edges are off by after a sum of floats
 
@@ -40,6 +41,7 @@ class Rate:
 
     Attributes:
         n: films.
+        patients: whose they are; of fewer than `LEAST` nothing is claimed.
         hit: share of the films whose map points into a box, and its 95 % interval.
         chance: mean share of the cells that are hits.
         gain_ci: 95 % interval of hit minus chance, by patient; above zero: better than chance.
@@ -48,6 +50,7 @@ class Rate:
     """
 
     n: int
+    patients: int
     hit: float
     hit_ci: tuple[float, float]
     chance: float
@@ -58,7 +61,7 @@ class Rate:
     @property
     def validated(self) -> bool:
         """Whether the maps point better than chance, beyond the noise."""
-        return self.gain_ci[0] > 0
+        return self.gain_ci[0] > 0 and self.patients >= LEAST
 
 
 def look(
@@ -129,6 +132,7 @@ def _rate(looks: Sequence[Look], seed: int) -> Rate:
     gain_low, gain_high = np.quantile(share @ (hit - chance), [0.025, 0.975]).tolist()
     return Rate(
         n=len(looks),
+        patients=units,
         hit=float(hit.mean()),
         hit_ci=(low, high),
         chance=float(chance.mean()),
@@ -152,6 +156,7 @@ def from_json(value: Mapping[str, Any]) -> dict[str, Rate]:
     return {
         name: Rate(
             n=int(rate["n"]),
+            patients=int(rate["patients"]),
             hit=float(rate["hit"]),
             hit_ci=(float(rate["hit_ci"][0]), float(rate["hit_ci"][1])),
             chance=float(rate["chance"]),
@@ -168,4 +173,6 @@ def described(rate: Rate | None) -> str:
     if rate is None:
         return "not validated"
     worse = "" if rate.validated else ", not better than chance"
+    if rate.patients < LEAST:
+        worse = ", too few to say"
     return f"points at it in {rate.hit:.0%} of {rate.n} films (chance {rate.chance:.0%}{worse})"

@@ -24,7 +24,7 @@ from lingula.errors import InputError, differences
 
 log = logging.getLogger("lingula")
 
-_PACKAGES = (
+PACKAGES = (
     "torch",
     "torchvision",
     "timm",
@@ -105,7 +105,7 @@ def environment(config: Config, data_sha256: str, threads: int) -> dict[str, Any
     return {
         "lingula": lingula.__version__,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
@@ -117,11 +117,12 @@ def environment(config: Config, data_sha256: str, threads: int) -> dict[str, Any
     }
 
 
-def _version(package: str) -> str:
+def version(package: str) -> str | None:
+    """An installed package's version; None if it is absent."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return "absent"
+        return None
 
 
 class _LogFile(logging.FileHandler):

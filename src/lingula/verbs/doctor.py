@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -12,21 +11,9 @@ from typing import Any
 
 import lingula
 from lingula.data.dicom_pixels import syntaxes
+from lingula.runs import PACKAGES, version
 
-_CORE = (
-    "torch",
-    "torchvision",
-    "timm",
-    "lightning-fabric",
-    "numpy",
-    "polars",
-    "pillow",
-    "simplejpeg",
-    "opencv-python-headless",
-    "safetensors",
-    "pydantic",
-    "omegaconf",
-)
+_OTHERS = ("safetensors", "pydantic", "omegaconf")
 _EXTRAS = {"text": "transformers", "dicom": "pydicom"}
 
 
@@ -40,21 +27,14 @@ def doctor() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "memory_GiB": _memory(),
         "disk_free_GiB": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
-        "packages": {name: _version(name) for name in _CORE},
-        "extras": {extra: _version(package) for extra, package in _EXTRAS.items()},
+        "packages": {name: version(name) for name in (*PACKAGES, *_OTHERS)},
+        "extras": {extra: version(package) for extra, package in _EXTRAS.items()},
         "image_formats": ["JPEG", "PNG (8 and 16 bit)", "TIFF"],
         "dicom_syntaxes": syntaxes(),
     }
     facts["devices"] = _devices()
     facts["problems"] = _problems(facts)
     return facts
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _memory() -> float | None:

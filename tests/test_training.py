@@ -28,6 +28,7 @@ from lingula.data.batches import (
 from lingula.errors import InputError
 from lingula.model.checkpoint import load_model, newest_checkpoint
 from lingula.predictions import read_scores
+from lingula.steps import seed_of
 from lingula.training import read_rows
 
 WEIGHTS = Path("best") / "model.safetensors"
@@ -334,3 +335,13 @@ def test_recomputed_activations_change_nothing(tiny_config: Config, tmp_path: Pa
     for name in one:
         if "running" not in name and "tracked" not in name:  # batch norm sees each batch twice
             torch.testing.assert_close(one[name], two[name], atol=1e-6, rtol=1e-5)
+
+
+def test_dropout_differs_by_seed_step_and_process() -> None:
+    """torch's CPU generator takes the low 32 bits of a seed: the run's seed must be among them."""
+    draws = {}
+    for place in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]:
+        torch.manual_seed(seed_of(*place))
+        draws[place] = tuple(torch.rand(4).tolist())
+    assert len(set(draws.values())) == len(draws)
+    assert all(0 <= seed_of(0, step, 0) < 2**32 for step in range(100))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -31,6 +32,11 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, ste
     """Give each parameter group its rate at `step`; the floors never exceed a group's peak."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(schedule, step, group["initial_lr"])
+
+
+def seed_of(seed: int, step: int, rank: int) -> int:
+    """The seed of a step's dropout: mixed, since torch's CPU generator takes 32 bits of it."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
 def make_batch(

@@ -40,7 +40,7 @@ from lingula.model.losses import LOSSES
 from lingula.model.network import Architecture, Network
 from lingula.model.optim import Schedule, adamw, parameter_groups
 from lingula.prediction import score, score_features
-from lingula.steps import backward, make_batch, plan, set_learning_rates, weights_of
+from lingula.steps import backward, make_batch, plan, seed_of, set_learning_rates, weights_of
 
 log = logging.getLogger("lingula")
 
@@ -138,7 +138,7 @@ def fit(
     for loaded in _until(asked, loading):
         # Dropout is the one draw from torch's global generator; seeding it by the step makes a
         # resumed run draw what the uninterrupted one drew.
-        torch.manual_seed((seed << 32) + state.step * 1024 + fabric.global_rank)
+        torch.manual_seed(seed_of(seed, state.step, fabric.global_rank))
         set_learning_rates(optimizer, schedule, state.step)
         batch = make_batch(loaded, targets, mask, config, state.step, schedule.steps_per_epoch)
         batch = batch if train.features is not None else _prepared(batch, network, layout)

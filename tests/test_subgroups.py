@@ -114,6 +114,27 @@ def test_means_are_over_the_classes_that_every_group_can_measure() -> None:
     assert part.groups[1].found.auroc[0] == part.groups[1].AUROC
 
 
+def test_a_group_of_few_films_does_not_leave_nothing_to_compare_by() -> None:
+    """Age bands: the narrow ones at the ends have 20 positives of a finding or two."""
+    random = np.random.default_rng(0)
+    n, k = 900, 6
+    ages = ["45"] * 400 + ["65"] * 400 + ["15"] * 100
+    cells = (random.random((n, k)) < 0.3).astype(np.float32)
+    cells[800:, 1:] = 0  # of the young, one class alone can be measured
+    space = LabelSpace(tuple("ABCDEF"))
+    names = tuple(f"{i}.png" for i in range(n))
+    labels = Table(names, Path(), space, cells, ages=tuple(ages))
+    made = Predictions(space.classes, names, random.random((n, k)))
+    part = evaluate_predictions(made, labels, setting=Setting(subgroups=("age",))).subgroups[0]
+    assert [(g.name, g.small) for g in part.groups] == [
+        ("10-19", True),
+        ("40-49", False),
+        ("60-69", False),
+    ]
+    assert len(part.compared) == 6 and part.gap is not None and "10-19" not in part.gap.high
+    assert part.gaps[0] is not None  # a class of its own is compared wherever it can be
+
+
 def test_a_class_can_be_the_group() -> None:
     made, labels = pair()
     cells = labels.labels.copy()

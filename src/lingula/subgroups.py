@@ -32,8 +32,9 @@ _SEXES = {"m": "M", "male": "M", "man": "M", "f": "F", "female": "F", "woman": "
 class Group:
     """One group: K classes' AP and AUROC, and means over the classes that groups compare.
 
-    `small` says that no class has `FEW` positives and negatives here; such a group has no mean and
-    is in no gap. Intervals are None where none were asked for, or where there is no value.
+    `small` says that this group has `FEW` positives and negatives of fewer than half as many
+    classes as the group that has most; it has no mean and is in no gap of means. Intervals are None
+    where none were asked for, or where there is no value.
     """
 
     name: str
@@ -118,7 +119,9 @@ def subgroups_of(
     found = [metrics.classwise(joined.probabilities, joined.targets, mask) for mask in masks]
     enough = np.array([np.minimum(f.positives, f.known - f.positives) >= FEW for f in found])
     enough = enough.reshape(len(order), len(joined.classes))
-    sizeable: NDArray[np.bool_] = np.asarray(enough.any(axis=1))
+    # A group that can measure little would leave little to compare the others by.
+    measured = enough.sum(axis=1)
+    sizeable: NDArray[np.bool_] = np.asarray(2 * measured >= np.maximum(1, measured.max()))
     compared: NDArray[np.bool_] = np.logical_and(enough[sizeable].all(axis=0), sizeable.any())
     drawn = [_drawn(joined, mask, draws, seed) for mask in masks]
     groups = tuple(

@@ -206,6 +206,8 @@ def _from_scratch(size: int, epochs: int, layers: int, width: int) -> dict[str, 
         "augment__rotation": 7.0,
         "optim__epochs": epochs,
         "optim__lr": 1e-3,
+        # At the encoder's rate the decoder keeps the network near chance for many epochs.
+        "optim__head_lr": 0.3,
         "optim__weight_decay": 0.05,
         "optim__min_lr": 1e-5,
         "optim__warmup_epochs": None,

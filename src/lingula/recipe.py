@@ -40,7 +40,8 @@ def demo() -> Config:
             decoder=Decoder(layers=2, width=256, feedforward=512, pooled_path=True),
         ),
         augment=Augment(scale=(0.8, 1.0), rotation=7.0),
-        optim=Optim(epochs=10, lr=1e-3, batch_size=32, weight_decay=0.05, min_lr=1e-5),
+        # From scratch the decoder wants a third of the encoder's rate (docs/experiments.md).
+        optim=Optim(epochs=10, lr=1e-3, head_lr=0.3, batch_size=32, weight_decay=0.05, min_lr=1e-5),
         evaluation=Evaluation(tta="flip"),
     )
 

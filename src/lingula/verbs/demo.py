@@ -27,7 +27,7 @@ def demo(out: str | Path = "runs/demo", *, quick: bool = False) -> Path:
         The path of the report.
     """
     folder = Path(out)
-    images, size, epochs = (400, 64, 2) if quick else (3000, 96, 18)
+    images, size, epochs = (400, 64, 2) if quick else (3000, 96, 14)
     table = data_phantom(folder / "phantom", n=images, size=96)
     first = vary(
         recipe("demo"),

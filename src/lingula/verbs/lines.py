@@ -209,7 +209,7 @@ def facts_of(table: Table, scale: str, size: Scale, seeds: int) -> tuple[str, ..
         "contain the noise of the seed. The tail is measured on averaged seeds.",
         f"Tail: {', '.join(tail) or 'none'} (below {100 * size.tail:g} % of the training images).",
         "Image encoders start from ImageNet at the scale `paper` (our assumption), at random at "
-        "the others, where the rates are raised (the decoder's less), the warm-up is 5 % of the steps, the decoder is "
-        "smaller, and the map before the encoder's last one is used.",
+        "the others, where the rates are raised (the decoder's less), the warm-up is 5 % of the "
+        "steps, the decoder is smaller, and the map before the encoder's last one is used.",
         f"lingula {lingula.__version__}. {lingula.NOTICE}",
     )

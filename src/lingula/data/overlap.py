@@ -9,8 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lingula import files
-from lingula.data.table import Table, image_path
+from lingula.data.table import SPLITS, Table, image_path
 from lingula.errors import ImageError, InputError, examples
+
+# How to mend it where one id means two people.
+STATE_SOURCES = (
+    "Or, if they are different people with the same ids, say so: give each table a column `source` "
+    "with a name of its own in every row (such as hospital-a), since ids of unstated sources are "
+    "taken for the same."
+)
 
 _HEAD = 16384  # bytes; enough to tell nearly all different images of one size apart
 
@@ -20,12 +27,12 @@ class Overlap:
     """What tables share.
 
     Attributes:
-        patients: (source, patient) that stand in more than one table.
+        patients: patients that stand in more than one table, with their source or splits if known.
         images: pairs of image files, in different tables, with the same bytes.
         split: those of `images` that are in different splits.
     """
 
-    patients: tuple[tuple[str, str], ...]
+    patients: tuple[str, ...]
     images: tuple[tuple[str, str], ...]
     split: tuple[tuple[str, str], ...]
 
@@ -33,18 +40,24 @@ class Overlap:
 def overlap(tables: Sequence[Table], images: bool = True) -> Overlap:
     """What stands in more than one of the tables.
 
-    Patients are the same if their source is: the patient `1` of one hospital is not the patient `1`
-    of another. A table without sources is one of its own. With `images`, files are compared by
-    their SHA-256; those that can't be read are passed over.
+    Patients are the same if their id is, unless both rows state their sources and these differ: the
+    patient `1` of one hospital is not the patient `1` of another. With `images`, files are compared
+    by their SHA-256; those that can't be read are passed over.
     """
-    seen: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for number, table in enumerate(tables):
-        sources = table.sources or (f"\0{table.path or number}",) * len(table)
-        people = zip(sources, table.patients or ("",) * len(table), strict=True)
-        for source, patient in dict.fromkeys(people):
-            if patient:
-                seen[source, patient].add(number)
-    patients = tuple(key for key, where in seen.items() if len(where) > 1)
+    rows = {
+        (source, patient, part, number)
+        for number, table in enumerate(tables)
+        for source, patient, part in _patients(table)
+    }
+    bare = {patient for source, patient, _, _ in rows if not source}
+    seen: dict[tuple[str, str], set[tuple[int, str]]] = defaultdict(set)
+    for source, patient, part, number in rows:
+        seen["" if patient in bare else source, patient].add((number, part))
+    patients = tuple(
+        _named(patient, source, {part for _, part in where})
+        for (source, patient), where in sorted(seen.items())
+        if len({number for number, _ in where}) > 1
+    )
     pairs = tuple(_same_files(tables)) if images else ()
     same = tuple((str(a[0]), str(b[0])) for a, b in pairs)
     split = tuple(
@@ -53,6 +66,18 @@ def overlap(tables: Sequence[Table], images: bool = True) -> Overlap:
         if a[1] != b[1]
     )
     return Overlap(patients, same, split)
+
+
+def _patients(table: Table) -> Iterator[tuple[str, str, str]]:
+    """(source, patient, split) of the rows that have a patient, each once."""
+    none = ("",) * len(table)
+    columns = (table.sources or none, table.patients or none, table.splits or none)
+    return (row for row in dict.fromkeys(zip(*columns, strict=True)) if row[1])
+
+
+def _named(patient: str, source: str, splits: set[str]) -> str:
+    told = [source] * bool(source) + [split for split in SPLITS if split in splits]
+    return f"{patient} ({', '.join(told)})" if told else patient
 
 
 _Film = tuple[Path, str]
@@ -94,12 +119,10 @@ def check_overlap(tables: Sequence[Table], found: Overlap) -> None:
     """Refuse tables that share patients, or images in different splits; both are named."""
     named = examples(str(table.path or "a table") for table in tables)
     if found.patients:
-        shown = [f"{patient} ({source})" for source, patient in found.patients]
-        shown = [text if "\0" not in text else text.split(" (")[0] for text in shown]
         raise InputError(
-            f"{named}: {len(found.patients)} patients stand in more than one: {examples(shown)}. "
-            "A model might be measured on patients it was trained on. Take them out of one "
-            "(lingula data filter), or give the tables sources of their own if they are others."
+            f"{named}: {len(found.patients)} patients stand in more than one: "
+            f"{examples(found.patients)}. A model might be measured on patients it was trained on. "
+            f"Take them out of one (lingula data filter). {STATE_SOURCES}"
         )
     if found.split:
         shown = [f"{a} = {b}" for a, b in found.split]

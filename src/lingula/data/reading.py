@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 
 from lingula import files
 from lingula.csv_cells import plain_cell
+from lingula.data.cells import Fault, read_cells
 from lingula.data.columns import (
     COLUMNS,
     FREE,
     NAMES,
-    Fault,
     class_columns,
     ignoring,
     label_values,
-    read_cells,
     text_cells,
 )
 from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table

@@ -114,6 +114,16 @@ def _with_source(table: Table, tables: Sequence[Table]) -> Table:
             f"{examples(t.path for t in alike)} have no `source` column and the same name. Add the "
             "column, or rename a file: the source would be called after it."
         )
+    if table.sources is not None and table.patients is not None:
+        # Named after the file, the rows without a source would become other patients.
+        rows = dict.fromkeys(zip(table.sources, table.patients, strict=True))
+        stated = {patient for source, patient in rows if source and patient}
+        both = [patient for source, patient in rows if not source and patient in stated]
+        if both:
+            raise InputError(
+                f"{table.path}: patients with a `source` in some rows and none in others: "
+                f"{examples(both)}. Fill the column in."
+            )
     return replace(table, sources=tuple(s or stem for s in table.sources or ("",) * len(table)))
 
 

@@ -15,7 +15,7 @@ from lingula.config import Config, Worst, overridden, read_config
 from lingula.data.configured import configured_outside, configured_table, configured_targets
 from lingula.data.outside import Outside, check_apart, outside
 from lingula.data.phantom import write_phantom
-from lingula.data.splits import patients_in_two_splits, split_by_patient
+from lingula.data.splits import patients_in_two_splits, patients_spelled_twice, split_by_patient
 from lingula.data.table import Table, rows_of, with_splits
 from lingula.errors import InputError, differences, examples
 from lingula.evaluation import worst_classes
@@ -213,14 +213,24 @@ def prepared_table(config: Config) -> tuple[Table, bool]:
             table, seed=config.seed, images_are_patients=data.images_are_patients
         )
         table = with_splits(table, made)
-        log.info(
-            "The table has no split; made one by patient (70 %% train, 10 %% dev, 20 %% test)."
-        )
+        log.info("The table has no split; made one by patient (70 % train, 10 % dev, 20 % test).")
     shared = patients_in_two_splits(table)
     if shared:
+        named = [f"{name} ({', '.join(splits)})" for name, splits in shared.items()]
         raise InputError(
-            f"{table.path}: patients in more than one split: {examples(shared)}. Give each patient "
+            f"{table.path}: patients in more than one split: {examples(named)}. Give each patient "
             "one split, or remove the split column and let a patient-wise one be made."
+        )
+    spelled = [
+        f"{ids} ({', '.join(splits)})"
+        for ids, splits in patients_spelled_twice(table).items()
+        if len(splits) > 1
+    ]
+    if spelled:
+        raise InputError(
+            f"{table.path}: patients in more than one split, by ids spelled in two ways: "
+            f"{examples(spelled)}. Write each patient's id one way, or give different people "
+            "different sources."
         )
     for split in ("train", "dev"):
         if not len(rows_of(table, split)):

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from lingula.data.columns import NAMES, Fault, label_values, read_cells, whole_ids
+from lingula.data.cells import Fault, read_cells
+from lingula.data.columns import NAMES, label_values, whole_ids
 from lingula.data.sources.places import note
 from lingula.data.splits import patients_in_two_splits
 from lingula.data.table import BLANK, UNCERTAIN, Table
@@ -72,7 +73,8 @@ def read_released(
 
 
 def ids(cells: pl.Series, path: Path, prefix: str = "") -> pl.Series:
-    """Ids as text: `59999999.0` is `59999999`, `s59999999` too where `prefix` is `s`.
+    """Ids as text: `59999999.0` is `59999999`; where `prefix` is `s`, `s59999999` and
+    `s59999999.0` are too.
 
     Raises `InputError` for numbers that were rounded (`1.9E+38`): they join different patients.
     """
@@ -80,9 +82,7 @@ def ids(cells: pl.Series, path: Path, prefix: str = "") -> pl.Series:
     whole = whole_ids(cells, path, faults)
     if faults:
         raise InputError(faults[0].message)
-    # One id written as a float is that id, whatever the others look like.
-    whole = whole.str.replace(r"^(\d+)\.0$", "$1")
-    return whole.str.replace(rf"^{prefix}(\d+)$", "$1") if prefix else whole
+    return whole.str.replace(rf"^{prefix}(\d+)(?:\.0)?$", "$1") if prefix else whole
 
 
 def finding_columns(

@@ -27,6 +27,7 @@ from lingula.data.sources.vindr import vindr
 from lingula.data.table import BLANK, UNCERTAIN, Table, targets
 from lingula.errors import InputError
 from lingula.labels import CHEXPERT, CXR_LT_2023, CXR_LT_2024, NIH, NIH_CXR_LT
+from lingula.subgroups import age_bands
 
 DICOM = "aaaaaaaa-bbbbbbbb-cccccccc-dddddddd-{:08x}"
 
@@ -224,7 +225,7 @@ def mimic_files(folder: Path, subject: str = "10999999", labels: str = "") -> Pa
 
 
 @pytest.mark.parametrize("below", ["files/", ""])
-@pytest.mark.parametrize("subject", ["10999999", "p10999999", "10999999.0"])
+@pytest.mark.parametrize("subject", ["10999999", "p10999999", "10999999.0", "p10999999.0"])
 def test_mimic_finds_the_same_file(below: str, subject: str, tmp_path: Path) -> None:
     root = tmp_path / "jpg"
     for i in (1, 2):
@@ -338,15 +339,16 @@ def nih_tree(folder: Path, rows: list[str], images: bool = True, end: str = "") 
 
 def test_nih_findings_are_whole_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [nih_row(1, "Subcutaneous Emphysema"), nih_row(2, "Emphysema|Mass")]
-    root = nih_tree(tmp_path, [*rows, nih_row(3, "No Finding"), nih_row(4, "")])
+    silent = [nih_row(i, text) for i, text in enumerate(("", "|", " | "), start=4)]
+    root = nih_tree(tmp_path, [*rows, nih_row(3, "No Finding"), *silent])
     with caplog.at_level(logging.WARNING, "lingula"):
         table = nih(root)
     assert cell(table, "00000001", "Emphysema") == 0
     assert cell(table, "00000001", "Subcutaneous Emphysema") == 1
     assert cell(table, "00000002", "Emphysema") == cell(table, "00000002", "Mass") == 1
     assert table.labels[2].sum() == 1 and cell(table, "00000003", "No Finding") == 1
-    assert (table.labels[3] == BLANK).all() and "00000004_000.png" in caplog.text
-    assert not targets(table)[1][3].any()
+    assert (table.labels[3:] == BLANK).all() and "00000004_000.png" in caplog.text
+    assert "3 images without any entry" in caplog.text and not targets(table)[1][3:].any()
 
 
 def test_nih_with_its_eleven_fields_lists_and_folders(tmp_path: Path) -> None:
@@ -836,6 +838,12 @@ def test_ages_and_sexes() -> None:
     given = pl.Series(["0", "411", "058Y", "", "58.0", "013M", "x", "120", "-4"])
     assert ages(given).to_list() == ["0", "", "58", "", "58", "1", "", "120", ""]
     assert ages(given, zero_is_unknown=True)[0] == ""
+    infants = pl.Series(["030D", "11M", "0.5", "000D", "364 D", "365.D", "012M", "000Y"])
+    found = ages(infants).to_list()
+    assert found == ["0.08", "0.92", "0.5", "0.01", "0.99", "0.99", "1", "0"]
+    assert ages(infants, zero_is_unknown=True).to_list() == [*found[:-1], ""]
+    # A known age stays one where groups are measured; only the bare 0 is none.
+    assert set(age_bands(found[:-1])) == {"0-9"} and age_bands(found[-1:]) == ("unknown",)
     assert sexes(pl.Series(["M", "Male", "U", "", "female", "O"])).to_list() == [
         "M",
         "M",

@@ -17,7 +17,7 @@ import polars as pl
 from lingula.csv_cells import original_cell
 from lingula.data.cells import Fault
 from lingula.errors import examples, nearest
-from lingula.labels import SPACES, LabelSpace, canonical, fold, is_known
+from lingula.labels import SPACES, LabelSpace, canonical, fold, is_known, likely
 
 log = logging.getLogger("lingula")
 
@@ -209,10 +209,10 @@ def class_columns(
 def _warn_of_typo(column: str, file: Path) -> None:
     if is_known(column):
         return
-    names = {fold(name): name for name in [*NAMES.values(), *_known_classes()]}
+    names = {fold(name): name for name in NAMES.values()}
     close = difflib.get_close_matches(fold(column), list(names), n=1, cutoff=0.88)
-    if close:
-        meant = names[close[0]]
+    meant = likely(column) or (names[close[0]] if close else None)
+    if meant is not None:
         log.warning("%s: '%s' is read as a class of its own. Is it '%s'?", file, column, meant)
 
 

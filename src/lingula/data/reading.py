@@ -28,7 +28,7 @@ from lingula.data.columns import (
     label_values,
     text_cells,
 )
-from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table
+from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table, plain_path
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import LabelSpace, canonical, fold
 
@@ -216,9 +216,9 @@ def _find_bad_images(images: tuple[str, ...], file: Path, faults: list[Fault]) -
     if lines:
         message = f"{file}: rows without an image: {examples(lines)}. Fill in or remove them."
         faults.append(Fault("rows without an image", message, len(lines), lines))
-    if len(set(images)) == len(images):
+    cells = pl.Series([plain_path(name) for name in images], dtype=pl.String)
+    if cells.n_unique() == len(cells):
         return
-    cells = pl.Series(images)
     twice = tuple(cells.filter(cells.is_duplicated() & (cells != "")).unique().sort().to_list())
     if twice:
         message = (

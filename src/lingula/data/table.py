@@ -87,7 +87,7 @@ def targets(
     `blank=None` takes the table's own meaning. A masked target is 0, so it is always finite.
     """
     cells = table.labels
-    values = np.maximum(cells, 0.0)
+    values = np.where(cells > 0, cells, np.float32(0))  # a NaN too is no target, and not known
     mask = cells >= 0
     if uncertain == "one":
         values[cells == UNCERTAIN] = 1.0
@@ -165,6 +165,14 @@ def class_counts(table: Table, rows: NDArray[np.intp] | None = None) -> dict[str
 def with_splits(table: Table, splits: tuple[str, ...]) -> Table:
     """The table with another split column."""
     return replace(table, splits=splits)
+
+
+def plain_path(cell: str) -> str:
+    """The one spelling of an image cell: `./f//a.png` and `f/a.png` are one image; '' stays."""
+    return posixpath.normpath(cell) if _ODD.search(cell) else cell
+
+
+_ODD = re.compile(r"//|(?:^|/)\.{1,2}(?:/|$)|./$")
 
 
 def image_path(root: Path, cell: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lingula.data.mapping import LabelMap, mapped
-from lingula.data.table import UNMENTIONED, Table
+from lingula.data.table import UNMENTIONED, Table, plain_path
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import LabelSpace, fold
 
@@ -159,8 +159,9 @@ def _below(table: Table, root: Path) -> list[str]:
 
 
 def _check_once(images: Sequence[str]) -> None:
-    if len(set(images)) == len(images):
+    plain = [plain_path(image) for image in images]
+    if len(set(plain)) == len(plain):
         return
     seen: set[str] = set()
-    twice = [image for image in images if image in seen or seen.add(image)]  # type: ignore[func-returns-value]
+    twice = [image for image in plain if image in seen or seen.add(image)]  # type: ignore[func-returns-value]
     raise InputError(f"Images that stand in two of the tables: {examples(twice)}. Keep one.")

@@ -242,14 +242,19 @@ def prepared_table(config: Config) -> tuple[Table, bool]:
 
 
 def _name_empty_classes(table: Table, config: Config) -> None:
-    rows = rows_of(table, "train")
     values, mask = configured_targets(config.data, table)
-    positives = ((values[rows] >= 0.5) & mask[rows]).sum(0)
-    empty = [table.space.classes[i] for i in np.flatnonzero(positives == 0)]
-    if len(empty) == len(table.space):
-        raise InputError(f"{table.path}: no class has a positive in the train split.")
-    if empty:
-        log.warning("No positives in train, so nothing is learned of: %s.", examples(empty, 26))
+    here = (values >= 0.5) & mask
+    for split, so in (
+        ("train", "nothing is learned"),
+        ("dev", "no epoch, threshold or calibration is chosen by the AP"),
+        ("test", "no AP is measured"),
+    ):
+        rows = rows_of(table, split)
+        empty = [table.space.classes[i] for i in np.flatnonzero(~here[rows].any(0))]
+        if split == "train" and len(empty) == len(table.space):
+            raise InputError(f"{table.path}: no class has a positive in the train split.")
+        if empty and len(rows):
+            log.warning("No positives in %s, so %s of: %s.", split, so, examples(empty, 26))
 
 
 def _describe(config: Config, run: Path) -> None:

@@ -111,6 +111,11 @@ def whole_ids(cells: pl.Series, file: str | Path, faults: list[Fault]) -> pl.Ser
     return cells.str.replace(r"^(\d+)\.0$", "$1")
 
 
+def whole_id(text: str) -> str:
+    """One id as `whole_ids` gives it."""
+    return text[:-2] if text.endswith(".0") and text[:-2].isdecimal() else text
+
+
 def _split_cells(cells: tuple[str, ...], file: Path, faults: list[Fault]) -> tuple[str, ...]:
     known = {cell: SPLIT_NAMES.get(cell.casefold()) for cell in set(cells)}
     wrong = tuple(sorted(cell for cell, split in known.items() if split is None))
@@ -163,9 +168,10 @@ def looks_like_labels(cells: pl.Series, soft: bool = False) -> bool:
 
 
 def ignoring(columns: Iterable[str]) -> str:
-    """The setting that leaves columns out, as it is typed."""
+    """How columns are left out, as it is typed: in training, and in the other commands."""
     named: Sequence[str] = [json.dumps(name, ensure_ascii=False) for name in columns]
-    return f"'data.ignore_columns=[{','.join(named)}]'"
+    others = "--ignore-columns " + (named[0] if len(named) == 1 else "NAME for each")
+    return f"'data.ignore_columns=[{','.join(named)}]' in training, {others} elsewhere"
 
 
 def class_columns(

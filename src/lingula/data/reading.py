@@ -34,6 +34,7 @@ from lingula.labels import LabelSpace, canonical, fold
 
 __all__ = [
     "COLUMNS",
+    "no_labels",
     "read_checked",
     "read_description",
     "read_frame",
@@ -256,12 +257,13 @@ def _labels(
     for name, column in columns.items():
         values = label_values(frame[column], blank=BLANK, uncertain=UNCERTAIN, soft=soft)
         if values.null_count():
-            faults.append(_no_labels(frame[column], values, file, soft))
+            faults.append(no_labels(frame[column], values, file, soft))
         labels[:, space.index(name)] = values.fill_null(BLANK).to_numpy()
     return space, labels
 
 
-def _no_labels(cells: pl.Series, values: pl.Series, file: Path, soft: bool) -> Fault:
+def no_labels(cells: pl.Series, values: pl.Series, file: Path, soft: bool = False) -> Fault:
+    """The fault of a column with cells that are no labels: those whose value is null."""
     rows = np.flatnonzero(values.is_null().to_numpy())
     found = tuple(f"row {row + 2}: {cells[int(row)]!r}" for row in rows[:5])
     numbers = cells.filter(values.is_null()).cast(pl.Float32, strict=False)

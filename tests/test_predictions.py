@@ -100,7 +100,7 @@ def test_a_challenge_file_is_keyed_by_its_ids(tmp_path: Path) -> None:
         ("image,Edema\n,.5\n", "row 1 has no image name"),
         ("image,Edema\n", "no rows"),
         ("", "empty"),
-        ("image,Edema\na,.5,.6\n", "can't be read"),
+        ("image,Edema\na,.5,.6\n", "more cells than its 2 columns: line 2"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:

@@ -7,7 +7,9 @@ import gzip
 import hashlib
 import io
 import logging
+import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,29 +67,17 @@ def read_cells(path: str | Path) -> tuple[pl.DataFrame, str, list[Fault]]:
 
 
 def _csv(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
-    try:
-        head = data.split(b"\n", 1)[0].decode("utf-8-sig").strip("\r")
-    except UnicodeDecodeError:
-        raise InputError(f"{file} is not UTF-8 text. Save it as UTF-8 (comma separated).") from None
-    if not head.strip():
-        raise InputError(f"{file} is empty: it has no line of column names.")
-    for separator, called in ((";", ";"), ("\t", "tab")):
-        if "," not in head and separator in head:
-            raise InputError(
-                f"{file} looks like {called} separated. Save it with commas between the cells and "
-                "points in the numbers."
-            )
-    names = [original_cell(name.strip()) for name in next(csv.reader([head]))]
+    if _LONE_CR.search(data, 0, data.find(b"\n") + 1 or len(data)):
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    names, head = _header(data, file)
     kept = _distinct(names, file, faults)
+    body = data[len(head) :]
     try:
-        frame = pl.read_csv(
-            data,
-            has_header=False,
-            skip_rows=1,
-            schema=dict.fromkeys(kept, pl.String),
-        )
+        frame = pl.read_csv(body, has_header=False, schema=dict.fromkeys(kept, pl.String))
     except pl.exceptions.NoDataError:
         return pl.DataFrame(schema=dict.fromkeys(names, pl.String))
+    except pl.exceptions.PolarsError:
+        frame = _row_by_row(body, kept, file, head.count(b"\n"))
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     # Commas at the ends of lines make columns without a name: no row needs those.
     width = max(i for i, name in enumerate(names, start=1) if name or i == 1)
@@ -96,6 +86,76 @@ def _csv(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
     return frame.select(kept[names.index(name)] for name in dict.fromkeys(names)).rename(
         {kept[names.index(name)]: name for name in dict.fromkeys(names)}
     )
+
+
+_LONE_CR = re.compile(rb"\r(?!\n)")
+_NOT_UTF8 = "is not UTF-8 text. Save it as UTF-8 (comma separated)."
+
+
+def _header(data: bytes, file: Path) -> tuple[list[str], bytes]:
+    """The columns' names, and the bytes that they stand in: more than a line if quotes say so."""
+    taken: list[bytes] = []
+
+    def lines() -> Iterator[str]:
+        for line in io.BytesIO(data):
+            taken.append(line)
+            yield line.decode("utf-8" if taken[1:] else "utf-8-sig")
+
+    try:
+        cells = next(csv.reader(lines(), strict=True), [])
+    except UnicodeDecodeError:
+        raise InputError(f"{file} {_NOT_UTF8}") from None
+    except csv.Error:
+        raise InputError(
+            f"{file}, line 1: a quote among the column names does not end where its cell does. "
+            "Put quotes around whole names, or none."
+        ) from None
+    head = b"".join(taken)
+    if not any(cell.strip() for cell in cells) and "," not in head.decode():
+        raise InputError(f"{file} is empty: it has no line of column names.")
+    bare = re.sub('"[^"]*"', "", head.decode())
+    for separator, called in ((";", ";"), ("\t", "tab")):
+        if "," not in bare and separator in bare:
+            raise InputError(
+                f"{file} looks like {called} separated. Save it with commas between the cells and "
+                "points in the numbers."
+            )
+    names = [original_cell(cell.strip()).strip() for cell in cells]
+    return [re.sub(r"\s*[\r\n]\s*", " ", name) for name in names], head
+
+
+def _row_by_row(body: bytes, columns: list[str], file: Path, above: int) -> pl.DataFrame:
+    """What polars does not read, read slowly; the lines at fault are named. Blank cells are null.
+
+    `above`: lines of the file before `body`. Raises `InputError` for text that is not UTF-8, quotes
+    that don't end with their cell, and rows with more cells than columns.
+    """
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = above + 1 + body.count(b"\n", 0, error.start)
+        raise InputError(f"{file}, line {line}: the file {_NOT_UTF8}") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[list[str | None]] = []
+    long: list[str] = []
+    begin = above + 1
+    try:
+        for row in reader:
+            if len(row) > len(columns):
+                long.append(f"line {begin}")
+            rows.append([*(cell or None for cell in row), *[None] * (len(columns) - len(row))])
+            begin = above + 1 + reader.line_num
+    except csv.Error:
+        raise InputError(
+            f"{file}, line {begin}: a quote does not end where its cell does. Put quotes around "
+            "whole cells, and write a quote inside of one twice."
+        ) from None
+    if long:
+        raise InputError(
+            f"{file} has rows with more cells than its {len(columns)} columns: {examples(long)}. "
+            "A cell with a comma in it needs quotes around it."
+        )
+    return pl.DataFrame(rows, schema=dict.fromkeys(columns, pl.String), orient="row")
 
 
 def _distinct(names: list[str], file: Path, faults: list[Fault]) -> list[str]:

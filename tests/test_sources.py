@@ -455,7 +455,10 @@ CHEXPERT_HEAD = "Path,Sex,Age,Frontal/Lateral,AP/PA," + ",".join(CHEXPERT)
 # Cases 44, 45
 
 
-@pytest.mark.parametrize("prefix", ["CheXpert-v1.0-small/", "CheXpert-v1.0/"])
+@pytest.mark.parametrize(
+    "prefix",
+    ["CheXpert-v1.0-small/", "CheXpert-v1.0/", "", "CheXpert-v1.0 batch 2 (train 1)/"],
+)
 @pytest.mark.parametrize("inside", [True, False])
 def test_chexpert_paths_whatever_the_name_of_the_csv(
     prefix: str, inside: bool, tmp_path: Path
@@ -497,6 +500,22 @@ def test_chexpert_keeps_uncertain_and_blank_apart(tmp_path: Path) -> None:
     # Case 68: age 0 is unknown here; a stated Unknown is not a blank.
     assert table.ages == ("", "60", "90", "50") and table.sexes == ("M", "U", "F", "")
     assert table.views == ("AP", "LATERAL", "PA", "LL")
+
+
+def test_chexpert_takes_an_image_under_both_prefixes_for_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = "train/patient00001/study1/view1_frontal.jpg"
+    film(tmp_path / "CheXpert-v1.0-small" / path)
+    both = [f"CheXpert-v1.0{size}/{path}" for size in ("", "-small")]
+    file = csv(tmp_path / "x.csv", "Path,Edema", f"{both[0]},1.0", f"{both[1]},1.0")
+    with caplog.at_level(logging.WARNING, "lingula"):
+        table = chexpert(tmp_path, [file])
+    assert table.images == (both[1],) and table.labels.tolist() == [[1]]
+    assert "1 images stood in several rows that say the same" in caplog.text
+    csv(tmp_path / "x.csv", "Path,Edema", f"{both[0]},1.0", f"{both[1]},0.0")
+    with pytest.raises(InputError, match=f"different labels: {both[1]}. Keep one row an image"):
+        chexpert(tmp_path, [file])
 
 
 def test_chexpert_faults_are_named(tmp_path: Path) -> None:

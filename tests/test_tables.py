@@ -285,6 +285,13 @@ def test_a_patient_with_and_without_a_source_is_one(tmp_path: Path) -> None:
         lingula.data_join([a, b], out=tmp_path / "j.csv")
 
 
+def test_an_image_of_two_tables_is_found_however_it_is_written(tmp_path: Path) -> None:
+    a = table(tmp_path / "a.csv", "image,Edema f/x.png,1")
+    b = table(tmp_path / "b.csv", "image,Edema ./f//x.png,0")
+    with pytest.raises(InputError, match=r"stand in two of the tables: f/x\.png"):
+        lingula.data_join([a, b], out=tmp_path / "t.csv")
+
+
 def test_image_files_of_two_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for folder, seeds in (("a", (1, 2)), ("b", (2, 3))):
         for i, seed in enumerate(seeds):

@@ -624,6 +624,16 @@ def test_padchest_lists(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
 # Case 143
 
 
+def test_a_padchest_infant_keeps_an_age(tmp_path: Path) -> None:
+    """Case 68: born in the year of the film is less than a year old, and 0 would be unknown."""
+    row = padchest_rows("['normal']")[0]
+    rows = [row.replace("1930.0", born).replace("img0", f"img{born}") for born in
+            ("2014.0", "2013.0", "", "1850.0")]  # fmt: skip
+    table = padchest(tmp_path, [csv(tmp_path / "PADCHEST_x.csv", PADCHEST_HEAD, *rows)])
+    assert table.ages == ("0.5", "1", "", "")
+    assert age_bands(table.ages) == ("0-9", "0-9", "unknown", "unknown")
+
+
 def test_padchest_lists_are_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for bad in ("__import__('os').system('touch pwned')", "['a'", "{'a': 1}", "[1]", "[" * 300):

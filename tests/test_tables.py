@@ -285,6 +285,30 @@ def test_a_patient_with_and_without_a_source_is_one(tmp_path: Path) -> None:
         lingula.data_join([a, b], out=tmp_path / "j.csv")
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "named"),
+    [
+        ("patient,split i,p77,train", "patient,split j,77,test", r"77 = p77 \(train, test\)"),
+        ("study,split i,s1,train", "study,split j,s1,dev", r"study s1 \(train, dev\)"),
+        ("patient,study i,7,s1", "study j,s1", "7"),
+        ("patient i,7", "patient j,7.0", "7"),
+    ],
+)
+def test_one_patient_is_found_in_two_tables_however_it_is_told(
+    ours: str, theirs: str, named: str, tmp_path: Path
+) -> None:
+    a = table(tmp_path / "a.csv", "Edema,image," + ours.replace(" ", " 1,"))
+    b = table(tmp_path / "b.csv", "Edema,image," + theirs.replace(" ", " 0,"))
+    with pytest.raises(InputError, match=f"1 patients stand in more than one: {named}\\."):
+        lingula.data_join([a, b], out=tmp_path / "t.csv")
+
+
+def test_images_without_ids_are_no_patients(tmp_path: Path) -> None:
+    a = table(tmp_path / "a" / "a.csv", "image,patient,Edema i,,1 j,,0")
+    b = table(tmp_path / "b" / "b.csv", "image,Edema i,1")
+    assert len(lingula.data_join([a, b], out=tmp_path / "t.csv", images=False).table) == 3
+
+
 def test_an_image_of_two_tables_is_found_however_it_is_written(tmp_path: Path) -> None:
     a = table(tmp_path / "a.csv", "image,Edema f/x.png,1")
     b = table(tmp_path / "b.csv", "image,Edema ./f//x.png,0")

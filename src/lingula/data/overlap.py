@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lingula import files
+from lingula.data.splits import Person, number_of, people_of
 from lingula.data.table import SPLITS, Table, image_path
 from lingula.errors import ImageError, InputError, examples
 
@@ -44,20 +45,7 @@ def overlap(tables: Sequence[Table], images: bool = True) -> Overlap:
     patient `1` of one hospital is not the patient `1` of another. With `images`, files are compared
     by their SHA-256; those that can't be read are passed over.
     """
-    rows = {
-        (source, patient, part, number)
-        for number, table in enumerate(tables)
-        for source, patient, part in _patients(table)
-    }
-    bare = {patient for source, patient, _, _ in rows if not source}
-    seen: dict[tuple[str, str], set[tuple[int, str]]] = defaultdict(set)
-    for source, patient, part, number in rows:
-        seen["" if patient in bare else source, patient].add((number, part))
-    patients = tuple(
-        _named(patient, source, {part for _, part in where})
-        for (source, patient), where in sorted(seen.items())
-        if len({number for number, _ in where}) > 1
-    )
+    patients = tuple(_in_several(tables))
     pairs = tuple(_same_files(tables)) if images else ()
     same = tuple((str(a[0]), str(b[0])) for a, b in pairs)
     split = tuple(
@@ -68,16 +56,33 @@ def overlap(tables: Sequence[Table], images: bool = True) -> Overlap:
     return Overlap(patients, same, split)
 
 
-def _patients(table: Table) -> Iterator[tuple[str, str, str]]:
-    """(source, patient, split) of the rows that have a patient, each once."""
-    none = ("",) * len(table)
-    columns = (table.sources or none, table.patients or none, table.splits or none)
-    return (row for row in dict.fromkeys(zip(*columns, strict=True)) if row[1])
+def _in_several(tables: Sequence[Table]) -> Iterator[str]:
+    """The patients, or studies of rows without one, of more than one table, as they are named.
 
-
-def _named(patient: str, source: str, splits: set[str]) -> str:
-    told = [source] * bool(source) + [split for split in SPLITS if split in splits]
-    return f"{patient} ({', '.join(told)})" if told else patient
+    Who is one patient is what `splits.people` says; `p77` of one table is the `77` of another.
+    """
+    sources, patients, studies, parts = (
+        [c for table in tables for c in getattr(table, field) or ("",) * len(table)]
+        for field in ("sources", "patients", "studies", "splits")
+    )
+    numbers = {name: number_of(name) for name in set(patients)}
+    of = [number for number, table in enumerate(tables) for _ in range(len(table))]
+    whose = people_of(sources, [numbers[name] for name in patients], studies, [""] * len(of))
+    seen: dict[Person, set[int]] = defaultdict(set)
+    for person, number in dict.fromkeys(zip(whose, of, strict=True)):
+        seen[person].add(number)
+    shared = [p for p in seen if p[0] != "image" and len(seen[p]) > 1]
+    spelled: dict[Person, set[str]] = defaultdict(set)
+    splits: dict[Person, set[str]] = defaultdict(set)
+    for person, name, part in dict.fromkeys(zip(whose, patients, parts, strict=True)):
+        if len(seen[person]) > 1:
+            spelled[person].add(name)
+            splits[person].add(part)
+    for person in shared:
+        kind, source, name = person
+        names = " = ".join(sorted(spelled[person] - {""})) if kind == "patient" else f"study {name}"
+        told = [source] * bool(source) + [part for part in SPLITS if part in splits[person]]
+        yield f"{names} ({', '.join(told)})" if told else names
 
 
 _Film = tuple[Path, str]

@@ -149,6 +149,12 @@ def patients_in_two_splits(table: Table) -> dict[str, tuple[str, ...]]:
 _BEFORE = re.compile(r"(?:p|pt|pat|patient|s|sub|subject)[-_ ]?(\d+)", re.IGNORECASE)
 
 
+def number_of(patient: str) -> str:
+    """`10999999` for `p10999999` and for itself; any other id as it is."""
+    before = _BEFORE.fullmatch(patient)
+    return before[1] if before else patient
+
+
 def patients_spelled_twice(table: Table) -> dict[str, tuple[str, ...]]:
     """Ids of one source that differ by a word before the number, with the splits that they are in.
 
@@ -159,8 +165,7 @@ def patients_spelled_twice(table: Table) -> dict[str, tuple[str, ...]]:
     rows = zip(people(table), table.splits or ("",) * len(table), strict=True)
     for (kind, source, name), split in dict.fromkeys(rows):
         if kind == "patient":
-            before = _BEFORE.fullmatch(name)
-            key = (source, before[1] if before else name)
+            key = (source, number_of(name))
             spelled.setdefault(key, set()).add(name)
             splits.setdefault(key, set()).add(split)
     return {
@@ -183,22 +188,28 @@ def people(table: Table) -> list[Person]:
     either is its image's.
     """
     none = ("",) * len(table)
-    sources = table.sources or none
-    patients = _told_apart(sources, table.patients or none)
-    studies = _told_apart(sources, table.studies or none)
-    of_study: dict[tuple[str, str], set[tuple[str, str]]] = {}
-    for patient, study in dict.fromkeys(zip(patients, studies, strict=True)):
-        if patient[1] and study[1]:
-            of_study.setdefault(study, set()).add(patient)
+    columns = (table.sources or none, table.patients or none, table.studies or none)
+    return people_of(*columns, table.images)
+
+
+def people_of(
+    sources: Sequence[str], patients: Sequence[str], studies: Sequence[str], images: Sequence[str]
+) -> list[Person]:
+    """As `people`, for rows that may be of several tables; '' is a missing value."""
+    persons, visits = _told_apart(sources, patients), _told_apart(sources, studies)
+    of_visit: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for person, visit in dict.fromkeys(zip(persons, visits, strict=True)):
+        if person[1] and visit[1]:
+            of_visit.setdefault(visit, set()).add(person)
     found: list[Person] = []
-    for patient, study, image in zip(patients, studies, table.images, strict=True):
-        owners = of_study.get(study, set())
-        if patient[1]:
-            found.append(("patient", *patient))
+    for person, visit, image in zip(persons, visits, images, strict=True):
+        owners = of_visit.get(visit, ())
+        if person[1]:
+            found.append(("patient", *person))
         elif len(owners) == 1:
             found.append(("patient", *next(iter(owners))))
         else:
-            found.append(("study", *study) if study[1] else ("image", "", image))
+            found.append(("study", *visit) if visit[1] else ("image", "", image))
     return found
 
 

@@ -42,7 +42,8 @@ def overlap(tables: Sequence[Table], images: bool = True) -> Overlap:
     """What stands in more than one of the tables.
 
     Patients are the same if their id is, unless both rows state their sources and these differ: the
-    patient `1` of one hospital is not the patient `1` of another. With `images`, files are compared
+    patient `1` of one hospital is not the patient `1` of another. Rows without a patient are their
+    study's. With `images`, files are compared
     by their SHA-256; those that can't be read are passed over.
     """
     patients = tuple(_in_several(tables))

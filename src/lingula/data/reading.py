@@ -28,7 +28,7 @@ from lingula.data.columns import (
     label_values,
     text_cells,
 )
-from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table, plain_path
+from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table, plain_paths
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import LabelSpace, canonical, fold
 
@@ -217,9 +217,10 @@ def _find_bad_images(images: tuple[str, ...], file: Path, faults: list[Fault]) -
     if lines:
         message = f"{file}: rows without an image: {examples(lines)}. Fill in or remove them."
         faults.append(Fault("rows without an image", message, len(lines), lines))
-    cells = pl.Series([plain_path(name) for name in images], dtype=pl.String)
-    if cells.n_unique() == len(cells):
+    plain = plain_paths(images)
+    if len(set(plain)) == len(plain):
         return
+    cells = pl.Series(plain, dtype=pl.String)
     twice = tuple(cells.filter(cells.is_duplicated() & (cells != "")).unique().sort().to_list())
     if twice:
         message = (

@@ -196,7 +196,10 @@ def people_of(
     sources: Sequence[str], patients: Sequence[str], studies: Sequence[str], images: Sequence[str]
 ) -> list[Person]:
     """As `people`, for rows that may be of several tables; '' is a missing value."""
-    persons, visits = _told_apart(sources, patients), _told_apart(sources, studies)
+    persons = _told_apart(sources, patients)
+    if all(patients):
+        return [("patient", *person) for person in persons]
+    visits = _told_apart(sources, studies)
     of_visit: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for person, visit in dict.fromkeys(zip(persons, visits, strict=True)):
         if person[1] and visit[1]:
@@ -216,5 +219,7 @@ def people_of(
 def _told_apart(sources: Sequence[str], names: Sequence[str]) -> list[tuple[str, str]]:
     """(source, name) of each row; the source is '' for names that stand without one somewhere."""
     pairs = list(zip(sources, names, strict=True))
+    if all(sources):
+        return pairs
     bare = {name for source, name in dict.fromkeys(pairs) if not source}
     return [("" if name in bare else source, name) for source, name in pairs]

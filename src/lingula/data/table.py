@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -167,12 +167,15 @@ def with_splits(table: Table, splits: tuple[str, ...]) -> Table:
     return replace(table, splits=splits)
 
 
-def plain_path(cell: str) -> str:
-    """The one spelling of an image cell: `./f//a.png` and `f/a.png` are one image; '' stays."""
-    return posixpath.normpath(cell) if _ODD.search(cell) else cell
+def plain_paths(cells: Sequence[str]) -> list[str]:
+    """The one spelling of each image cell: `./f//a.png` and `f/a.png` are one image; '' stays."""
+    text = "\n".join(["", *cells, ""])
+    if not any(odd in text for odd in _ODD):
+        return list(cells)
+    return [posixpath.normpath(cell) if cell else "" for cell in cells]
 
 
-_ODD = re.compile(r"//|(?:^|/)\.{1,2}(?:/|$)|./$")
+_ODD = ("//", "/./", "/../", "\n./", "\n../", "/\n", "/.\n", "/..\n")
 
 
 def image_path(root: Path, cell: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lingula.data.mapping import LabelMap, mapped
-from lingula.data.table import UNMENTIONED, Table, plain_path
+from lingula.data.table import UNMENTIONED, Table, plain_paths
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import LabelSpace, fold
 
@@ -159,7 +159,7 @@ def _below(table: Table, root: Path) -> list[str]:
 
 
 def _check_once(images: Sequence[str]) -> None:
-    plain = [plain_path(image) for image in images]
+    plain = plain_paths(images)
     if len(set(plain)) == len(plain):
         return
     seen: set[str] = set()

@@ -108,6 +108,8 @@ def whole_ids(cells: pl.Series, file: str | Path, faults: list[Fault]) -> pl.Ser
             "ids became one. Take the ids from the original table, as text."
         )
         faults.append(Fault("ids that were rounded", message, len(rounded), shown))
+    if not cells.str.ends_with(".0").any():
+        return cells
     return cells.str.replace(r"^(\d+)\.0$", "$1")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lingula import files
-from lingula.data.splits import Person, number_of, people_of
+from lingula.data.splits import Person, number_of, people_of, told
 from lingula.data.table import SPLITS, Table, image_path
 from lingula.errors import ImageError, InputError, examples
 
@@ -62,28 +62,29 @@ def _in_several(tables: Sequence[Table]) -> Iterator[str]:
 
     Who is one patient is what `splits.people` says; `p77` of one table is the `77` of another.
     """
-    sources, patients, studies, parts = (
-        [c for table in tables for c in getattr(table, field) or ("",) * len(table)]
-        for field in ("sources", "patients", "studies", "splits")
+    studies = not all(all(table.patients or ("",)) for table in tables)
+    rows = [(*row, number) for number, table in enumerate(tables) for row in told(table, studies)]
+    whose = people_of(
+        [source for source, *_ in rows],
+        [number_of(patient) for _, patient, *_ in rows],
+        [study for _, _, study, *_ in rows],
+        [""] * len(rows),
     )
-    numbers = {name: number_of(name) for name in set(patients)}
-    of = [number for number, table in enumerate(tables) for _ in range(len(table))]
-    whose = people_of(sources, [numbers[name] for name in patients], studies, [""] * len(of))
     seen: dict[Person, set[int]] = defaultdict(set)
-    for person, number in dict.fromkeys(zip(whose, of, strict=True)):
-        seen[person].add(number)
+    for person, row in zip(whose, rows, strict=True):
+        seen[person].add(row[4])
     shared = [p for p in seen if p[0] != "image" and len(seen[p]) > 1]
     spelled: dict[Person, set[str]] = defaultdict(set)
     splits: dict[Person, set[str]] = defaultdict(set)
-    for person, name, part in dict.fromkeys(zip(whose, patients, parts, strict=True)):
+    for person, (_, patient, _, split, _) in zip(whose, rows, strict=True):
         if len(seen[person]) > 1:
-            spelled[person].add(name)
-            splits[person].add(part)
+            spelled[person].add(patient)
+            splits[person].add(split)
     for person in shared:
         kind, source, name = person
         names = " = ".join(sorted(spelled[person] - {""})) if kind == "patient" else f"study {name}"
-        told = [source] * bool(source) + [part for part in SPLITS if part in splits[person]]
-        yield f"{names} ({', '.join(told)})" if told else names
+        where = [source] * bool(source) + [part for part in SPLITS if part in splits[person]]
+        yield f"{names} ({', '.join(where)})" if where else names
 
 
 _Film = tuple[Path, str]

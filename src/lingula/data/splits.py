@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,7 +135,7 @@ def patients_in_two_splits(table: Table) -> dict[str, tuple[str, ...]]:
     if table.splits is None:
         return {}
     seen: dict[Person, set[str]] = {}
-    for person, split in dict.fromkeys(zip(people(table), table.splits, strict=True)):
+    for person, split in _person_and_split(table):
         if split and person[0] != "image":
             seen.setdefault(person, set()).add(split)
     return {
@@ -162,8 +162,7 @@ def patients_spelled_twice(table: Table) -> dict[str, tuple[str, ...]]:
     """
     spelled: dict[tuple[str, str], set[str]] = {}
     splits: dict[tuple[str, str], set[str]] = {}
-    rows = zip(people(table), table.splits or ("",) * len(table), strict=True)
-    for (kind, source, name), split in dict.fromkeys(rows):
+    for (kind, source, name), split in _person_and_split(table):
         if kind == "patient":
             key = (source, number_of(name))
             spelled.setdefault(key, set()).add(name)
@@ -177,6 +176,23 @@ def patients_spelled_twice(table: Table) -> dict[str, tuple[str, ...]]:
 
 # What a row is of: `patient`, `study` or `image`; its source, if that tells it apart; its id.
 Person = tuple[str, str, str]
+
+
+def _person_and_split(table: Table) -> Iterable[tuple[Person, str]]:
+    """Who stands in which split; rows of neither patient nor study are one image without a name."""
+    rows = told(table, studies=not all(table.patients or ("",)))
+    sources, patients, studies, splits = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return zip(people_of(sources, patients, studies, patients), splits, strict=True)
+
+
+def told(table: Table, studies: bool = True) -> list[tuple[str, str, str, str]]:
+    """The different (source, patient, study, split) of a table; '' for a study unless `studies`.
+
+    Many fewer than its images where all have a patient, so that studies need not be looked at.
+    """
+    none = ("",) * len(table)
+    columns = (table.sources, table.patients, table.studies if studies else None, table.splits)
+    return list(dict.fromkeys(zip(*(column or none for column in columns), strict=True)))
 
 
 def people(table: Table) -> list[Person]:

@@ -135,7 +135,7 @@ def test_a_column_may_stand_for_another_class_than_its_name_says(folder: Path) -
 def test_what_does_not_fit_is_an_error(folder: Path) -> None:
     out = folder.parent / "t.csv"
     file = labels(folder, "image,Edema\na,1\na,0\n")
-    with pytest.raises(InputError, match="different labels: a"):
+    with pytest.raises(InputError, match="different labels: 2 and 3"):
         lingula.data_folder(folder, labels=file, out=out)
     file = labels(folder, "image,Edema\nq,1\n")
     with pytest.raises(InputError, match="No image of"):
@@ -147,6 +147,72 @@ def test_what_does_not_fit_is_an_error(folder: Path) -> None:
     with pytest.raises(InputError, match="several images"):
         lingula.data_folder(folder, labels=file, out=out)
     assert not out.exists()
+
+
+# Case 56
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("image,patient,Edema\na,p1,1\na,p2,1\n", "different patient: 2 and 3"),
+        ("image,split,Edema\nb,train,1\na,train,1\na,val,1\n", "different split: 3 and 4"),
+        ("image,Edema\na,1\nb,1\na,0\nb,\n", "different labels: 2 and 4, 3 and 5"),
+        ("image,study,age,Edema\na,s,1,1\na,t,2,1\n", "study: 2 and 3; different age: 2 and 3"),
+    ],
+)
+def test_rows_of_one_key_that_differ_are_named_by_line(folder: Path, text: str, what: str) -> None:
+    with pytest.raises(InputError, match=f"labels.csv: lines of the same image with .*{what}"):
+        lingula.data_folder(folder, labels=labels(folder, text), out=folder.parent / "t.csv")
+
+
+def test_rows_that_say_the_same_in_other_figures_are_one(folder: Path) -> None:
+    file = labels(folder, "image,patient,split,Edema\na,7,dev,1\na,7.0,val,1.0\na,7,valid,True\n")
+    table = read_table(lingula.data_folder(folder, labels=file, out=folder.parent / "t.csv").path)
+    assert table.images == ("p1/s1/a.png",) and table.labels.tolist() == [[1]]
+    assert table.patients == ("7",) and table.splits == ("dev",)
+    file = labels(folder, "image,patient,Edema\na,p1,1\na,p2,1\n")
+    again = lingula.data_folder(
+        folder, labels=file, ignore_columns=["patient"], out=folder.parent / "u.csv"
+    )
+    assert read_table(again.path).patients is None
+
+
+# Case 57
+
+
+def test_keys_that_became_floats_find_their_films(tmp_path: Path) -> None:
+    for study in (59999999, 59999998):
+        (tmp_path / "films" / f"{study}").mkdir(parents=True)
+        film = np.full((9, 9), study % 200, np.uint8)
+        Image.fromarray(film).save(tmp_path / "films" / f"{study}" / "a.png")
+    folder = tmp_path / "films"
+    file = labels(folder, "study_id,Edema\n59999999.0,1\n,1\n59999998.0,0\n12.0,1\n,0\n")
+    made = lingula.data_folder(folder, labels=file, key="study_id", out=tmp_path / "t.csv")
+    table = read_table(made.path)
+    assert table.studies == ("59999998", "59999999") and table.labels.tolist() == [[0], [1]]
+    assert made.joined.unmatched == (3, 5, 6)  # rows without a key are told too
+    file = labels(folder, "study_id,Edema\n5.9E+07,1\n59999998,0\n")
+    with pytest.raises(InputError, match=r"labels.csv: .*rounded numbers such as 5\.9E"):
+        lingula.data_folder(folder, labels=file, key="study_id", out=tmp_path / "u.csv")
+
+
+# Case 62
+
+
+def test_cells_that_are_no_labels_are_named_in_the_users_own_file(folder: Path) -> None:
+    file = labels(folder, "image,smoker,Edema\nd,1,yes\nb,0,no\na,1,yes\n")
+    with pytest.raises(InputError) as caught:
+        lingula.data_folder(
+            folder, labels=file, ignore_columns=["smoker"], out=folder.parent / "t.csv"
+        )
+    told = str(caught.value)
+    assert told.startswith(f"{file}, row 2, column 'Edema': 'yes' is no label (3 such cells)")
+    assert '--ignore-columns "Edema"' in told and "joined.csv" not in told
+    file = labels(folder, "image,split,Edema\nb,holdout,1\n")
+    with pytest.raises(InputError) as caught:
+        lingula.data_folder(folder, labels=file, out=folder.parent / "t.csv")
+    assert str(caught.value).startswith(f"{file}: column 'split' holds 'holdout'")
 
 
 def test_the_same_line_again_and_another(folder: Path) -> None:
@@ -234,6 +300,19 @@ def test_a_hospitals_films_by_accession_number(
     kept = read_table(again)
     assert set(kept.patients or ()) == {f"MRN{i}" for i in range(10)}
     assert set(kept.ages or ()) == {"61"} and not again.with_suffix(".key").exists()
+
+
+# Case 144
+
+
+def test_patients_whose_rows_differ_are_not_named(
+    hospital: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = hospital / "labels.csv"
+    file.write_text("PatientID,Edema\nMRN4,1\nMRN5,0\nMRN4,0\nMRN77,1\n")
+    with pytest.raises(InputError, match="same PatientID with different labels: 2 and 4") as told:
+        lingula.data_folder(hospital / "pacs", labels=file, key="PatientID", out=hospital / "t.csv")
+    assert "MRN" not in str(told.value) + caplog.text
 
 
 def test_trained_on_dicom_and_predicted_by_study(hospital: Path) -> None:

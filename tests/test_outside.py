@@ -67,10 +67,43 @@ def test_patients_who_are_measured_are_not_trained_on(tmp_path: Path) -> None:
     (tmp_path / "names.csv").write_text("image,Edema\nb,1\nz,0\n")
     table = read_table(own)
     check_apart(table, read_table(tmp_path / "other.csv"))
-    with pytest.raises(InputError, match=r"patients of the dev or test split.*: 2\."):
+    with pytest.raises(InputError, match=r"patients of the dev or test split.*: 2 \(h, test\)\."):
         check_apart(table, read_table(tmp_path / "same.csv"))
     with pytest.raises(InputError, match="images named as"):
         check_apart(table, read_table(tmp_path / "names.csv"))
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(None, None), ("h", None), (None, "h"), ("h", "")])
+def test_an_outside_table_of_no_stated_source_may_hold_ones_own_patients(
+    tmp_path: Path, mine: str | None, theirs: str | None
+) -> None:
+    def written(name: str, rows: list[str], source: str | None) -> Path:
+        head, end = (
+            ("image,patient,split,Edema", "")
+            if source is None
+            else ("image,patient,split,Edema,source", f",{source}")
+        )
+        (tmp_path / name).write_text("\n".join([head, *(row + end for row in rows)]) + "\n")
+        return tmp_path / name
+
+    own = written("own.csv", ["a,p1,train,1", "b,p2,dev,0"], mine)
+    other = written("other.csv", ["n,p2,train,1", "m,p7,train,0"], theirs)
+    with pytest.raises(InputError, match=r"other.csv holds patients.*: p2 \(.*column `source`"):
+        check_apart(read_table(own), read_table(other))
+    apart = written("apart.csv", ["n,p2,train,1"], "elsewhere")
+    if mine is not None:
+        check_apart(read_table(own), read_table(apart))
+
+
+def test_two_shared_file_names_are_two_too_many(tmp_path: Path) -> None:
+    own, other = tmp_path / "own.csv", tmp_path / "other.csv"
+    own.write_text("image,split,Edema\na/1.png,train,1\na/2.png,dev,0\na/3.png,test,1\n")
+    rows = [f"b/{i},1" for i in range(250)] + ["b/2.png,1", "b/3.png,0"]
+    other.write_text("image,Edema\n" + "\n".join(rows) + "\n")
+    with pytest.raises(InputError, match=r"images named as .*: b/2.png, b/3.png\."):
+        check_apart(read_table(own), read_table(other))
+    other.write_text("image,Edema\n" + "\n".join([*rows[:250], "b/1.png,1"]) + "\n")
+    check_apart(read_table(own), read_table(other))
 
 
 def test_a_run_on_three_tables(phantoms: dict[str, Path], tmp_path: Path) -> None:

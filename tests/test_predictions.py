@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lingula.data.reading import read_table
 from lingula.errors import InputError
 from lingula.predictions import (
     Predictions,
@@ -20,6 +21,7 @@ from lingula.predictions import (
     read_scores,
     write_scores,
 )
+from lingula.verbs.evaluate import evaluate
 
 
 def write(path: Path, text: str) -> Path:
@@ -98,7 +100,7 @@ def test_a_challenge_file_is_keyed_by_its_ids(tmp_path: Path) -> None:
         ("image,Edema\n,.5\n", "row 1 has no image name"),
         ("image,Edema\n", "no rows"),
         ("", "empty"),
-        ("image,Edema\na,.5,.6\n", "can't be read"),
+        ("image,Edema\na,.5,.6\n", "more cells than its 2 columns: line 2"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
@@ -151,3 +153,25 @@ def test_classes_join_by_any_spelling() -> None:
     assert class_columns(made, ["My Class", "pleural_effusion"]).tolist() == [1, 0]
     with pytest.raises(InputError, match=r"no scores of Pleural Efusion.*Did you mean"):
         class_columns(made, ["Pleural Efusion"])
+
+
+# Case 57
+
+
+@pytest.mark.parametrize(
+    ("there", "here"), [("101.0", "101.0"), ("101", "101.0"), ("101.0", "101")]
+)
+def test_ids_are_read_alike_in_tables_and_scores(tmp_path: Path, there: str, here: str) -> None:
+    labels = write(
+        tmp_path / "t.csv", f"image,id,study,Edema\na.png,{there},7.0,1\nb.png,102,8,0\n"
+    )
+    file = write(tmp_path / "s.csv", f"id,study,Edema\n102,8,0.25\n{here},7,0.75\n")
+    table, found = read_table(labels), read_scores(file)
+    assert table.ids == ("101", "102") and found.ids == ("102", "101")
+    assert aligned(found, table.images, table.ids).tolist() == [1, 0]
+    for by in ("image", "study"):  # the study 7 of the scores is the table's 7.0
+        measured = evaluate(file, labels=labels, by=by)  # type: ignore[arg-type]
+        assert measured.n == 2 and measured.found.auroc.tolist() == [1]
+    write(file, "id,Edema\n1.9E+38,0.25\n1,0.75\n")
+    with pytest.raises(InputError, match="rounded numbers"):
+        read_scores(file)

@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 import lingula
+from lingula.config import Config, vary
 from lingula.csv_cells import original_cell, plain_cell, plain_csv
 from lingula.data.boxes import read_boxes
+from lingula.data.checking import check
 from lingula.data.mapping import read_map
 from lingula.data.reading import read_table, write_table
 from lingula.data.rows import keep_rows
@@ -194,3 +196,44 @@ def test_films_of_like_names_have_pictures_of_their_own(tmp_path: Path) -> None:
         explain._save(film, tmp_path, name, "film") for name in ("a/b.png", "a_b.png", "a b.png")
     }
     assert len(places) == 3 and "overlays/a_b.png--film.png" in places
+
+
+HOSTILE = {
+    "a\0b.png": "outside the data root",
+    r"\\server\share\x.png": "outside the data root",
+    "file:///etc/hostname": "outside the data root",
+    "/etc/hostname": "outside the data root",
+    r"C:\x.png": "outside the data root",
+    "../../etc/hostname": "outside the data root",
+    "n" * 300: "",
+    "images": "",
+}
+
+
+def test_a_table_of_hostile_paths_is_checked_and_scored_to_its_end(
+    tiny_config: Config, tiny_table: Path, tmp_path: Path
+) -> None:
+    """Case 143: every such cell is named with its reason, and the good rows have their scores."""
+    run = lingula.train(vary(tiny_config, optim__epochs=1), out=tmp_path / "run")
+    good = [f"images/{i:03}.png" for i in range(6)]
+    mixed = [*good[:3], *HOSTILE, *good[3:]]
+    table = tiny_table.parent / "hostile.csv"
+    lines = [f"{name},p{i},{i % 2}" for i, name in enumerate(mixed)]
+    table.write_text("\n".join(["image,patient,Edema", *lines]) + "\n", encoding="utf-8")
+    before = table.read_bytes()
+    report = check(table)
+    assert set(report.bad) == set(HOSTILE) and not report.fit
+    outside = next(f for f in report.problems if f.what == "images: outside the data root")
+    assert outside.count == sum(bool(kind) for kind in HOSTILE.values())
+    found = lingula.predict(run, data=table, out=tmp_path / "s.csv")
+    assert set(found.failures) == set(HOSTILE)
+    for name, kind in HOSTILE.items():
+        told = found.failures[name]
+        assert "is not a path inside the data root" in told if kind else told
+    listed = {row[0] for row in cells(tmp_path / "s.failed.csv")[1:]}
+    assert listed == set(HOSTILE)
+    scores = read_scores(found.path)
+    assert scores.images == tuple(mixed)
+    scored = ~np.isnan(scores.probabilities).any(axis=1)
+    assert {name for name, yes in zip(mixed, scored, strict=True) if yes} == set(good)
+    assert table.read_bytes() == before

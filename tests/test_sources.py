@@ -27,6 +27,7 @@ from lingula.data.sources.vindr import vindr
 from lingula.data.table import BLANK, UNCERTAIN, Table, targets
 from lingula.errors import InputError
 from lingula.labels import CHEXPERT, CXR_LT_2023, CXR_LT_2024, NIH, NIH_CXR_LT
+from lingula.subgroups import age_bands
 
 DICOM = "aaaaaaaa-bbbbbbbb-cccccccc-dddddddd-{:08x}"
 
@@ -224,7 +225,7 @@ def mimic_files(folder: Path, subject: str = "10999999", labels: str = "") -> Pa
 
 
 @pytest.mark.parametrize("below", ["files/", ""])
-@pytest.mark.parametrize("subject", ["10999999", "p10999999", "10999999.0"])
+@pytest.mark.parametrize("subject", ["10999999", "p10999999", "10999999.0", "p10999999.0"])
 def test_mimic_finds_the_same_file(below: str, subject: str, tmp_path: Path) -> None:
     root = tmp_path / "jpg"
     for i in (1, 2):
@@ -338,15 +339,16 @@ def nih_tree(folder: Path, rows: list[str], images: bool = True, end: str = "") 
 
 def test_nih_findings_are_whole_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = [nih_row(1, "Subcutaneous Emphysema"), nih_row(2, "Emphysema|Mass")]
-    root = nih_tree(tmp_path, [*rows, nih_row(3, "No Finding"), nih_row(4, "")])
+    silent = [nih_row(i, text) for i, text in enumerate(("", "|", " | "), start=4)]
+    root = nih_tree(tmp_path, [*rows, nih_row(3, "No Finding"), *silent])
     with caplog.at_level(logging.WARNING, "lingula"):
         table = nih(root)
     assert cell(table, "00000001", "Emphysema") == 0
     assert cell(table, "00000001", "Subcutaneous Emphysema") == 1
     assert cell(table, "00000002", "Emphysema") == cell(table, "00000002", "Mass") == 1
     assert table.labels[2].sum() == 1 and cell(table, "00000003", "No Finding") == 1
-    assert (table.labels[3] == BLANK).all() and "00000004_000.png" in caplog.text
-    assert not targets(table)[1][3].any()
+    assert (table.labels[3:] == BLANK).all() and "00000004_000.png" in caplog.text
+    assert "3 images without any entry" in caplog.text and not targets(table)[1][3:].any()
 
 
 def test_nih_with_its_eleven_fields_lists_and_folders(tmp_path: Path) -> None:
@@ -453,7 +455,10 @@ CHEXPERT_HEAD = "Path,Sex,Age,Frontal/Lateral,AP/PA," + ",".join(CHEXPERT)
 # Cases 44, 45
 
 
-@pytest.mark.parametrize("prefix", ["CheXpert-v1.0-small/", "CheXpert-v1.0/"])
+@pytest.mark.parametrize(
+    "prefix",
+    ["CheXpert-v1.0-small/", "CheXpert-v1.0/", "", "CheXpert-v1.0 batch 2 (train 1)/"],
+)
 @pytest.mark.parametrize("inside", [True, False])
 def test_chexpert_paths_whatever_the_name_of_the_csv(
     prefix: str, inside: bool, tmp_path: Path
@@ -495,6 +500,22 @@ def test_chexpert_keeps_uncertain_and_blank_apart(tmp_path: Path) -> None:
     # Case 68: age 0 is unknown here; a stated Unknown is not a blank.
     assert table.ages == ("", "60", "90", "50") and table.sexes == ("M", "U", "F", "")
     assert table.views == ("AP", "LATERAL", "PA", "LL")
+
+
+def test_chexpert_takes_an_image_under_both_prefixes_for_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = "train/patient00001/study1/view1_frontal.jpg"
+    film(tmp_path / "CheXpert-v1.0-small" / path)
+    both = [f"CheXpert-v1.0{size}/{path}" for size in ("", "-small")]
+    file = csv(tmp_path / "x.csv", "Path,Edema", f"{both[0]},1.0", f"{both[1]},1.0")
+    with caplog.at_level(logging.WARNING, "lingula"):
+        table = chexpert(tmp_path, [file])
+    assert table.images == (both[1],) and table.labels.tolist() == [[1]]
+    assert "1 images stood in several rows that say the same" in caplog.text
+    csv(tmp_path / "x.csv", "Path,Edema", f"{both[0]},1.0", f"{both[1]},0.0")
+    with pytest.raises(InputError, match=f"different labels: {both[1]}. Keep one row an image"):
+        chexpert(tmp_path, [file])
 
 
 def test_chexpert_faults_are_named(tmp_path: Path) -> None:
@@ -601,6 +622,16 @@ def test_padchest_lists(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
 
 
 # Case 143
+
+
+def test_a_padchest_infant_keeps_an_age(tmp_path: Path) -> None:
+    """Case 68: born in the year of the film is less than a year old, and 0 would be unknown."""
+    row = padchest_rows("['normal']")[0]
+    rows = [row.replace("1930.0", born).replace("img0", f"img{born}") for born in
+            ("2014.0", "2013.0", "", "1850.0")]  # fmt: skip
+    table = padchest(tmp_path, [csv(tmp_path / "PADCHEST_x.csv", PADCHEST_HEAD, *rows)])
+    assert table.ages == ("0.5", "1", "", "")
+    assert age_bands(table.ages) == ("0-9", "0-9", "unknown", "unknown")
 
 
 def test_padchest_lists_are_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -836,6 +867,12 @@ def test_ages_and_sexes() -> None:
     given = pl.Series(["0", "411", "058Y", "", "58.0", "013M", "x", "120", "-4"])
     assert ages(given).to_list() == ["0", "", "58", "", "58", "1", "", "120", ""]
     assert ages(given, zero_is_unknown=True)[0] == ""
+    infants = pl.Series(["030D", "11M", "0.5", "000D", "364 D", "365.D", "012M", "000Y"])
+    found = ages(infants).to_list()
+    assert found == ["0.08", "0.92", "0.5", "0.01", "0.99", "0.99", "1", "0"]
+    assert ages(infants, zero_is_unknown=True).to_list() == [*found[:-1], ""]
+    # A known age stays one where groups are measured; only the bare 0 is none.
+    assert set(age_bands(found[:-1])) == {"0-9"} and age_bands(found[-1:]) == ("unknown",)
     assert sexes(pl.Series(["M", "Male", "U", "", "female", "O"])).to_list() == [
         "M",
         "M",

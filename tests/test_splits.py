@@ -11,7 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingula.data.splits import classes_missing, patients_in_two_splits, split_by_patient
+from lingula.data.splits import (
+    classes_missing,
+    patients_in_two_splits,
+    patients_spelled_twice,
+    split_by_patient,
+)
 from lingula.data.table import Table, class_counts, rows_of, subset, with_splits
 from lingula.errors import InputError
 from lingula.labels import LabelSpace
@@ -136,3 +141,51 @@ def test_rows_without_a_patient_must_be_declared() -> None:
         with pytest.raises(InputError, match="images_are_patients=true"):
             split_by_patient(table)
         assert len(split_by_patient(table, images_are_patients=True)) == 4
+
+
+# Case 55
+
+
+def test_images_of_a_study_stay_in_one_split_without_patients() -> None:
+    studies = tuple(f"s{i // 2}" for i in range(40))
+    table = replace(made(np.eye(40)[:, :3], None), studies=studies)
+    done = with_splits(table, split_by_patient(table, images_are_patients=True))
+    assert set(done.splits or ()) == {"train", "dev", "test"}
+    assert all(done.splits[i] == done.splits[i + 1] for i in range(0, 40, 2))  # type: ignore[index]
+    assert patients_in_two_splits(done) == {}
+
+
+def test_a_study_in_two_splits_is_named_where_no_patient_tells() -> None:
+    table = replace(
+        made(np.zeros((5, 1)), None),
+        studies=("s1", "s1", "s2", "s2", ""),
+        splits=("train", "test", "dev", "dev", "test"),
+    )
+    assert patients_in_two_splits(table) == {"study s1": ("train", "test")}
+    # Studies that are counted anew for each patient are two studies ...
+    known = replace(table, patients=("a", "b", "c", "c", ""))
+    assert patients_in_two_splits(known) == {}
+    # ... and a row without a patient is its study's only patient's.
+    known = replace(table, patients=("a", "", "c", "c", ""))
+    assert patients_in_two_splits(known) == {"a": ("train", "test")}
+
+
+def test_two_sources_may_count_their_studies_alike() -> None:
+    table = replace(
+        made(np.zeros((2, 1)), None),
+        studies=("1", "1"),
+        splits=("train", "test"),
+        sources=("h", "k"),
+    )
+    assert patients_in_two_splits(table) == {}
+    unstated = replace(table, sources=("h", ""))
+    assert patients_in_two_splits(unstated) == {"study 1": ("train", "test")}
+
+
+def test_ids_that_differ_by_a_word_before_the_number_are_named() -> None:
+    table = made(np.zeros((6, 1)), ["p10999999", "10999999", "p2", "a3", "3", ""])
+    assert patients_spelled_twice(table) == {"p10999999 = 10999999": ()}
+    two = replace(table, sources=("mimic-cxr", "other", "x", "x", "x", "x"))
+    assert patients_spelled_twice(two) == {}
+    parted = with_splits(table, ("train", "test", "dev", "dev", "dev", "dev"))
+    assert patients_spelled_twice(parted) == {"p10999999 = 10999999": ("train", "test")}

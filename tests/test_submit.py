@@ -72,6 +72,18 @@ def test_columns_order_and_ids_are_the_organisers(
     np.testing.assert_array_equal(values, made.probabilities[::-1, ::-1])  # every digit
 
 
+@pytest.mark.parametrize("written", ["7.0", "7"])
+def test_ids_that_look_like_floats_stay_the_organisers(written: str, tmp_path: Path) -> None:
+    """Case 57: scores' ids are read without `.0`; those of the file are the template's own."""
+    wanted = template(tmp_path / "sample.csv", "dicom_id", ["7.0", "8"], ("Edema",))
+    for columns, key in (("id", ""), ("image,id", "x.png,")):
+        rows = [f"{key.replace('x', str(i))}{name},0.{i}" for i, name in enumerate((8, written), 1)]
+        (tmp_path / "s.csv").write_text("\n".join([f"{columns},Edema", *rows]) + "\n")
+        out = tmp_path / columns / "submission.zip"
+        submit(tmp_path / "s.csv", template=wanted, out=out)
+        assert submitted(out) == [["dicom_id", "Edema"], ["7.0", "0.2"], ["8", "0.1"]]
+
+
 def test_case_125_no_rounding_makes_ties(tmp_path: Path) -> None:
     values = [0.12345612, 0.12345638, 0.5000001, 0.5000004, 1e-7, 1 - 2**-53]
     ids = [f"i{k}" for k in range(6)]

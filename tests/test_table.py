@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -300,8 +301,15 @@ def test_ids_that_were_rounded_are_refused(tmp_path: Path) -> None:
     # Case 57 and the CXR-LT 2026 files.
     with pytest.raises(InputError, match=r"rounded numbers such as 1\.90E\+38"):
         table(tmp_path, "image,patient,Edema\na,1.90E+38,1\nb,1.90E+38,0\n")
+    for cell in ("1.90E38", "1.9e38", "2E+10"):
+        with pytest.raises(InputError, match="rounded numbers such as"):
+            table(tmp_path, f"image,patient,Edema\na,{cell},1\nb,7,0\n")
+    hexadecimal = table(tmp_path, "image,patient,Edema\na,1e38,1\nb,12E5,0\n")
+    assert hexadecimal.patients == ("1e38", "12E5")
     floats = table(tmp_path, "image,study,Edema\na,59999999.0,1\nb,,0\n")
     assert floats.studies == ("59999999", "")
+    mixed = table(tmp_path, "image,patient,Edema\na,1,1\nb,2,0\nc,1.0,0\nd,1.2.0,1\n")
+    assert mixed.patients == ("1", "2", "1", "1.2.0")
     frame = pl.DataFrame({"image": ["a", "b"], "patient": [1.9e38, 1.9e38], "Edema": [1, 0]})
     frame.write_parquet(tmp_path / "r.parquet")
     with pytest.raises(InputError, match="rounded"):
@@ -321,7 +329,7 @@ def test_shapes_of_files(tmp_path: Path) -> None:
     assert indexed.space.classes == ("Edema",)
     for text, told in (
         ("image,Edema,Mass\na,1,0\nb,1\n", "fewer cells.*line 3"),
-        ("image,Edema\na,1,0\n", "can't be read as a table"),
+        ("image,Edema\na,1,0\n", "more cells than its 2 columns"),
         ("", "is empty"),
         ("image\tEdema\na\t1\n", "tab separated"),
         ("image,patient\na,b\n", "no class columns"),
@@ -451,3 +459,124 @@ def test_counts(tmp_path: Path) -> None:
     found = table(tmp_path, "image,Edema,Mass\na,1,-1\nb,1,1\nc,,0\n")
     assert class_counts(found) == {"Edema": 2, "Mass": 1}
     assert class_counts(found, np.array([2])) == {"Edema": 0, "Mass": 0}
+
+
+# Case 56
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        ("f/a.png", "./f/a.png"),
+        ("f/a.png", "f//a.png"),
+        ("g/../f/a.png", "f/a.png"),
+        ("f/.//a.png", "f/./a.png"),
+    ],
+)
+def test_an_image_written_in_two_ways_stands_twice(images: tuple[str, str], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"more than one row: f/a\.png\. Keep one"):
+        table(tmp_path, f"image,split,Edema\n{images[0]},train,1\n{images[1]},dev,0\n")
+
+
+def test_image_cells_stay_as_they_are_written(tmp_path: Path) -> None:
+    names = ("./f/a.png", "f/b.png", "f//c.png", "F/b.png", "f/.b.png", "f/b..png")
+    found = table(tmp_path, "image,Edema\n" + "".join(f"{name},1\n" for name in names))
+    assert found.images == names
+
+
+# Case 95
+
+
+def test_a_label_that_is_no_number_is_masked_and_finite() -> None:
+    found = made(["p", "q"], [[float("nan"), 1], [0, float("nan")]])
+    for blank in ("ignore", "zero"):
+        values, mask = targets(found, uncertain="zero", blank=blank, unmentioned="zero")  # type: ignore[arg-type]
+        assert values.tolist() == [[0, 1], [0, 0]] and values.dtype == np.float32
+        assert mask.tolist() == [[False, True], [True, False]]
+
+
+# Case 50
+
+
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [
+        ("Effusions", "Pleural Effusion"),
+        ("Infiltrates", "Infiltration"),
+        ("Lung Opacities", "Lung Opacity"),
+        ("pleural_effusions", "Pleural Effusion"),
+        ("Cardiomegally", "Cardiomegaly"),
+        ("Zebra", None),
+        ("Lung Lesions of old", None),
+    ],
+)
+def test_a_name_near_a_synonym_is_named_too(
+    column: str, meant: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "lingula"):
+        found = table(tmp_path, f"image,{column},Edema\na,1,0\n")
+    assert found.space.classes == (column, "Edema")
+    told = f"'{column}' is read as a class of its own. Is it '{meant}'?"
+    assert (told in caplog.text) if meant else "class of its own" not in caplog.text
+
+
+# Case 60
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "image,Edema\ra,1\rb,0\r",
+        "\ufeffimage,Edema\ra,1\rb,0",
+        "image,Edema\ra,1\r\nb,0\n",
+        "image,Edema\na,1\rb,0\n",
+        '\ufeff"image", Edema \r\n"a",1\r\nb,0\r\n',
+        'image,"\nEdema\n"\na,1\nb,0\n',
+    ],
+)
+def test_line_ends_of_all_kinds(text: str, tmp_path: Path) -> None:
+    found = table(tmp_path, text)
+    assert found.images == ("a", "b") and found.space.classes == ("Edema",)
+    assert found.labels.tolist() == [[1], [0]]
+
+
+def test_a_name_over_two_lines_is_one_name(tmp_path: Path) -> None:
+    for end in ("\n", "\r\n"):
+        found = table(tmp_path, f'image,"Pleural{end}Effusion"{end}a,1{end}b,0{end}')
+        assert found.space.classes == ("Pleural Effusion",) and found.labels.tolist() == [[1], [0]]
+
+
+def test_a_quote_inside_a_cell_is_read(tmp_path: Path) -> None:
+    text = 'image,view,Edema\na,5" film,1\nb,"5"" film, left",\n\nc,PA,0\n'
+    found = table(tmp_path, text)
+    assert found.views == ('5" film', '5" film, left', "PA")
+    assert found.labels.tolist() == [[1], [BLANK], [0]]
+    headed = table(tmp_path, 'image,5" film,Edema\na,1,1\nb,0,0\n')
+    assert headed.space.classes == ('5" film', "Edema") and len(headed) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('image;Edema;"Nodule, Mass"\na;1;0\n', "looks like ; separated"),
+        ('image\tEdema\t"Nodule, Mass"\na\t1\t0\n', "looks like tab separated"),
+        ('image,"Edema\na,1\nb,0\n', "line 1: a quote among the column names does not end"),
+        ('image,Edema\nz,1\n"a,1\nb,0\n', "line 3: a quote does not end where its cell does"),
+        ('image,"Ed\nema"\nz,1\na,"1\nb,0\n', "line 4: a quote does not end"),
+        ("image,Edema\na,1,5\nb,0\n", "more cells than its 2 columns: line 2"),
+        ("image,Edema\na,1\nb,0,7\n", "more cells than its 2 columns: line 3"),
+        ("\n\n", "is empty: it has no line of column names"),
+    ],
+)
+def test_shapes_that_can_not_be_read_are_named_by_line(
+    text: str, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError) as caught:
+        table(tmp_path, text)
+    assert told in str(caught.value) and "schema" not in str(caught.value)
+
+
+def test_text_that_is_not_utf8_is_named_by_line(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("image,Edema\na,1\nb\xe4,0\n".encode("latin1"))
+    with pytest.raises(InputError, match=r"t\.csv, line 3: the file is not UTF-8 text"):
+        read_table(tmp_path / "t.csv")

@@ -178,7 +178,7 @@ def two(folder: Path) -> tuple[Path, Path]:
     )
     b = table(
         folder / "b" / "b.csv",
-        "image,patient,split,Effusion,edema x.png,1,train,1,0 z.png,5,dev,,1",
+        "image,patient,split,Effusion,edema x.png,7,train,1,0 z.png,5,dev,,1",
     )
     return a, b
 
@@ -193,7 +193,7 @@ def test_joined_tables_keep_what_each_source_knows(tmp_path: Path) -> None:
     no = UNMENTIONED
     right = [[1, 0, UNCERTAIN, no], [0, BLANK, 0, no], [0, no, no, 1], [1, no, no, BLANK]]
     assert joined.labels.tolist() == right
-    assert joined.sources == ("h", "h", "b", "b") and joined.patients == ("1", "2", "1", "5")
+    assert joined.sources == ("h", "h", "b", "b") and joined.patients == ("1", "2", "7", "5")
     assert joined.images == ("a/x.png", "a/y.png", "b/x.png", "b/z.png")
     assert joined.root.samefile(tmp_path) and joined.splits == ("", "", "train", "dev")
     described = json.loads((tmp_path / "t.json").read_text())
@@ -218,11 +218,11 @@ def test_joined_into_asked_classes_in_their_order(tmp_path: Path) -> None:
 
 def test_a_join_can_be_joined_and_split_again(tmp_path: Path) -> None:
     lingula.data_join(two(tmp_path), out=tmp_path / "t.csv")
-    c = table(tmp_path / "c" / "c.csv", "image,patient,Edema q.png,1,1")
+    c = table(tmp_path / "c" / "c.csv", "image,patient,source,Edema q.png,1,k,1")
     found = read_table(lingula.data_join([tmp_path / "t.csv", c], out=tmp_path / "u.parquet").path)
     first = read_table(tmp_path / "t.csv")
     assert (found.labels[:4] == first.labels).all() and found.blanks == {"h": "zero"}
-    # Patient 1 of h, of b and of c are three people: no one stands in two splits.
+    # Patient 1 of h and of k are two people: no one stands in two splits.
     assert not patients_in_two_splits(found)
 
 
@@ -241,9 +241,79 @@ def test_one_source_must_know_one_set_of_classes(tmp_path: Path) -> None:
 def test_patients_of_two_tables_are_named(tmp_path: Path) -> None:
     a = table(tmp_path / "a.csv", "image,patient,source,split,Edema x.png,p77,h,train,1")
     b = table(tmp_path / "b.csv", "image,patient,source,split,Edema y.png,p77,h,test,0")
-    with pytest.raises(InputError, match=r"1 patients stand in more than one: p77 \(h\)"):
+    with pytest.raises(InputError, match=r"more than one: p77 \(h, train, test\)"):
         lingula.data_join([a, b], out=tmp_path / "t.csv")
     assert not (tmp_path / "t.csv").exists()
+
+
+@pytest.mark.parametrize(("of_a", "of_b"), [("", ""), ("h", ""), ("", "h"), ("h", "k")])
+def test_an_id_is_one_patient_unless_different_sources_are_stated(
+    tmp_path: Path, of_a: str, of_b: str
+) -> None:
+    """The case's own two files: p1 in train of the one and in test of the other."""
+    head = "image,patient,split,Edema" + ",source"
+    a = table(tmp_path / "train.csv", f"{head} i1.png,p1,train,1,{of_a} i2.png,p2,train,0,{of_a}")
+    b = table(tmp_path / "test.csv", f"{head} i3.png,p1,test,1,{of_b} i4.png,p4,test,0,{of_b}")
+    if not of_a and not of_b:
+        a.write_text(a.read_text().replace(",source", "").replace(",\n", "\n"))
+        b.write_text(b.read_text().replace(",source", "").replace(",\n", "\n"))
+    out = tmp_path / "j.csv"
+    if of_a and of_b:
+        assert not patients_in_two_splits(lingula.data_join([a, b], out=out).table)
+        return
+    with pytest.raises(InputError, match=r"1 patients .*: p1 \(train, test\).*column `source`"):
+        lingula.data_join([a, b], out=out)
+    assert not out.exists()
+
+
+def test_a_patient_with_and_without_a_source_is_one(tmp_path: Path) -> None:
+    """In one table too: such rows stay together in a split, and are no two people after a join."""
+    rows = [f"{i}.png,{i % 5},{'h' if i % 2 else ''},{i % 2}" for i in range(20)]
+    a = table(tmp_path / "a.csv", "image,patient,source,Edema " + " ".join(rows))
+    b = table(tmp_path / "b.csv", "image,patient,source,Edema q.png,9,h,1")
+    split = lingula.data_split(a, out=tmp_path / "s.csv", fractions=(0.4, 0.3, 0.3)).table
+    for patient in "01234":
+        mine = [
+            s for s, p in zip(split.splits or (), split.patients or (), strict=True) if p == patient
+        ]
+        assert len(mine) == 4 and len(set(mine)) == 1
+    own = of_cells(
+        ("a",), [[1], [0]], patients=("1", "1"), sources=("h", ""), splits=("train", "test")
+    )
+    assert patients_in_two_splits(own) == {"1": ("train", "test")}
+    with pytest.raises(InputError, match=r"a `source` in some rows and none in others: .*Fill"):
+        lingula.data_join([a, b], out=tmp_path / "j.csv")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "named"),
+    [
+        ("patient,split i,p77,train", "patient,split j,77,test", r"77 = p77 \(train, test\)"),
+        ("study,split i,s1,train", "study,split j,s1,dev", r"study s1 \(train, dev\)"),
+        ("patient,study i,7,s1", "study j,s1", "7"),
+        ("patient i,7", "patient j,7.0", "7"),
+    ],
+)
+def test_one_patient_is_found_in_two_tables_however_it_is_told(
+    ours: str, theirs: str, named: str, tmp_path: Path
+) -> None:
+    a = table(tmp_path / "a.csv", "Edema,image," + ours.replace(" ", " 1,"))
+    b = table(tmp_path / "b.csv", "Edema,image," + theirs.replace(" ", " 0,"))
+    with pytest.raises(InputError, match=f"1 patients stand in more than one: {named}\\."):
+        lingula.data_join([a, b], out=tmp_path / "t.csv")
+
+
+def test_images_without_ids_are_no_patients(tmp_path: Path) -> None:
+    a = table(tmp_path / "a" / "a.csv", "image,patient,Edema i,,1 j,,0")
+    b = table(tmp_path / "b" / "b.csv", "image,Edema i,1")
+    assert len(lingula.data_join([a, b], out=tmp_path / "t.csv", images=False).table) == 3
+
+
+def test_an_image_of_two_tables_is_found_however_it_is_written(tmp_path: Path) -> None:
+    a = table(tmp_path / "a.csv", "image,Edema f/x.png,1")
+    b = table(tmp_path / "b.csv", "image,Edema ./f//x.png,0")
+    with pytest.raises(InputError, match=r"stand in two of the tables: f/x\.png"):
+        lingula.data_join([a, b], out=tmp_path / "t.csv")
 
 
 def test_image_files_of_two_tables(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,7 @@ is not `Nodule`).
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -174,6 +175,21 @@ def canonical(name: str) -> str:
 def is_known(name: str) -> bool:
     """Whether `name` is a spelling or synonym of a finding of the public label spaces."""
     return fold(name) in _CANONICAL
+
+
+def likely(name: str) -> str | None:
+    """The known finding that an unknown name nearly spells, or is the plural of; None if none is.
+
+    Compared with every spelling and synonym, not only with the canonical names.
+    """
+    if is_known(name):
+        return None
+    folded = fold(name)
+    singular = re.sub(r"ie$", "y", folded.removesuffix("s"))
+    if singular in _CANONICAL:
+        return _CANONICAL[singular]
+    close = difflib.get_close_matches(folded, list(_CANONICAL), n=1, cutoff=0.88)
+    return _CANONICAL[close[0]] if close else None
 
 
 def suggestion(name: str, classes: Iterable[str] = ()) -> str:

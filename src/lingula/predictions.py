@@ -18,7 +18,9 @@ from polars.io.plugins import register_io_source
 
 from lingula import files
 from lingula.csv_cells import plain_cell
-from lingula.data.reading import COLUMNS, read_frame
+from lingula.data.cells import Fault
+from lingula.data.columns import COLUMNS, whole_ids
+from lingula.data.reading import read_frame
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import canonical, fold
 
@@ -114,7 +116,8 @@ def failed(predictions: Predictions) -> NDArray[np.bool_]:
 def read_scores(path: str | Path) -> Predictions:
     """Read a scores file (.csv or .parquet).
 
-    The key is the `image` column, or `id` (`dicom_id`) where there is none. Columns that tables
+    The key is the `image` column, or `id` (`dicom_id`) where there is none. Ids are read as those
+    of tables are: `101.0` is `101`. Columns that tables
     have (view, split, age, ...) may stand beside the scores; every other one is a class. A row
     whose scores are all blank is an image that failed. Raises `InputError` naming file, image and
     class for a value that is no probability, and for repeated images.
@@ -125,14 +128,20 @@ def read_scores(path: str | Path) -> Predictions:
     frame = read_frame(file)
     texts: dict[str, tuple[str, ...]] = {}
     columns: list[str] = []
+    faults: list[Fault] = []
     for name in frame.columns:
         field = COLUMNS.get(fold(name))
         if field in texts:
             raise InputError(f"{file} has two columns for {field}; '{name}' is the second.")
         if field is not None:
-            texts[field] = tuple(frame[name].str.strip_chars().to_list())
+            cells = frame[name].str.strip_chars()
+            if field in ("ids", "studies", "patients"):
+                cells = whole_ids(cells, file, faults)
+            texts[field] = tuple(cells.to_list())
         elif fold(name) not in _NO_CLASS:
             columns.append(name)
+    if faults:
+        raise InputError("\n".join(fault.message for fault in faults))
     keys = texts.get("images") or texts.get("ids")
     if not frame.height:
         raise InputError(f"{file} has no rows.")

@@ -16,7 +16,7 @@ import polars as pl
 
 from lingula import files
 from lingula.csv_cells import original_cell, plain_cell
-from lingula.data.columns import read_cells
+from lingula.data.cells import read_cells
 from lingula.data.table import BLANK, UNCERTAIN, Table
 from lingula.errors import InputError, examples, nearest
 from lingula.joining import Meaning, asked, meant

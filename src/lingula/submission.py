@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula import files, metrics
-from lingula.data.reading import COLUMNS, read_frame
+from lingula.data.columns import COLUMNS, whole_id
+from lingula.data.reading import read_frame
 from lingula.data.table import Table
 from lingula.errors import InputError, examples
 from lingula.joining import Meaning, meant
@@ -164,7 +165,10 @@ def _ids_of(
     bare = tuple(name.replace("\\", "/").rsplit("/", 1)[-1] for name in images)
     stems = tuple(name.rsplit(".", 1)[0] for name in bare)
     wanted = set(template.ids)
-    candidates = [names for names in (ids, images, bare, stems) if names]
+    # The template's `101.0` is the `101` of tables and scores, and is written as it stands.
+    exact = {whole_id(name): name for name in template.ids}
+    whole = tuple(exact.get(name, name) for name in ids or images)
+    candidates = [names for names in (ids, images, bare, stems, whole) if names]
     best = max(candidates, key=lambda names: len(wanted.intersection(names)))
     twice = [name for name, many in Counter(best).items() if many > 1 and name in wanted]
     if twice:

@@ -13,11 +13,21 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from lingula.data.columns import COLUMNS, NAMES, looks_like_labels
+from lingula.data.cells import Fault
+from lingula.data.columns import (
+    COLUMNS,
+    NAMES,
+    label_values,
+    looks_like_labels,
+    text_cells,
+    whole_id,
+    whole_ids,
+)
 from lingula.data.folder import scan
 from lingula.data.formats import sniff
 from lingula.data.mapping import LabelMap
-from lingula.data.reading import read_frame
+from lingula.data.reading import no_labels, read_frame
+from lingula.data.table import BLANK, UNCERTAIN
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import canonical, fold, is_known, suggestion
 
@@ -53,8 +63,8 @@ class Attached:
         classes: the classes that these stand for.
         matched: images with a row of labels; `images`: all that were found.
         unlabelled: images without a row.
-        unmatched: line numbers in the file of rows without an image. Their keys may be those of
-            patients, and are not repeated.
+        unmatched: line numbers in the file of rows without an image, those without a key among
+            them. Their keys may be those of patients, and are not repeated.
         unused: columns that are not read, each with the nearest class's name or an empty text.
         skipped: files of the folder that are no images, counted by reason.
     """
@@ -89,28 +99,30 @@ def attach(
             `SOPInstanceUID`, `PatientID` (of DICOM files), or any column: its cells are looked for
             among the folders and the stem of each image's path.
         rules: which classes columns of other names stand for, and which columns are no classes.
-        ignore_columns: columns that look like labels and are none.
+        ignore_columns: columns that are not read: no labels, or ids that are not wanted.
         facts: reads the ids of a DICOM file; None where there is nothing to read them with.
         pseudonym: what to write for a (`patient` or `study`, id) of DICOM files; None: the id.
 
     Raises:
-        InputError: no such column; rows that contradict each other; a key that fits several images
-            by name alone; a column that looks like labels and is neither a class, nor mapped, nor
-            ignored; nothing matched.
+        InputError: no such column; cells that are no labels; rows of one key that differ; a key
+            that fits several images by name alone; a column that looks like labels and is neither a
+            class, nor mapped, nor ignored; nothing matched.
     """
     names, skipped = scan(root)
     frame = read_frame(labels)
     column = _key_column(frame, key, labels)
     classes, meant = _classes(frame, column, rules or LabelMap(), ignore_columns, labels)
     found = [_found(root, name, facts) for name in names]
-    rows = _rows(frame, column, list(classes), labels)
+    left = {fold(name) for name in ignore_columns}
+    kept = frame.drop([name for name in frame.columns if fold(name) in left and name != column])
+    rows, keyless = _rows(kept, column, list(classes), labels)
     pairs, matched_keys = _matches(found, rows, key)
     if not pairs:
         raise InputError(
             f"No image of {root} fits a row of {labels} by '{key}'. The first image is "
             f"{found[0].image}{'' if found[0].ids else ' (no DICOM)'}. Name another --key."
         )
-    joined = _joined(frame, column, pairs, rows, classes)
+    joined = _joined(kept, column, pairs, rows, classes)
     if pseudonym is not None and any(item.ids for item in found):
         joined = _pseudonymous(joined, pseudonym)
     chosen = {item.image for item, _ in pairs}
@@ -123,7 +135,12 @@ def attach(
         len(chosen),
         len(found),
         tuple(item.image for item in found if item.image not in chosen),
-        tuple(row + 2 for value, row in rows.items() if value not in matched_keys),
+        tuple(
+            row + 2
+            for row in sorted(
+                [*keyless, *(r for key, r in rows.items() if key not in matched_keys)]
+            )
+        ),
         unused,
         skipped,
     )
@@ -205,34 +222,54 @@ def _found(root: Path, name: str, facts: Callable[[Path], Found] | None) -> Foun
     return Found(name, read.ids, read.view, read.age, read.sex)
 
 
-def _rows(frame: pl.DataFrame, column: str, classes: Sequence[str], labels: Path) -> dict[str, int]:
-    """Key to row number; an error for a key that stands twice with different labels."""
+def _rows(
+    frame: pl.DataFrame, column: str, classes: Sequence[str], labels: Path
+) -> tuple[dict[str, int], list[int]]:
+    """Key to row number, and the rows without a key.
+
+    Rows of one key must say the same: as labels, ids and whatever else is read, not as text. Keys
+    may be those of patients, so that lines are named, and not they.
+    """
+    faults: list[Fault] = []
+    keys = whole_ids(frame[column].str.strip_chars(), labels, faults).to_list()
+    others = [c for c in frame.columns if c != column and COLUMNS.get(fold(c)) != "images"]
+    texts, _ = text_cells(frame.select(others), labels, faults)
+    cells: dict[str, Sequence[object]] = {NAMES[field]: column for field, column in texts.items()}
+    for name in classes:
+        values = label_values(frame[name], blank=BLANK, uncertain=UNCERTAIN)
+        if values.null_count():
+            faults.append(no_labels(frame[name], values, labels))
+        cells[name] = values.to_list()
+    if faults:
+        raise InputError("\n".join(fault.message for fault in faults))
     rows: dict[str, int] = {}
-    cells = frame.select(classes).rows()
-    contradicting: dict[str, None] = {}
-    for row, value in enumerate(frame[column].str.strip_chars().to_list()):
-        if not value:
-            continue
-        if value in rows and cells[rows[value]] != cells[row]:
-            contradicting[value] = None
-        rows.setdefault(value, row)
-    if contradicting:
+    differing: dict[str, list[str]] = {}
+    for row, key in enumerate(keys):
+        first = rows.setdefault(key, row) if key else row
+        for name, column_cells in cells.items():
+            if column_cells[first] != column_cells[row]:
+                what = "labels" if name in classes else name
+                differing.setdefault(what, []).append(f"{first + 2} and {row + 2}")
+    if differing:
+        told = [f"different {w}: {examples(dict.fromkeys(at))}" for w, at in differing.items()]
         raise InputError(
-            f"{labels}: rows of the same {column} with different labels: "
-            f"{examples(contradicting)}. Keep one of each."
+            f"{labels}: lines of the same {column} with {'; '.join(told)}. Keep one of each, or "
+            "leave out columns that are not wanted (--ignore-columns)."
         )
-    return rows
+    return rows, [row for row, key in enumerate(keys) if not key]
 
 
 def _keys_of(item: Found, key: str) -> list[str]:
-    """The values by which a row may name an image, the most particular first."""
+    """The values by which a row may name an image, the most particular first; ids are whole."""
     wanted = fold(key).replace(" ", "")
-    if wanted in DICOM_KEYS and item.ids:
-        return [item.ids[DICOM_KEYS[wanted]]]
     path = PurePosixPath(item.image)
-    if wanted == "image":
-        return [item.image, path.name, path.stem]
-    return [path.stem, *reversed(path.parent.parts)]
+    if wanted in DICOM_KEYS and item.ids:
+        values = [item.ids[DICOM_KEYS[wanted]]]
+    elif wanted == "image":
+        values = [item.image, path.name, path.stem]
+    else:
+        values = [path.stem, *reversed(path.parent.parts)]
+    return [whole_id(value) for value in values]
 
 
 def _matches(

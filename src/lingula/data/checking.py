@@ -13,11 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from lingula.data.columns import Fault
+from lingula.data.cells import Fault
 from lingula.data.films import ADVICE, against, facts_if_dicom
 from lingula.data.images import is_blank, read_pixels
 from lingula.data.reading import read_checked
-from lingula.data.splits import classes_missing, patients_in_two_splits
+from lingula.data.splits import (
+    classes_missing,
+    patients_in_two_splits,
+    patients_spelled_twice,
+)
 from lingula.data.table import (
     BLANK,
     SPLITS,
@@ -101,6 +105,10 @@ def _check_rows(table: Table, labelled: bool, problems: list[Fault], warnings: l
         found = [f"{patient} ({', '.join(splits)})" for patient, splits in shared.items()]
         mend = "Give each patient one split, or drop the split column."
         problems.append(_fault("patients in more than one split", found, mend))
+    twice = patients_spelled_twice(table)
+    if twice:
+        mend = "Write each patient's id one way, or give different people different sources."
+        problems.append(_fault("patients whose ids are spelled in two ways", twice, mend))
     for name, column in (("patient", table.patients), ("split", table.splits)):
         if column is not None and "" in column:
             rows = [table.images[i] for i, cell in enumerate(column) if not cell]

@@ -6,23 +6,18 @@ wherever reading can go on: `read_table` raises them, `data check` lists them.
 
 from __future__ import annotations
 
-import csv
 import difflib
-import gzip
-import hashlib
-import io
 import json
 import logging
-import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 
 from lingula.csv_cells import original_cell
-from lingula.errors import InputError, examples, nearest
-from lingula.labels import SPACES, LabelSpace, canonical, fold, is_known
+from lingula.data.cells import Fault
+from lingula.errors import examples, nearest
+from lingula.labels import SPACES, LabelSpace, canonical, fold, is_known, likely
 
 log = logging.getLogger("lingula")
 
@@ -73,136 +68,6 @@ _KEYS = ("ids", "patients", "studies")
 FREE = ("view", "age", "sex", "source")
 
 
-@dataclass(frozen=True)
-class Fault:
-    """A kind of fault: `what` in short; `message` says what, where and how to mend it."""
-
-    what: str
-    message: str
-    count: int = 1
-    examples: tuple[str, ...] = ()
-
-
-def read_cells(path: str | Path) -> tuple[pl.DataFrame, str, list[Fault]]:
-    """All cells of a .csv or .parquet file as text, its SHA-256, and faults of its shape.
-
-    Headers are stripped; missing cells are ''; columns without a name and rows without a cell are
-    left out; of a column that stands twice the first is kept, with a fault.
-
-    Raises:
-        InputError: a file that is missing, empty, no table, or not comma-separated UTF-8.
-    """
-    file = Path(path)
-    packed = file.name.lower().endswith(".csv.gz")
-    if not packed and file.suffix.lower() not in (".csv", ".parquet"):
-        raise InputError(f"{file} is no table: tables are .csv or .parquet files.")
-    try:
-        data = gzip.decompress(file.read_bytes()) if packed else file.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"There is no table {file}.") from None
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise InputError(f"The table {file} can't be opened: {error}.") from None
-    faults: list[Fault] = []
-    try:
-        if file.suffix.lower() == ".parquet":
-            frame = _parquet(data, file)
-        else:
-            frame = _csv(data, file, faults)
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{file} can't be read as a table: {reason}") from None
-    nameless = [name for name in frame.columns if name in ("", "Unnamed: 0")]
-    if nameless:
-        log.info("%s has a column without a name (an index?); it is not read.", file)
-        frame = frame.drop(nameless)
-    return frame.fill_null(""), hashlib.sha256(data).hexdigest(), faults
-
-
-def _csv(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
-    try:
-        head = data.split(b"\n", 1)[0].decode("utf-8-sig").strip("\r")
-    except UnicodeDecodeError:
-        raise InputError(f"{file} is not UTF-8 text. Save it as UTF-8 (comma separated).") from None
-    if not head.strip():
-        raise InputError(f"{file} is empty: it has no line of column names.")
-    for separator, called in ((";", ";"), ("\t", "tab")):
-        if "," not in head and separator in head:
-            raise InputError(
-                f"{file} looks like {called} separated. Save it with commas between the cells and "
-                "points in the numbers."
-            )
-    names = [original_cell(name.strip()) for name in next(csv.reader([head]))]
-    kept = _distinct(names, file, faults)
-    try:
-        frame = pl.read_csv(
-            data,
-            has_header=False,
-            skip_rows=1,
-            schema=dict.fromkeys(kept, pl.String),
-        )
-    except pl.exceptions.NoDataError:
-        return pl.DataFrame(schema=dict.fromkeys(names, pl.String))
-    frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
-    # Commas at the ends of lines make columns without a name: no row needs those.
-    width = max(i for i, name in enumerate(names, start=1) if name or i == 1)
-    if frame.height and frame[kept[width - 1]].null_count():
-        _find_short_rows(data, width, file, faults)
-    return frame.select(kept[names.index(name)] for name in dict.fromkeys(names)).rename(
-        {kept[names.index(name)]: name for name in dict.fromkeys(names)}
-    )
-
-
-def _distinct(names: list[str], file: Path, faults: list[Fault]) -> list[str]:
-    """Names that differ from each other; a fault for those that did not."""
-    twice = sorted({name for name in names if name and names.count(name) > 1})
-    if twice:
-        message = f"{file} has columns that stand twice: {examples(twice)}. Keep one of each."
-        faults.append(Fault("columns that stand twice", message, len(twice), tuple(twice)))
-    return [f"{position}\0{name}" for position, name in enumerate(names)]
-
-
-def _find_short_rows(data: bytes, width: int, file: Path, faults: list[Fault]) -> None:
-    """A fault for rows with too few cells: a file that was cut, or shifted columns."""
-    reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""))
-    try:
-        short = [reader.line_num for row in reader if row and len(row) < width]
-    except csv.Error:
-        return
-    if short:
-        lines = tuple(f"line {line}" for line in short)
-        message = (
-            f"{file} has rows with fewer cells than its {width} columns: {examples(lines)}. "
-            "Was the file cut off? Each row needs all its commas."
-        )
-        faults.append(Fault("rows with too few cells", message, len(short), lines))
-
-
-def _parquet(data: bytes, file: Path) -> pl.DataFrame:
-    frame = pl.read_parquet(io.BytesIO(data))
-    columns = []
-    for column in frame.get_columns():
-        if column.dtype.is_nested() or column.dtype == pl.Binary:
-            raise InputError(
-                f"{file}: column '{column.name}' holds {column.dtype}, not one value a cell. "
-                "Leave it out, or write it as text."
-            )
-        columns.append(_as_text(column).alias(column.name.strip()))
-    repeated = [c.name for c in columns if sum(c.name == other.name for other in columns) > 1]
-    if repeated:
-        raise InputError(f"{file} has columns that stand twice: {examples(sorted(set(repeated)))}.")
-    return pl.DataFrame(columns)
-
-
-def _as_text(column: pl.Series) -> pl.Series:
-    """As text; whole numbers stored as floats (ids beside blanks) lose their '.0'."""
-    if column.dtype.is_float():
-        column = column.fill_nan(None)
-        known = column.drop_nulls()
-        if bool((known == known.round()).all()) and bool((known.abs() < 2.0**53).all()):
-            column = column.cast(pl.Int64)
-    return column.cast(pl.String)
-
-
 def text_cells(
     frame: pl.DataFrame, file: Path, faults: list[Fault]
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
@@ -233,12 +98,9 @@ def text_cells(
     return texts, rest
 
 
-def whole_ids(cells: pl.Series, file: Path, faults: list[Fault]) -> pl.Series:
-    """'59999999.0' as '59999999', where the whole column was written that way."""
-    known = cells.filter(cells != "")
-    if len(known) and known.str.contains(r"^\d+\.0$").all():
-        return cells.str.strip_suffix(".0")
-    rounded = known.filter(known.str.contains(r"^\d(\.\d+)?[eE]\+\d+$"))
+def whole_ids(cells: pl.Series, file: str | Path, faults: list[Fault]) -> pl.Series:
+    """'59999999.0' as '59999999', cell by cell: `1` and `1.0` are one id; a fault for `1.9E+38`."""
+    rounded = cells.filter(cells.str.contains(r"^\d(\.\d+)?[eE]\+\d+$|^\d\.\d+[eE]\d+$"))
     if len(rounded):
         shown = tuple(rounded.unique(maintain_order=True).to_list())
         message = (
@@ -246,7 +108,14 @@ def whole_ids(cells: pl.Series, file: Path, faults: list[Fault]) -> pl.Series:
             "ids became one. Take the ids from the original table, as text."
         )
         faults.append(Fault("ids that were rounded", message, len(rounded), shown))
-    return cells
+    if not cells.str.ends_with(".0").any():
+        return cells
+    return cells.str.replace(r"^(\d+)\.0$", "$1")
+
+
+def whole_id(text: str) -> str:
+    """One id as `whole_ids` gives it."""
+    return text[:-2] if text.endswith(".0") and text[:-2].isdecimal() else text
 
 
 def _split_cells(cells: tuple[str, ...], file: Path, faults: list[Fault]) -> tuple[str, ...]:
@@ -301,9 +170,10 @@ def looks_like_labels(cells: pl.Series, soft: bool = False) -> bool:
 
 
 def ignoring(columns: Iterable[str]) -> str:
-    """The setting that leaves columns out, as it is typed."""
+    """How columns are left out, as it is typed: in training, and in the other commands."""
     named: Sequence[str] = [json.dumps(name, ensure_ascii=False) for name in columns]
-    return f"'data.ignore_columns=[{','.join(named)}]'"
+    others = "--ignore-columns " + (named[0] if len(named) == 1 else "NAME for each")
+    return f"'data.ignore_columns=[{','.join(named)}]' in training, {others} elsewhere"
 
 
 def class_columns(
@@ -347,10 +217,10 @@ def class_columns(
 def _warn_of_typo(column: str, file: Path) -> None:
     if is_known(column):
         return
-    names = {fold(name): name for name in [*NAMES.values(), *_known_classes()]}
+    names = {fold(name): name for name in NAMES.values()}
     close = difflib.get_close_matches(fold(column), list(names), n=1, cutoff=0.88)
-    if close:
-        meant = names[close[0]]
+    meant = likely(column) or (names[close[0]] if close else None)
+    if meant is not None:
         log.warning("%s: '%s' is read as a class of its own. Is it '%s'?", file, column, meant)
 
 

@@ -12,6 +12,7 @@ from pathlib import PurePath
 
 import numpy as np
 
+from lingula.data.overlap import STATE_SOURCES, overlap
 from lingula.data.table import UNMENTIONED, Table, rows_of, subset
 from lingula.errors import InputError, examples
 from lingula.labels import LabelSpace, fold
@@ -60,29 +61,29 @@ def outside(table: Table, space: LabelSpace) -> Outside:
 def check_apart(own: Table, others: Table) -> None:
     """Refuse outside rows of patients on whom one's own dev and test splits will be measured.
 
-    Patients are compared where both tables name the same sources; else the images' file names are,
-    for a patient `1` of one hospital is not the patient `1` of another.
+    A patient is the same if the id is, unless both tables state their sources and these differ: the
+    patient `1` of one hospital is not the patient `1` of another. Where patients and sources do not
+    tell, file names do: one that both have is one too many, but for tables of different sources,
+    where a few may be chance.
     """
     measured = np.concatenate([rows_of(own, "dev"), rows_of(own, "test")])
     held = subset(own, measured)
-    if held.sources and others.sources and held.patients and others.patients:
-        kept = set(zip(held.sources, held.patients, strict=True))
-        found = [
-            patient
-            for source, patient in zip(others.sources, others.patients, strict=True)
-            if patient and (source, patient) in kept
-        ]
-        if found:
-            raise InputError(
-                f"{others.path} holds patients of the dev or test split of {own.path}: "
-                f"{examples(dict.fromkeys(found))}. Take them out of one of the two."
-            )
+    found = overlap([held, others], images=False).patients
+    if found:
+        raise InputError(
+            f"{others.path} holds patients of the dev or test split of {own.path}: "
+            f"{examples(found)}. Take them out of one of the two. {STATE_SOURCES}"
+        )
+    told = all(t.sources is not None and all(t.sources) for t in (held, others))
+    if told and held.patients and others.patients:
         return
+    apart = told and set(held.sources or ()).isdisjoint(others.sources or ())
     names = {PurePath(image).name for image in held.images}
     same = [image for image in others.images if PurePath(image).name in names]
-    if same and len(same) > len(others) // 100:
+    if len(same) > (len(others) // 100 if apart else 0):
         raise InputError(
             f"{others.path} has images named as in the dev or test split of {own.path}: "
-            f"{examples(same)}. Give both tables a `source` and a `patient` column if they are "
-            "not the same films."
+            f"{examples(same)}. Take them out of one of the two; or, if they are not the same "
+            "films, give both tables a `source` (a name of its own for each) and a `patient` "
+            "column."
         )

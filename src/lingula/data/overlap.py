@@ -9,8 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lingula import files
-from lingula.data.table import Table, image_path
+from lingula.data.splits import Person, number_of, people_of, told
+from lingula.data.table import SPLITS, Table, image_path
 from lingula.errors import ImageError, InputError, examples
+
+# How to mend it where one id means two people.
+STATE_SOURCES = (
+    "Or, if they are different people with the same ids, say so: give each table a column `source` "
+    "with a name of its own in every row (such as hospital-a), since ids of unstated sources are "
+    "taken for the same."
+)
 
 _HEAD = 16384  # bytes; enough to tell nearly all different images of one size apart
 
@@ -20,12 +28,12 @@ class Overlap:
     """What tables share.
 
     Attributes:
-        patients: (source, patient) that stand in more than one table.
+        patients: patients that stand in more than one table, with their source or splits if known.
         images: pairs of image files, in different tables, with the same bytes.
         split: those of `images` that are in different splits.
     """
 
-    patients: tuple[tuple[str, str], ...]
+    patients: tuple[str, ...]
     images: tuple[tuple[str, str], ...]
     split: tuple[tuple[str, str], ...]
 
@@ -33,18 +41,12 @@ class Overlap:
 def overlap(tables: Sequence[Table], images: bool = True) -> Overlap:
     """What stands in more than one of the tables.
 
-    Patients are the same if their source is: the patient `1` of one hospital is not the patient `1`
-    of another. A table without sources is one of its own. With `images`, files are compared by
-    their SHA-256; those that can't be read are passed over.
+    Patients are the same if their id is, unless both rows state their sources and these differ: the
+    patient `1` of one hospital is not the patient `1` of another. Rows without a patient are their
+    study's. With `images`, files are compared
+    by their SHA-256; those that can't be read are passed over.
     """
-    seen: dict[tuple[str, str], set[int]] = defaultdict(set)
-    for number, table in enumerate(tables):
-        sources = table.sources or (f"\0{table.path or number}",) * len(table)
-        people = zip(sources, table.patients or ("",) * len(table), strict=True)
-        for source, patient in dict.fromkeys(people):
-            if patient:
-                seen[source, patient].add(number)
-    patients = tuple(key for key, where in seen.items() if len(where) > 1)
+    patients = tuple(_in_several(tables))
     pairs = tuple(_same_files(tables)) if images else ()
     same = tuple((str(a[0]), str(b[0])) for a, b in pairs)
     split = tuple(
@@ -53,6 +55,36 @@ def overlap(tables: Sequence[Table], images: bool = True) -> Overlap:
         if a[1] != b[1]
     )
     return Overlap(patients, same, split)
+
+
+def _in_several(tables: Sequence[Table]) -> Iterator[str]:
+    """The patients, or studies of rows without one, of more than one table, as they are named.
+
+    Who is one patient is what `splits.people` says; `p77` of one table is the `77` of another.
+    """
+    studies = not all(all(table.patients or ("",)) for table in tables)
+    rows = [(*row, number) for number, table in enumerate(tables) for row in told(table, studies)]
+    whose = people_of(
+        [source for source, *_ in rows],
+        [number_of(patient) for _, patient, *_ in rows],
+        [study for _, _, study, *_ in rows],
+        [""] * len(rows),
+    )
+    seen: dict[Person, set[int]] = defaultdict(set)
+    for person, row in zip(whose, rows, strict=True):
+        seen[person].add(row[4])
+    shared = [p for p in seen if p[0] != "image" and len(seen[p]) > 1]
+    spelled: dict[Person, set[str]] = defaultdict(set)
+    splits: dict[Person, set[str]] = defaultdict(set)
+    for person, (_, patient, _, split, _) in zip(whose, rows, strict=True):
+        if len(seen[person]) > 1:
+            spelled[person].add(patient)
+            splits[person].add(split)
+    for person in shared:
+        kind, source, name = person
+        names = " = ".join(sorted(spelled[person] - {""})) if kind == "patient" else f"study {name}"
+        where = [source] * bool(source) + [part for part in SPLITS if part in splits[person]]
+        yield f"{names} ({', '.join(where)})" if where else names
 
 
 _Film = tuple[Path, str]
@@ -94,12 +126,10 @@ def check_overlap(tables: Sequence[Table], found: Overlap) -> None:
     """Refuse tables that share patients, or images in different splits; both are named."""
     named = examples(str(table.path or "a table") for table in tables)
     if found.patients:
-        shown = [f"{patient} ({source})" for source, patient in found.patients]
-        shown = [text if "\0" not in text else text.split(" (")[0] for text in shown]
         raise InputError(
-            f"{named}: {len(found.patients)} patients stand in more than one: {examples(shown)}. "
-            "A model might be measured on patients it was trained on. Take them out of one "
-            "(lingula data filter), or give the tables sources of their own if they are others."
+            f"{named}: {len(found.patients)} patients stand in more than one: "
+            f"{examples(found.patients)}. A model might be measured on patients it was trained on. "
+            f"Take them out of one (lingula data filter). {STATE_SOURCES}"
         )
     if found.split:
         shown = [f"{a} = {b}" for a, b in found.split]

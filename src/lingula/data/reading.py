@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 
 from lingula import files
 from lingula.csv_cells import plain_cell
+from lingula.data.cells import Fault, read_cells
 from lingula.data.columns import (
     COLUMNS,
     FREE,
     NAMES,
-    Fault,
     class_columns,
     ignoring,
     label_values,
-    read_cells,
     text_cells,
 )
-from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table
+from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table, plain_paths
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import LabelSpace, canonical, fold
 
 __all__ = [
     "COLUMNS",
+    "no_labels",
     "read_checked",
     "read_description",
     "read_frame",
@@ -217,9 +217,10 @@ def _find_bad_images(images: tuple[str, ...], file: Path, faults: list[Fault]) -
     if lines:
         message = f"{file}: rows without an image: {examples(lines)}. Fill in or remove them."
         faults.append(Fault("rows without an image", message, len(lines), lines))
-    if len(set(images)) == len(images):
+    plain = plain_paths(images)
+    if len(set(plain)) == len(plain):
         return
-    cells = pl.Series(images)
+    cells = pl.Series(plain, dtype=pl.String)
     twice = tuple(cells.filter(cells.is_duplicated() & (cells != "")).unique().sort().to_list())
     if twice:
         message = (
@@ -257,12 +258,13 @@ def _labels(
     for name, column in columns.items():
         values = label_values(frame[column], blank=BLANK, uncertain=UNCERTAIN, soft=soft)
         if values.null_count():
-            faults.append(_no_labels(frame[column], values, file, soft))
+            faults.append(no_labels(frame[column], values, file, soft))
         labels[:, space.index(name)] = values.fill_null(BLANK).to_numpy()
     return space, labels
 
 
-def _no_labels(cells: pl.Series, values: pl.Series, file: Path, soft: bool) -> Fault:
+def no_labels(cells: pl.Series, values: pl.Series, file: Path, soft: bool = False) -> Fault:
+    """The fault of a column with cells that are no labels: those whose value is null."""
     rows = np.flatnonzero(values.is_null().to_numpy())
     found = tuple(f"row {row + 2}: {cells[int(row)]!r}" for row in rows[:5])
     numbers = cells.filter(values.is_null()).cast(pl.Float32, strict=False)

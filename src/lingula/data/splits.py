@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,8 @@ def split_by_patient(
         table: with patients, unless `images_are_patients`.
         fractions: shares of the images in train, dev and test; one may be 0.
         seed: of the order in which patients are taken.
-        images_are_patients: a row without a patient is a patient of its own.
+        images_are_patients: a row without a patient is one of its own; rows of one study stay
+            together all the same.
 
     Raises:
         InputError: no patients, or blank ones, without `images_are_patients`; wrong fractions.
@@ -46,8 +48,8 @@ def split_by_patient(
             "data.images_are_patients=true."
         )
     keys = [
-        f"{source}\1{name}" if name else f"\0{image}"
-        for source, name, image in zip(_sources(table), names, table.images, strict=True)
+        f"\0{name}" if kind == "image" else f"{source}\1{name}" + "\1" * (kind == "study")
+        for kind, source, name in people(table)
     ]
     _, unit = np.unique(keys, return_inverse=True)
     has = np.zeros((int(unit.max()) + 1, len(table.space)), dtype=bool)
@@ -127,21 +129,113 @@ def classes_missing(table: Table) -> dict[str, tuple[str, ...]]:
 def patients_in_two_splits(table: Table) -> dict[str, tuple[str, ...]]:
     """Patients that stand in more than one split, with those splits; empty where all is well.
 
-    The patient `1` of one source is not the patient `1` of another.
+    Who is one patient is what `people` says: studies of rows without a patient are named too, as
+    `study 7`.
     """
-    if table.patients is None or table.splits is None:
+    if table.splits is None:
         return {}
-    seen: dict[tuple[str, str], set[str]] = {}
-    rows = zip(_sources(table), table.patients, table.splits, strict=True)
-    for source, patient, split in dict.fromkeys(rows):
-        if patient and split:
-            seen.setdefault((source, patient), set()).add(split)
+    seen: dict[Person, set[str]] = {}
+    for person, split in _person_and_split(table):
+        if split and person[0] != "image":
+            seen.setdefault(person, set()).add(split)
     return {
-        patient: tuple(s for s in SPLITS if s in found)
-        for (_, patient), found in seen.items()
+        name if kind == "patient" else f"study {name}": tuple(s for s in SPLITS if s in found)
+        for (kind, _, name), found in seen.items()
         if len(found) > 1
     }
 
 
-def _sources(table: Table) -> Sequence[str]:
-    return ("",) * len(table) if table.sources is None else table.sources
+# Words that one table writes before the number of a patient, and another does not.
+_BEFORE = re.compile(r"(?:p|pt|pat|patient|s|sub|subject)[-_ ]?(\d+)", re.IGNORECASE)
+
+
+def number_of(patient: str) -> str:
+    """`10999999` for `p10999999` and for itself; any other id as it is."""
+    before = _BEFORE.fullmatch(patient)
+    return before[1] if before else patient
+
+
+def patients_spelled_twice(table: Table) -> dict[str, tuple[str, ...]]:
+    """Ids of one source that differ by a word before the number, with the splits that they are in.
+
+    `p10999999 = 10999999`: most likely one patient, who would be taken for two.
+    """
+    spelled: dict[tuple[str, str], set[str]] = {}
+    splits: dict[tuple[str, str], set[str]] = {}
+    for (kind, source, name), split in _person_and_split(table):
+        if kind == "patient":
+            key = (source, number_of(name))
+            spelled.setdefault(key, set()).add(name)
+            splits.setdefault(key, set()).add(split)
+    return {
+        " = ".join(sorted(names, key=len, reverse=True)): tuple(s for s in SPLITS if s in splits[k])
+        for k, names in spelled.items()
+        if len(names) > 1
+    }
+
+
+# What a row is of: `patient`, `study` or `image`; its source, if that tells it apart; its id.
+Person = tuple[str, str, str]
+
+
+def _person_and_split(table: Table) -> Iterable[tuple[Person, str]]:
+    """Who stands in which split; rows of neither patient nor study are one image without a name."""
+    rows = told(table, studies=not all(table.patients or ("",)))
+    sources, patients, studies, splits = zip(*rows, strict=True) if rows else ((), (), (), ())
+    return zip(people_of(sources, patients, studies, patients), splits, strict=True)
+
+
+def told(table: Table, studies: bool = True) -> list[tuple[str, str, str, str]]:
+    """The different (source, patient, study, split) of a table; '' for a study unless `studies`.
+
+    Many fewer than its images where all have a patient, so that studies need not be looked at.
+    """
+    none = ("",) * len(table)
+    columns = (table.sources, table.patients, table.studies if studies else None, table.splits)
+    return list(dict.fromkeys(zip(*(column or none for column in columns), strict=True)))
+
+
+def people(table: Table) -> list[Person]:
+    """For each of the N rows whose it is; rows of one person have equal entries.
+
+    The patient `1` of one source is not the patient `1` of another. An id that stands anywhere
+    without a source is one patient wherever it stands: two people must be told apart, not guessed.
+    A row without a patient is that of its study's only patient, else its study's; a row without
+    either is its image's.
+    """
+    none = ("",) * len(table)
+    columns = (table.sources or none, table.patients or none, table.studies or none)
+    return people_of(*columns, table.images)
+
+
+def people_of(
+    sources: Sequence[str], patients: Sequence[str], studies: Sequence[str], images: Sequence[str]
+) -> list[Person]:
+    """As `people`, for rows that may be of several tables; '' is a missing value."""
+    persons = _told_apart(sources, patients)
+    if all(patients):
+        return [("patient", *person) for person in persons]
+    visits = _told_apart(sources, studies)
+    of_visit: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for person, visit in dict.fromkeys(zip(persons, visits, strict=True)):
+        if person[1] and visit[1]:
+            of_visit.setdefault(visit, set()).add(person)
+    found: list[Person] = []
+    for person, visit, image in zip(persons, visits, images, strict=True):
+        owners = of_visit.get(visit, ())
+        if person[1]:
+            found.append(("patient", *person))
+        elif len(owners) == 1:
+            found.append(("patient", *next(iter(owners))))
+        else:
+            found.append(("study", *visit) if visit[1] else ("image", "", image))
+    return found
+
+
+def _told_apart(sources: Sequence[str], names: Sequence[str]) -> list[tuple[str, str]]:
+    """(source, name) of each row; the source is '' for names that stand without one somewhere."""
+    pairs = list(zip(sources, names, strict=True))
+    if all(sources):
+        return pairs
+    bare = {name for source, name in dict.fromkeys(pairs) if not source}
+    return [("" if name in bare else source, name) for source, name in pairs]

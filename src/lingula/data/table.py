@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -87,7 +87,7 @@ def targets(
     `blank=None` takes the table's own meaning. A masked target is 0, so it is always finite.
     """
     cells = table.labels
-    values = np.maximum(cells, 0.0)
+    values = np.where(cells > 0, cells, np.float32(0))  # a NaN too is no target, and not known
     mask = cells >= 0
     if uncertain == "one":
         values[cells == UNCERTAIN] = 1.0
@@ -165,6 +165,17 @@ def class_counts(table: Table, rows: NDArray[np.intp] | None = None) -> dict[str
 def with_splits(table: Table, splits: tuple[str, ...]) -> Table:
     """The table with another split column."""
     return replace(table, splits=splits)
+
+
+def plain_paths(cells: Sequence[str]) -> list[str]:
+    """The one spelling of each image cell: `./f//a.png` and `f/a.png` are one image; '' stays."""
+    text = "\n".join(["", *cells, ""])
+    if not any(odd in text for odd in _ODD):
+        return list(cells)
+    return [posixpath.normpath(cell) if cell else "" for cell in cells]
+
+
+_ODD = ("//", "/./", "/../", "\n./", "\n../", "/\n", "/.\n", "/..\n")
 
 
 def image_path(root: Path, cell: str) -> Path:

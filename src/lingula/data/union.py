@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lingula.data.mapping import LabelMap, mapped
-from lingula.data.table import UNMENTIONED, Table
+from lingula.data.table import UNMENTIONED, Table, plain_paths
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import LabelSpace, fold
 
@@ -114,6 +114,16 @@ def _with_source(table: Table, tables: Sequence[Table]) -> Table:
             f"{examples(t.path for t in alike)} have no `source` column and the same name. Add the "
             "column, or rename a file: the source would be called after it."
         )
+    if table.sources is not None and table.patients is not None:
+        # Named after the file, the rows without a source would become other patients.
+        rows = dict.fromkeys(zip(table.sources, table.patients, strict=True))
+        stated = {patient for source, patient in rows if source and patient}
+        both = [patient for source, patient in rows if not source and patient in stated]
+        if both:
+            raise InputError(
+                f"{table.path}: patients with a `source` in some rows and none in others: "
+                f"{examples(both)}. Fill the column in."
+            )
     return replace(table, sources=tuple(s or stem for s in table.sources or ("",) * len(table)))
 
 
@@ -149,8 +159,9 @@ def _below(table: Table, root: Path) -> list[str]:
 
 
 def _check_once(images: Sequence[str]) -> None:
-    if len(set(images)) == len(images):
+    plain = plain_paths(images)
+    if len(set(plain)) == len(plain):
         return
     seen: set[str] = set()
-    twice = [image for image in images if image in seen or seen.add(image)]  # type: ignore[func-returns-value]
+    twice = [image for image in plain if image in seen or seen.add(image)]  # type: ignore[func-returns-value]
     raise InputError(f"Images that stand in two of the tables: {examples(twice)}. Keep one.")

@@ -91,7 +91,10 @@ def nih(
 
 
 def _findings(entry: Released) -> tuple[LabelSpace, NDArray[np.float32]]:
-    """Whole names between the bars: `Subcutaneous Emphysema` is no `Emphysema`."""
+    """Whole names between the bars: `Subcutaneous Emphysema` is no `Emphysema`.
+
+    A cell without a name, bars or not, says nothing: its classes are blank.
+    """
     lists = entry.frame["findings"].str.split("|").list.eval(pl.element().str.strip_chars())
     rows, tokens = spread(lists.to_list())
     wrong = sorted({t for t in tokens.unique() if t and canonical(t) not in NIH_CXR_LT})
@@ -105,7 +108,7 @@ def _findings(entry: Released) -> tuple[LabelSpace, NDArray[np.float32]]:
     classes = (*NIH, *(name for name in _ADDED if name in further))
     space = LabelSpace(classes, "own" if further else "nih")
     cells = one_hot(rows, tokens, space, len(lists))
-    silent = entry.frame["findings"].eq("").to_numpy()
+    silent = np.array([not any(names) for names in lists.to_list()], dtype=bool)
     cells[silent] = BLANK
     what = "images without any entry of findings: they are blank, not negative"
     note(what, entry.frame["image"].filter(pl.Series(silent)).to_list())

@@ -196,5 +196,7 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
     if "born" in frame.columns and "taken" in frame.columns:
         year = frame["taken"].str.extract(r"^(\d{4})").cast(pl.Int64, strict=False)
         born = frame["born"].str.extract(r"^(\d{4})").cast(pl.Int64, strict=False)
-        columns.append(ages((year - born).cast(pl.String).fill_null("")).alias("age"))
+        # Born in the year of the film: less than a year old, and a bare 0 would be no known age.
+        age = (year - born).cast(pl.String).fill_null("").replace("0", "0.5")
+        columns.append(ages(age).alias("age"))
     return pl.DataFrame(columns)

@@ -11,7 +11,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from lingula.data.columns import NAMES, Fault, label_values, read_cells, whole_ids
+from lingula.data.cells import Fault, read_cells
+from lingula.data.columns import NAMES, label_values, whole_ids
 from lingula.data.sources.places import note
 from lingula.data.splits import patients_in_two_splits
 from lingula.data.table import BLANK, UNCERTAIN, Table
@@ -72,7 +73,8 @@ def read_released(
 
 
 def ids(cells: pl.Series, path: Path, prefix: str = "") -> pl.Series:
-    """Ids as text: `59999999.0` is `59999999`, `s59999999` too where `prefix` is `s`.
+    """Ids as text: `59999999.0` is `59999999`; where `prefix` is `s`, `s59999999` and
+    `s59999999.0` are too.
 
     Raises `InputError` for numbers that were rounded (`1.9E+38`): they join different patients.
     """
@@ -80,9 +82,7 @@ def ids(cells: pl.Series, path: Path, prefix: str = "") -> pl.Series:
     whole = whole_ids(cells, path, faults)
     if faults:
         raise InputError(faults[0].message)
-    # One id written as a float is that id, whatever the others look like.
-    whole = whole.str.replace(r"^(\d+)\.0$", "$1")
-    return whole.str.replace(rf"^{prefix}(\d+)$", "$1") if prefix else whole
+    return whole.str.replace(rf"^{prefix}(\d+)(?:\.0)?$", "$1") if prefix else whole
 
 
 def finding_columns(
@@ -150,17 +150,22 @@ def in_order(found: Collection[str], order: Collection[str]) -> tuple[str, ...]:
 
 
 def ages(cells: pl.Series, zero_is_unknown: bool = False) -> pl.Series:
-    """Ages as whole years; '' for what can't be one (411, or 0 where that stands for unknown).
+    """Ages in years; '' for what can't be one (411, or 0 where that stands for unknown).
 
-    `058Y` is 58; months, weeks and days (`030D`) are counted as years.
+    `058Y` is 58 and `018M` 1: years are whole from the first birthday on. Before it they have two
+    digits (`030D` is 0.08, `000D` 0.01), since a bare 0 is no known age wherever ages are read.
     """
     parts = cells.str.strip_chars().str.to_uppercase()
-    value = parts.str.extract(r"^(\d+)(?:\.\d*)?\s*[YMWD]?$").cast(pl.Float64, strict=False)
+    number = parts.str.extract(r"^(\d+(?:\.\d+)?)\.?\s*[YMWD]?$")
     unit = parts.str.extract(r"([MWD])$").fill_null("Y")
-    years = value / unit.replace_strict({"Y": 1.0, "M": 12.0, "W": 52.2, "D": 365.25})
-    years = years.floor().cast(pl.Int64)
-    sound = (years <= OLDEST) & ((years > 0) if zero_is_unknown else (years >= 0))
-    return years.set(~sound.fill_null(False), None).cast(pl.String).fill_null("")
+    years = number.cast(pl.Float64, strict=False) / unit.replace_strict(
+        {"Y": 1.0, "M": 12.0, "W": 52.2, "D": 365.25}
+    )
+    infant = ((years < 1) & ((years > 0) | (unit != "Y"))).fill_null(False)
+    whole = years.floor().cast(pl.Int64)
+    sound = (whole <= OLDEST) & ((years > 0) | infant | (not zero_is_unknown))
+    text = years.round(2).clip(0.01, 0.99).cast(pl.String).zip_with(infant, whole.cast(pl.String))
+    return text.set(~sound.fill_null(False), None).fill_null("")
 
 
 def sexes(cells: pl.Series) -> pl.Series:

@@ -188,6 +188,11 @@ def _metadata_normalisation(metadata: dict[str, str]) -> Normalisation | None:
     return Normalisation((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
 
+def as_metadata(normalisation: Normalisation) -> dict[str, str]:
+    """How a file of weights names its normalisation, as `load_encoder` reads it."""
+    return {key: ",".join(map(repr, getattr(normalisation, key))) for key in ("mean", "std")}
+
+
 def imagenet_file(name: str) -> Path | None:
     """timm's ImageNet weights of an encoder, fetched or in the hub's cache; None if neither."""
     fetched = fetched_image(name)

@@ -24,7 +24,7 @@ from lingula.data.outside import Outside
 from lingula.data.reading import write_table
 from lingula.data.table import Table, rows_of, subset
 from lingula.devices import layout_of, make_fabric, resolve_device
-from lingula.errors import InputError, examples
+from lingula.errors import InputError
 from lingula.evaluation import to_json as evaluation_to_json
 from lingula.model.checkpoint import load_model, start_from_run
 from lingula.model.loader import load_encoder, load_imagenet
@@ -198,7 +198,7 @@ def build(
         {
             **facts,
             "text": "none (linear)" if m.classifier == "linear" else text.origin,
-            "weights": _start(network, config, classes),
+            "weights": _start(network, architecture, config, classes, text.origin),
         },
     )
 
@@ -207,7 +207,13 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lingula"
 
 
-def _start(network: Network, config: Config, classes: tuple[str, ...]) -> str:
+def _start(
+    network: Network,
+    architecture: Architecture,
+    config: Config,
+    classes: tuple[str, ...],
+    text: str,
+) -> str:
     """Fill the network's start as `model.weights` says; a description of where it came from."""
     weights = config.model.weights
     if weights == "none":
@@ -217,8 +223,7 @@ def _start(network: Network, config: Config, classes: tuple[str, ...]) -> str:
         return f"ImageNet, {config.model.encoder} ({report})"
     place = Path(weights).expanduser()
     if place.is_dir():
-        new = start_from_run(network, classes, place)
-        return f"run {place.name}" + (f"; new classes: {examples(new)}" if new else "")
+        return f"run {place.name} ({start_from_run(network, architecture, classes, place, text)})"
     report, normalisation = load_encoder(network.encoder, place)
     if normalisation is not None:
         network.set_normalisation(normalisation)

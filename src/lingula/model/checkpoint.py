@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from lingula import files
 from lingula.errors import InputError, differences, examples
 from lingula.model.encoders import Normalisation
-from lingula.model.loader import Report, as_metadata
+from lingula.model.loader import Report
 from lingula.model.network import Architecture, Network
 
 log = logging.getLogger("lingula")
@@ -53,8 +53,7 @@ def save_model(
     path = folder / "model.safetensors"
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in _plain(network).items()}
     with files.whole(folder / "model.json") as described, files.whole(path) as weights:
-        metadata = {"format": "pt", **as_metadata(network.normalisation)}
-        save_file(state, weights, metadata=metadata)
+        save_file(state, weights, metadata={"format": "pt"})
         description = {
             "format": FORMAT,
             "architecture": asdict(architecture),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -194,22 +195,31 @@ def test_a_run_that_is_refused_does_not_block_its_name(tiny_config: Config, tmp_
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
-def test_a_refused_run_with_a_phantom_keeps_the_phantom_alone(
+def test_a_refused_run_with_phantoms_keeps_them_alone(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    table = Path(tiny_config.data.table)
-    monkeypatch.setattr(
-        "lingula.verbs.train.write_phantom", lambda place, **_: place / "labels.csv"
-    )
-    drawn = tmp_path / "run" / "phantom"
-    drawn.parent.mkdir()
-    table.parent.rename(drawn)
-    config = vary(tiny_config, data__table="phantom")
+    """They are drawn into the run's folder, the table's own and those from outside."""
+    table, run = Path(tiny_config.data.table), tmp_path / "run"
+
+    def drawn(folder: Path, **_: object) -> Path:
+        if not folder.exists():
+            shutil.copytree(table.parent, folder)
+            if folder.name != "phantom":  # of other films
+                for image in sorted(folder.glob("images/*")):
+                    image.rename(image.with_name(f"x{image.name}"))
+                text = (folder / "labels.csv").read_text()
+                (folder / "labels.csv").write_text(text.replace("images/", "images/x"))
+        return folder / "labels.csv"
+
+    monkeypatch.setattr("lingula.verbs.train.write_phantom", drawn)
+    outside = ["phantom:nih", "phantom:chexpert"]
+    config = vary(tiny_config, data__table="phantom", data__outside=outside, optim__epochs=1)
     with pytest.raises(InputError, match=r"hf download"):
-        lingula.train(config, ["model.weights=imagenet"], out=drawn.parent)
-    assert [path.name for path in drawn.parent.iterdir()] == ["phantom"]
-    lingula.train(config, ["optim.epochs=1"], out=drawn.parent)
-    assert (drawn.parent / "finished.json").is_file()
+        lingula.train(config, ["model.weights=imagenet"], out=run)
+    kept = ["phantom", "phantom-chexpert", "phantom-nih"]
+    assert sorted(path.name for path in run.iterdir()) == kept
+    lingula.train(config, out=run)
+    assert (run / "finished.json").is_file()
 
 
 def test_a_dry_run_looks_at_the_outside_tables(

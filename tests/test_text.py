@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -209,41 +207,3 @@ def test_a_pooler_without_weights_is_none(encoders: Path, tmp_path: Path) -> Non
     assert ", mean," in first.origin and torch.equal(first.values, again.values)
     with pytest.raises(InputError, match=r"has no pooler; use model\.text_pooling=cls or mean"):
         embed(NAMES, str(folder), pooling="pooler")
-
-
-class Pwned:
-    """Makes a file when it is unpickled."""
-
-    def __reduce__(self) -> tuple[object, tuple[str, str]]:
-        return open, ("pwned", "w")
-
-
-def test_nothing_in_a_folder_is_run(
-    encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Case 139: a pickle, code that config.json or the tokenizer asks for, and no question."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))  # who is asked would say yes
-    pickled = Path(shutil.copytree(encoders / "bert", tmp_path / "pickled"))
-    (pickled / "model.safetensors").unlink()
-    torch.save({"x": Pwned()}, pickled / "pytorch_model.bin")
-    with pytest.raises(InputError, match="Python objects, not only tensors"):
-        embed(NAMES, str(pickled))
-    for model_type in ("bert", "evil"):
-        folder = Path(shutil.copytree(encoders / "bert", tmp_path / model_type))
-        (folder / "evil.py").write_text("open('pwned', 'w')\n")
-        settings = json.loads((folder / "config.json").read_text())
-        settings |= {"model_type": model_type, "architectures": ["Evil"]}
-        settings["auto_map"] = {"AutoConfig": "evil.C", "AutoModel": "evil.M"}
-        (folder / "config.json").write_text(json.dumps(settings))
-        token = json.loads((folder / "tokenizer_config.json").read_text())
-        token["auto_map"] = {"AutoTokenizer": ["evil.T", "evil.T"]}
-        (folder / "tokenizer_config.json").write_text(json.dumps(token))
-        if model_type == "bert":  # the library has this kind itself, and takes its own code
-            assert torch.equal(
-                embed(NAMES, str(folder)).values, embed(NAMES, str(encoders / "bert")).values
-            )
-        else:
-            with pytest.raises(InputError, match="code that lies beside them is never run"):
-                embed(NAMES, str(folder))
-    assert not (tmp_path / "pwned").exists()

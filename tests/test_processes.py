@@ -69,6 +69,18 @@ def test_training_on_several_processes(tiny_config: Config, tmp_path: Path, coun
     assert other.returncode != 0 and "seed: 0 there, 7 now" in other.stderr
 
 
+def test_batches_too_small_for_the_processes_are_refused(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    """Case 81: also where the number of pieces leaves too little; the name stays free."""
+    write_config(vary(tiny_config, optim__epochs=1), tmp_path / "c.yaml")
+    out = tmp_path / "run"
+    for settings in (("optim.batch_size=2",), ("optim.batch_size=8", "optim.accumulate=4")):
+        done = torchrun(2, "train", str(tmp_path / "c.yaml"), *settings, "--out", str(out))
+        assert done.returncode != 0 and not out.exists()
+        assert "by 2 processes" in done.stderr and "IndexError" not in done.stderr
+
+
 def test_a_killed_process_ends_the_job_and_the_line_again_continues(
     tiny_config: Config, tmp_path: Path
 ) -> None:

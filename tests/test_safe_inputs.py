@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +27,8 @@ from lingula.ensembles import model_wise
 from lingula.errors import InputError
 from lingula.labels import LabelSpace
 from lingula.model.checkpoint import newest_checkpoint
+from lingula.model.text import embed
+from lingula.model.tiny_text import save_tiny
 from lingula.predictions import Predictions, read_scores, write_scores
 from lingula.reporting.ladder import Ladder, Line, to_csv
 from lingula.reviewing import apply_corrections, disagreements, write_corrections
@@ -170,6 +175,37 @@ def test_pickles_are_refused_wherever_arrays_and_tensors_are_read(
     torch.save({"step": 1}, tmp_path / "step-000000001.pt")
     torch.save({"step": Pwned()}, tmp_path / "step-000000002.pt")
     assert newest_checkpoint(tmp_path) == {"step": 1}
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_nothing_in_a_text_encoders_folder_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Case 139: a pickle, code that config.json or the tokenizer asks for, and no question."""
+    monkeypatch.chdir(tmp_path)
+    names = ("Edema", "Mass", "Fracture")
+    sound = save_tiny(tmp_path / "sound", "bert", names)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))  # who is asked would say yes
+    pickled = Path(shutil.copytree(sound, tmp_path / "pickled"))
+    (pickled / "model.safetensors").unlink()
+    torch.save({"x": Pwned()}, pickled / "pytorch_model.bin")
+    with pytest.raises(InputError, match="Python objects, not only tensors"):
+        embed(names, str(pickled))
+    for model_type in ("bert", "evil"):
+        folder = Path(shutil.copytree(sound, tmp_path / model_type))
+        (folder / "evil.py").write_text("open('pwned', 'w')\n")
+        settings = json.loads((folder / "config.json").read_text())
+        settings |= {"model_type": model_type, "architectures": ["Evil"]}
+        settings["auto_map"] = {"AutoConfig": "evil.C", "AutoModel": "evil.M"}
+        (folder / "config.json").write_text(json.dumps(settings))
+        token = json.loads((folder / "tokenizer_config.json").read_text())
+        token["auto_map"] = {"AutoTokenizer": ["evil.T", "evil.T"]}
+        (folder / "tokenizer_config.json").write_text(json.dumps(token))
+        if model_type == "bert":  # the library has this kind itself, and takes its own code
+            assert torch.equal(embed(names, str(folder)).values, embed(names, str(sound)).values)
+        else:
+            with pytest.raises(InputError, match="code that lies beside them is never run"):
+                embed(names, str(folder))
     assert not (tmp_path / "pwned").exists()
 
 

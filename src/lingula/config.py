@@ -13,7 +13,6 @@ from typing import Annotated, Any, Literal
 
 import pydantic
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field
 
 from lingula import files
@@ -26,7 +25,7 @@ Positive = Annotated[float, Field(gt=0)]
 class Data(BaseModel):
     """Which table is read, and what its unknown cells mean for the loss."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     table: str = Field("phantom", description="path of a table, or `phantom`")
     root: str | None = Field(None, description="folder of the images, if not the table's own")
@@ -57,7 +56,7 @@ class Data(BaseModel):
 class Decoder(BaseModel):
     """The query network: class queries look at the image's tokens (paper section 2.1)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     layers: Annotated[int, Field(ge=1)] = 4
     width: Annotated[int, Field(ge=8)] = Field(768, description="D, the paper's d")
@@ -74,7 +73,7 @@ class Decoder(BaseModel):
 class Model(BaseModel):
     """Image encoder, text encoder, decoder and classifier."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     encoder: str = Field("resnet50", description="any timm model that gives a feature map")
     stage: Annotated[int, Field(ge=0, le=3)] = Field(
@@ -102,7 +101,7 @@ class Model(BaseModel):
 class Augment(BaseModel):
     """Training-time augmentation; crop, flip and rotation are one affine warp."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scale: tuple[Share, Share] = Field((0.6, 1.0), description="area of the crop")
     flip: Share = Field(0.5, description="probability of a left-right flip")
@@ -119,7 +118,7 @@ class Augment(BaseModel):
 class Worst(BaseModel):
     """Up-weighting of the classes that an earlier run did worst on (paper section 2.2)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     run: str | None = Field(None, description="a finished run; its dev scores say which")
     k: Annotated[int, Field(ge=1)] = Field(9, description="how many classes, by AP on dev")
@@ -129,7 +128,7 @@ class Worst(BaseModel):
 class Loss(BaseModel):
     """The loss on (B, K) logits and the weight of each class."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: Literal["bce", "asymmetric"] = "bce"
     class_weights: dict[str, Positive] = Field(
@@ -141,12 +140,13 @@ class Loss(BaseModel):
 class Optim(BaseModel):
     """AdamW with a warm-up and a cosine."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: Annotated[int, Field(ge=1)] = 50
-    batch_size: Annotated[int, Field(ge=1)] = Field(32, description="global, over all devices")
+    batch_size: Annotated[int, Field(ge=2)] = Field(32, description="global, over all devices")
     accumulate: Annotated[int, Field(ge=1)] = Field(
-        1, description="pieces that a batch is worked through in, to save memory"
+        1,
+        description="pieces of two or more images that a batch is worked through in",
     )
     lr: Positive = 5e-5
     head_lr: Positive = Field(1.0, description="factor on lr for everything but the encoder")
@@ -164,7 +164,7 @@ class Optim(BaseModel):
 class Evaluation(BaseModel):
     """How scores are made from a trained model."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     tta: Literal["none", "flip", "paper"] = "none"
     merge: Literal["geometric", "arithmetic"] = "geometric"
@@ -173,7 +173,7 @@ class Evaluation(BaseModel):
 class Config(BaseModel):
     """All settings of one training."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     data: Data = Data()
     model: Model = Model()
@@ -194,6 +194,13 @@ class Config(BaseModel):
             raise ValueError(
                 f"optim.warmup_epochs={warmup:g} is as long as the run of {self.optim.epochs} "
                 "epochs: the learning rate would never leave the warm-up"
+            )
+        least = 2 * self.optim.accumulate  # batch norm has no statistics of a single image
+        if self.optim.batch_size < least:
+            raise ValueError(
+                f"optim.batch_size={self.optim.batch_size} in optim.accumulate="
+                f"{self.optim.accumulate} pieces leaves fewer than two images a piece: "
+                f"optim.batch_size={least} or more, or fewer pieces"
             )
         if self.model.frozen and self.model.weights == "none":
             raise ValueError("model.frozen with model.weights=none would train on random features")
@@ -267,7 +274,7 @@ def overridden(config: Config, assignments: Sequence[str]) -> Config:
             raise InputError(f"Unknown key '{key}'.{_nearest_key(key)}")
     try:
         changes = OmegaConf.to_container(OmegaConf.from_dotlist(list(assignments)), resolve=False)
-    except (OmegaConfBaseException, ValueError) as error:
+    except Exception as error:  # of its own, of YAML, of Python
         raise InputError(f"These settings can't be read: {error}") from None
     return from_plain(_merged(config.model_dump(mode="json"), changes), "the settings given")
 

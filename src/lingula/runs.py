@@ -68,7 +68,8 @@ def changed_settings(there: Config, now: Config) -> dict[str, tuple[Any, Any]]:
     return {key: pair for key, pair in diff(there, now).items() if key != "data.workers"}
 
 
-_MADE_BEFORE_CONFIG = (locks.NAME, "phantom", "table.csv", "table.json")
+_PHANTOMS = ("phantom", "phantom-nih", "phantom-chexpert")
+_MADE_BEFORE_CONFIG = (locks.NAME, *_PHANTOMS, "table.csv", "table.json")
 _WRITTEN = r"config|environment|table|metrics|model|step-\d+|dev|test|attention|report|finished"
 
 

@@ -20,8 +20,17 @@ from lingula.model.transfer import send
 
 
 def plan(config: Config, rows: Rows, world: int = 1) -> Schedule:
-    """The run's steps and rates. A run too short for its warm-up was refused by `Config`."""
+    """The run's steps and rates. A run too short for its warm-up was refused by `Config`.
+
+    Raises `InputError` where a process would get fewer than two rows a step or a piece.
+    """
     o = config.optim
+    if o.batch_size < 2 * world * o.accumulate:
+        raise InputError(
+            f"optim.batch_size={o.batch_size} can't be worked through by {world} processes in "
+            f"optim.accumulate={o.accumulate} pieces of two or more images: optim.batch_size="
+            f"{2 * world * o.accumulate} or more, or fewer pieces or processes."
+        )
     per_epoch = len(epoch_batches(rows, o.batch_size, seed=config.seed, epoch=0, world=world))
     steps = per_epoch * o.epochs
     warmup = warmup_steps(o.warmup, o.warmup_epochs, per_epoch, steps)
@@ -86,7 +95,7 @@ def backward(
     """Add the gradients of the batch's mean loss, piece by piece; the loss, detached.
 
     Every piece is divided by the whole batch's known cells, so pieces change the result only by
-    the statistics of batch norm.
+    the statistics of batch norm. What a masked cell's target holds, NaN too, changes nothing.
     """
     cells = batch.mask.sum().float()
     if fabric.world_size > 1:
@@ -94,14 +103,28 @@ def backward(
         # that the mean over all known cells, whatever each process got.
         cells = torch.as_tensor(fabric.all_reduce(cells, reduce_op="mean"))
     total = torch.zeros((), device=batch.mask.device)
-    pieces = torch.arange(len(batch.images)).chunk(config.optim.accumulate)
-    for number, rows in enumerate(pieces, start=1):
+    o = config.optim
+    # A loss that multiplies would make a gradient of NaN times a mask of 0.
+    targets = torch.where(batch.mask, batch.targets, torch.zeros_like(batch.targets))
+    pieces = cut(len(batch.images), -(-o.batch_size // (o.accumulate * fabric.world_size)))
+    for number, part in enumerate(pieces, start=1):
         waits = number < len(pieces)
         with fabric.no_backward_sync(model, enabled=waits):  # type: ignore[arg-type]
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
             logits = model(batch.images[part], encoded=config.model.frozen)
-            losses = loss_of(logits, batch.targets[part])
+            losses = loss_of(logits, targets[part])
             loss = reduce_loss(losses, batch.mask[part], class_weights, cells)
             fabric.backward(loss)
         total = total + loss.detach()
     return total
+
+
+def cut(rows: int, size: int) -> list[slice]:
+    """Rows in pieces of `size`; a single row left over goes with the piece before it.
+
+    The size is the same in every batch, short ones too, for batch norm has no statistics of a
+    single row.
+    """
+    starts = list(range(0, rows, size))
+    if len(starts) > 1 and rows - starts[-1] < 2:
+        starts.pop()
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], rows], strict=True)]

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lingula.data.cached import CachedImages, check_cached, joined, read_cached, read_cached_into
 from lingula.data.images import read_image
-from lingula.errors import ImageError, StoppedError
+from lingula.errors import ImageError, InputError, StoppedError
 
 # Up to this many bytes of decoded images are kept in memory when no worker processes are used.
 MEMORY_LIMIT = 2**30
@@ -152,9 +152,18 @@ def epoch_batches(
     """The global batches of an epoch, in the order of `epoch_order`.
 
     A last batch with fewer than two rows a process is joined to the one before it: batch norm has
-    no statistics of a single row, and no process may be left without work.
+    no statistics of a single row, and no process may be left without work. Raises `InputError`
+    where that can't be had, because the batches or all the rows are too few.
     """
     order = epoch_order(rows, seed=seed, epoch=epoch)
+    least, each = 2 * world, "" if world == 1 else f" for each of the {world} processes"
+    if batch_size < least:
+        raise InputError(
+            f"optim.batch_size={batch_size}, but a step needs two images{each}: "
+            f"optim.batch_size={least} or more."
+        )
+    if len(order) < least:
+        raise InputError(f"There are {len(order)} images to train on, but a step needs two{each}.")
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     if len(batches) > 1 and len(batches[-1]) < 2 * world:
         tail = batches.pop()

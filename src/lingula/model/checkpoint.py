@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lingula import files
-from lingula.errors import InputError
+from lingula.errors import InputError, differences, examples
 from lingula.model.encoders import Normalisation
+from lingula.model.loader import Report
 from lingula.model.network import Architecture, Network
 
 log = logging.getLogger("lingula")
@@ -110,39 +111,122 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def start_from_run(network: Network, classes: tuple[str, ...], folder: Path) -> list[str]:
-    """Copy a trained model's tensors into `network`, binding classes by name.
+def start_from_run(
+    network: Network,
+    architecture: Architecture,
+    classes: tuple[str, ...],
+    folder: Path,
+    text: str,
+) -> str:
+    """Copy a trained model's tensors into `network`, binding classes by name; a report in a line.
 
-    Everything without a class axis must have the same shape. Rows of the classifier are copied for
-    classes that both know; the names of classes that start anew are returned.
+    Everything without a class axis must have the same name and shape in both. Rows of the
+    classifier are copied for classes that both know; the others start anew and are named.
+
+    Args:
+        network: what is filled; its class embeddings stay.
+        architecture: what it was built by.
+        classes: its classes.
+        folder: a model folder or a run folder.
+        text: where its class embeddings come from. If those of the trained model were others, the
+            report says so, and the log.
+
+    Raises:
+        InputError: the two networks are built differently.
     """
     trained = load_model(folder)
     own, theirs = network.state_dict(), trained.network.state_dict()
+    by_class = _POOLED if architecture.classifier == "shared" else (*_POOLED, *_CLASSIFIER)
+    _check_built_alike(Architecture(**trained.facts["architecture"]), architecture, folder)
+    _check_same_tensors(own, theirs, by_class, folder)
     network.set_normalisation(trained.network.normalisation)
     both = [name for name in classes if name in trained.classes]
-    shared = trained.facts["architecture"]["classifier"] == "shared"
-    by_class = _POOLED if shared else (*_POOLED, "classifier.weight", "classifier.bias")
     here = [classes.index(name) for name in both]
     there = [trained.classes.index(name) for name in both]
-    for name, tensor in own.items():
-        if name == "embeddings":
-            continue
-        if name not in theirs:
-            raise InputError(f"{folder} has no '{name}': its network is built differently.")
+    copied = [name for name in own if name != "embeddings"]
+    for name in copied:
         if name in by_class:
-            tensor[here] = theirs[name][there]
-        elif tensor.shape == theirs[name].shape:
-            tensor.copy_(theirs[name])
+            own[name][here] = theirs[name][there]
         else:
-            raise InputError(
-                f"{folder}: '{name}' has shape {tuple(theirs[name].shape)}, here it is "
-                f"{tuple(tensor.shape)}: its network is built differently."
-            )
-    log.info("Started from %s: %d of %d classes known to it.", folder, len(both), len(classes))
-    return [name for name in classes if name not in both]
+            own[name].copy_(theirs[name])
+    told = f"{len(copied)} matched, 0 missing, 0 unexpected; {len(both)} of {len(classes)} classes"
+    new = [name for name in classes if name not in both]
+    told += f" known to it; new classes: {examples(new)}" if new else " known to it"
+    log.info("Started from %s: %s.", folder, told)
+    if architecture.classifier == "linear":
+        return told
+    before = trained.facts.get("text")
+    # Values are compared last: an orthogonal basis depends on the other classes of its set.
+    if before != text and not torch.allclose(
+        own["embeddings"][here], theirs["embeddings"][there], rtol=1e-4, atol=1e-6
+    ):
+        told += f"; trained with other class embeddings ({before})"
+        log.warning(
+            "%s was trained with other class embeddings (model.text): there %s, here %s. Its "
+            "decoder has to learn anew which class is which.",
+            folder,
+            before,
+            text,
+        )
+    return told
 
 
 _POOLED = ("pooled.weight", "pooled.bias")
+_CLASSIFIER = ("classifier.weight", "classifier.bias")
+# What makes another network of the same settings otherwise, and the settings' keys.
+_BUILT = {
+    "classifier": "model.classifier",
+    "stage": "model.stage",
+    "layers": "model.decoder.layers",
+    "width": "model.decoder.width",
+    "heads": "model.decoder.heads",
+    "feedforward": "model.decoder.feedforward",
+    "positions": "model.decoder.positions",
+    "pooled_path": "model.decoder.pooled_path",
+}
+
+
+def _check_built_alike(there: Architecture, here: Architecture, folder: Path) -> None:
+    """Refuse a model of another architecture, by its settings, even if all tensors would fit."""
+    linear = "linear" in (there.classifier, here.classifier)
+    keys = ("classifier", "stage") if linear else tuple(_BUILT)
+    pairs = {key: (getattr(there, key), getattr(here, key)) for key in keys}
+    changed = {_BUILT[key]: (old, new) for key, (old, new) in pairs.items() if old != new}
+    if changed:
+        raise InputError(
+            f"The network in {folder} (model.weights) is built differently:\n"
+            f"{differences(changed)}\n{_mend(folder)}"
+        )
+
+
+def _check_same_tensors(
+    own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], by_class: Sequence[str], folder: Path
+) -> None:
+    """Refuse a model whose tensors, class embeddings apart, are not one to one the network's."""
+    missing = [name for name in own if name not in theirs]
+    unexpected = [name for name in theirs if name not in own]
+    if missing or unexpected:
+        report = Report(tuple(own.keys() & theirs.keys()), tuple(missing), tuple(unexpected))
+        raise InputError(
+            f"The network in {folder} (model.weights) is built differently; of its tensors: "
+            f"{report}. {_mend(folder)}"
+        )
+    for name in own:
+        rows = int(name in by_class)
+        shapes = [tuple(side[name].shape[rows:]) for side in (theirs, own)]
+        if name != "embeddings" and shapes[0] != shapes[1]:
+            raise InputError(
+                f"The network in {folder} (model.weights) is built differently: '{name}' has "
+                f"shape {shapes[0]} there, {shapes[1]} here. {_mend(folder)}"
+            )
+
+
+def _mend(folder: Path) -> str:
+    weights = next(iter(folder.glob("best/model.safetensors")), folder / "model.safetensors")
+    return (
+        "Give the settings the values that they have there; or start from its image encoder "
+        f"alone: model.weights={weights}."
+    )
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any], step: int, keep: int = 2) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import pickle
 import sys
@@ -15,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from lingula import files
 from lingula.errors import InputError, examples
 from lingula.model.encoders import Normalisation
 from lingula.weights import fetched_image
@@ -102,7 +104,8 @@ def load_encoder(encoder: nn.Module, path: Path) -> tuple[Report, Normalisation 
     Position embeddings of another image size are resampled, as timm does it for the family.
 
     Returns the report, and the normalisation if the file's metadata names one (`mean`, `std`:
-    three comma-separated numbers).
+    three comma-separated numbers), or if it is the weights of a model folder, whose `model.json`
+    does.
     """
     state, metadata = read_state_dict(path)
     model, prefix = _timm_model(encoder)
@@ -131,7 +134,7 @@ def load_encoder(encoder: nn.Module, path: Path) -> tuple[Report, Normalisation 
     log.info("Weights %s: %s.", path.name, report)
     if any(not name.endswith("num_batches_tracked") for name in report.missing):
         log.warning("%d encoder tensors keep their random start.", len(report.missing))
-    return report, _metadata_normalisation(metadata)
+    return report, _metadata_normalisation(metadata) or _described_normalisation(path)
 
 
 def _timm_model(encoder: nn.Module) -> tuple[nn.Module, str]:
@@ -186,6 +189,17 @@ def _metadata_normalisation(metadata: dict[str, str]) -> Normalisation | None:
         return None
     mean, std = ([float(part) for part in metadata[key].split(",")] for key in ("mean", "std"))
     return Normalisation((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
+
+
+def _described_normalisation(path: Path) -> Normalisation | None:
+    """The normalisation of a trained model's weights, which stands in `model.json` beside them."""
+    try:
+        facts = json.loads(path.with_name("model.json").read_text(encoding="utf-8"))
+        found, described = facts["normalisation"], facts["weights_sha256"]
+        normalisation = Normalisation(tuple(found["mean"]), tuple(found["std"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # no model of ours: the file is somebody's weights
+    return normalisation if files.sha256(path) == described else None
 
 
 def imagenet_file(name: str) -> Path | None:

@@ -7,21 +7,23 @@ downloads: a hub name is looked up in the local hub cache, a folder or file is r
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lingula import files
 from lingula.errors import InputError, examples
 from lingula.labels import canonical, fold
+from lingula.model.text_encoder import encode
 from lingula.weights import TEXT_SOURCES, find_text, missing_text
+
+log = logging.getLogger("lingula")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,11 @@ def embed(
         pooling: `auto` is the pooler where the model has one, else the masked mean (T5 encoders and
             sentence encoders without a pooler).
         width: E for `orthogonal`.
-        cache: a folder to keep a text encoder's output in, or None.
+        cache: a folder to keep a text encoder's output in, by the hash of all files of its
+            folder, or None.
+
+    Raises:
+        InputError: the source is missing, damaged or unsafe, or gives two classes one embedding.
     """
     if source == "orthogonal":
         return TextEmbeddings(orthogonal(classes, width), "orthogonal (a random basis: no text)")
@@ -85,20 +91,62 @@ def orthogonal(classes: Sequence[str], width: int) -> Tensor:
 def _from_file(classes: Sequence[str], path: Path) -> TextEmbeddings:
     if not path.is_file():
         raise InputError(f"There is no file of class embeddings {path} (model.text).")
-    stored = {fold(canonical(name)): vector for name, vector in load_file(path).items()}
-    absent = [name for name in classes if fold(canonical(name)) not in stored]
+    stored = _stored(path)
+    absent = [name for name in classes if phrase(name) not in stored]
     if absent:
         raise InputError(
             f"{path} has no embedding for {examples(absent)}. It needs one 1-D tensor a class, "
             "named as the class is."
         )
-    vectors = [stored[fold(canonical(name))].float() for name in classes]
+    vectors = [stored[phrase(name)].float() for name in classes]
     if len({vector.shape for vector in vectors}) > 1 or vectors[0].ndim != 1:
         raise InputError(f"{path}: the embeddings must be 1-D and of one length.")
     values = torch.stack(vectors)
-    if not torch.isfinite(values).all():
-        raise InputError(f"{path} holds values that are not finite.")
+    _check_apart(classes, values, path)
     return TextEmbeddings(values, f"file {path.name}, sha256 {files.sha256(path)[:16]}")
+
+
+def _stored(path: Path) -> dict[str, Tensor]:
+    """The vectors in a file by phrase; two spellings of one class are an error."""
+    try:
+        vectors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{path} can't be read as class embeddings (model.text); it may be damaged: {error}. "
+            "Copy or write it again: a .safetensors file with one 1-D tensor a class."
+        ) from None
+    stored: dict[str, Tensor] = {}
+    for name, vector in vectors.items():
+        if phrase(name) in stored:
+            raise InputError(f"{path} has two embeddings for '{canonical(name)}'; leave one.")
+        stored[phrase(name)] = vector
+    return stored
+
+
+def _check_apart(classes: Sequence[str], values: Tensor, place: Path) -> None:
+    """Refuse embeddings that are not finite, and classes that share one.
+
+    A class is only its embedding to the decoder: two that share one are one class to it. What
+    comes from the same words is as far apart as rounding moves it, which is far less than `_SAME`.
+    """
+    wrong = [n for n, row in zip(classes, values, strict=True) if not torch.isfinite(row).all()]
+    if wrong:
+        raise InputError(f"{place} (model.text): not finite are {examples(wrong)}.")
+    exact = values.double()
+    lengths = exact.norm(dim=1)
+    apart = torch.cdist(exact, exact, compute_mode="donot_use_mm_for_euclid_dist")
+    same = apart <= _SAME * torch.maximum(lengths[:, None], lengths[None])
+    sharing = [n for n, row in zip(classes, same, strict=True) if int(row.sum()) > 1]
+    if sharing:
+        raise InputError(
+            f"{place} (model.text) gives the same embedding to {examples(sharing)}: the network "
+            "could not tell them apart. Does the encoder know their words, and are its "
+            "tokenizer's files there? Each class needs an embedding of its own; "
+            "model.text=orthogonal gives one without text."
+        )
+
+
+_SAME = 1e-5
 
 
 def _from_encoder(
@@ -106,18 +154,30 @@ def _from_encoder(
 ) -> TextEmbeddings:
     phrases = [phrase(name) for name in classes]
     folder = _folder(source)
-    weights = _weights_hash(folder)
-    key = hashlib.sha256("\x1f".join([weights, pooling, *phrases]).encode()).hexdigest()
+    read = _files_hash(folder)
+    key = hashlib.sha256("\x1f".join([read, pooling, *phrases]).encode()).hexdigest()
     kept = cache / f"{key}.safetensors" if cache is not None else None
-    if kept is not None and kept.is_file():
+    found = _cached(kept) if kept is not None else None
+    if found is None:
+        values, used = encode(classes, phrases, folder, pooling)
+        found = TextEmbeddings(values, f"{source}, {used}, files sha256 {read[:16]}")
+        if kept is not None:
+            with files.whole(kept) as temporary:
+                save_file({"values": values}, temporary, metadata={"origin": found.origin})
+    _check_apart(classes, found.values, folder)
+    return found
+
+
+def _cached(kept: Path) -> TextEmbeddings | None:
+    """What was kept of an encoder's output; None if it is not there or damaged: it is made anew."""
+    if not kept.is_file():
+        return None
+    try:
         with safe_open(kept, framework="pt") as stream:
             return TextEmbeddings(stream.get_tensor("values"), stream.metadata()["origin"])
-    values, used = _encode(phrases, folder, pooling)
-    origin = f"{source}, {used}, weights sha256 {weights[:16]}"
-    if kept is not None:
-        with files.whole(kept) as temporary:
-            save_file({"values": values}, temporary, metadata={"origin": origin})
-    return TextEmbeddings(values, origin)
+    except (SafetensorError, OSError) as error:
+        log.warning("%s is damaged and made anew: %s", kept, error)
+        return None
 
 
 def _folder(source: str) -> Path:
@@ -141,69 +201,20 @@ def _folder(source: str) -> Path:
     )
 
 
-def _weights_hash(folder: Path) -> str:
-    found = sorted(
-        path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".json")
-    )
+def _files_hash(folder: Path) -> str:
+    """Hash of all files of an encoder's folder, by name; but for hidden ones, which it never reads.
+
+    All, for which of them count is the library's affair: vocabularies, merges, pooling settings. Of
+    a hub name the folder is its snapshot in the hub's cache, whose links are followed.
+    """
     digest = hashlib.sha256()
-    for path in found:
-        digest.update(f"{path.name} {files.sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def _encode(phrases: list[str], folder: Path, pooling: str) -> tuple[Tensor, str]:
-    """(K, E) from a BERT-like model or a T5 encoder, and the pooling used."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # loading from a folder must not ask the hub
     try:
-        import transformers
-    except ImportError:
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder)
+            if path.is_file() and not any(part.startswith(".") for part in name.parts):
+                digest.update(f"{name.as_posix()} {files.sha256(path)}\n".encode())
+    except OSError as error:
         raise InputError(
-            "A text encoder needs the extra `text`: pip install 'lingula[text]'."
+            f"{folder} (model.text) can't be read: {error}. Make its files readable."
         ) from None
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    settings = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    is_t5 = settings.model_type in ("t5", "mt5", "longt5", "umt5")
-    kind: Any = transformers.T5EncoderModel if is_t5 else transformers.AutoModel
-    tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = kind.from_pretrained(folder, local_files_only=True).float().eval()
-    tokens = tokenizer(phrases, padding=True, return_tensors="pt")
-    with torch.no_grad():
-        output = model(**{k: tokens[k] for k in ("input_ids", "attention_mask")})
-    used = _chosen_pooling(pooling, output, is_t5, folder)
-    return POOLINGS[used](output, tokens["attention_mask"]).contiguous(), used
-
-
-def _chosen_pooling(pooling: str, output: Any, is_t5: bool, folder: Path) -> str:
-    has_pooler = getattr(output, "pooler_output", None) is not None
-    # A sentence encoder says how it pools; its pooler's weights were never trained.
-    sentence = (folder / "1_Pooling").is_dir() or (folder / "modules.json").is_file()
-    if pooling == "auto":
-        return "mean" if is_t5 or sentence or not has_pooler else "pooler"
-    if pooling == "pooler" and not has_pooler:
-        raise InputError(f"{folder} has no pooler; use model.text_pooling=cls or mean.")
-    if pooling == "cls" and is_t5:
-        raise InputError(f"{folder} is a T5, which has no [CLS]; use model.text_pooling=mean.")
-    return pooling
-
-
-def _pooler(output: Any, mask: Tensor) -> Tensor:
-    pooled: Tensor = output.pooler_output
-    return pooled
-
-
-def _cls(output: Any, mask: Tensor) -> Tensor:
-    first: Tensor = output.last_hidden_state[:, 0]
-    return first
-
-
-def _masked_mean(output: Any, mask: Tensor) -> Tensor:
-    states: Tensor = output.last_hidden_state
-    weights = mask.unsqueeze(-1).to(states)
-    return (states * weights).sum(1) / weights.sum(1)
-
-
-POOLINGS: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    "pooler": _pooler,
-    "cls": _cls,
-    "mean": _masked_mean,
-}
+    return digest.hexdigest()

@@ -7,7 +7,7 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,15 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 import lingula
-from lingula import files, interruption, runs
+from lingula import files, interruption, runs, steps
 from lingula.config import Config
+from lingula.data.batches import Rows
 from lingula.data.configured import configured_targets
 from lingula.data.outside import Outside
 from lingula.data.reading import write_table
 from lingula.data.table import Table, rows_of, subset
 from lingula.devices import layout_of, make_fabric, resolve_device
-from lingula.errors import InputError, examples
+from lingula.errors import InputError
 from lingula.evaluation import to_json as evaluation_to_json
 from lingula.model.checkpoint import load_model, start_from_run
 from lingula.model.loader import load_encoder, load_imagenet
@@ -51,7 +52,11 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
     if standing == "finished":
         log.info("%s is finished; nothing to do.", run)
         return
-    with runs.logged(run / "train.log") if first else contextlib.nullcontext():
+    with (
+        _taken_back(plan, first and standing == "new"),
+        runs.logged(run / "train.log") if first else contextlib.nullcontext(),
+    ):
+        _check_steps(config, plan, fabric.world_size)
         facts = facts_of(config, table, plan.outside)
         network, architecture, facts = build(config, table, facts)
         train = examples_of(config, table, "train", decode=not plan.outside)
@@ -108,14 +113,42 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
 def _opened(plan: Plan, config: Config) -> str:
     """Claim the run folder and write what belongs to its start; new, unfinished or finished."""
     standing = runs.open_run(plan.run, config)
-    environment = runs.environment(config, _data_sha256(plan), torch.get_num_threads())
-    _same_data(plan.run, environment)
-    # A run that was killed right after it was claimed lacks them; the environment is written last.
-    if not (plan.run / "environment.json").is_file():
-        if plan.split_made:
-            write_table(plan.table, plan.run / "table.csv")
-        files.write_json(plan.run / "environment.json", environment)
+    with _taken_back(plan, standing == "new"):
+        environment = runs.environment(config, _data_sha256(plan), torch.get_num_threads())
+        _same_data(plan.run, environment)
+        # A run that was killed right after it was claimed lacks them; the environment is written
+        # last.
+        if not (plan.run / "environment.json").is_file():
+            if plan.split_made:
+                write_table(plan.table, plan.run / "table.csv")
+            files.write_json(plan.run / "environment.json", environment)
     return standing
+
+
+@contextlib.contextmanager
+def _taken_back(plan: Plan, new: bool) -> Iterator[None]:
+    """If a run is refused before its first step, nothing of it stays that would claim its name.
+
+    Only what this call wrote is removed, and only where nothing else is there; a drawn phantom
+    stays. A run that was cut short in any other way can be continued, and stays.
+    """
+    try:
+        yield
+    except InputError:
+        written = {"config.yaml", "environment.json", "train.log", "features"}
+        written |= {"table.csv", "table.json"} if plan.split_made else set()
+        left = {path.name for path in plan.run.iterdir() if path.name[0] != "."}
+        if new and all(name in written or name.startswith("phantom") for name in left):
+            for name in sorted(left & written - {"features"}):
+                (plan.run / name).unlink()
+            shutil.rmtree(plan.run / "features", ignore_errors=True)
+        raise
+
+
+def _check_steps(config: Config, plan: Plan, world: int) -> None:
+    """Refuse batches that can't be shared out before any image is read."""
+    own, outside = len(rows_of(plan.table, "train")), sum(len(o.table) for o in plan.outside)
+    steps.plan(config, Rows(own + outside, outside, config.data.outside_ratio), world)
 
 
 def _data_sha256(plan: Plan) -> str:
@@ -198,7 +231,7 @@ def build(
         {
             **facts,
             "text": "none (linear)" if m.classifier == "linear" else text.origin,
-            "weights": _start(network, config, classes),
+            "weights": _start(network, architecture, config, classes, text.origin),
         },
     )
 
@@ -207,7 +240,13 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lingula"
 
 
-def _start(network: Network, config: Config, classes: tuple[str, ...]) -> str:
+def _start(
+    network: Network,
+    architecture: Architecture,
+    config: Config,
+    classes: tuple[str, ...],
+    text: str,
+) -> str:
     """Fill the network's start as `model.weights` says; a description of where it came from."""
     weights = config.model.weights
     if weights == "none":
@@ -217,8 +256,7 @@ def _start(network: Network, config: Config, classes: tuple[str, ...]) -> str:
         return f"ImageNet, {config.model.encoder} ({report})"
     place = Path(weights).expanduser()
     if place.is_dir():
-        new = start_from_run(network, classes, place)
-        return f"run {place.name}" + (f"; new classes: {examples(new)}" if new else "")
+        return f"run {place.name} ({start_from_run(network, architecture, classes, place, text)})"
     report, normalisation = load_encoder(network.encoder, place)
     if normalisation is not None:
         network.set_normalisation(normalisation)
@@ -226,8 +264,12 @@ def _start(network: Network, config: Config, classes: tuple[str, ...]) -> str:
 
 
 def start_at_prior(network: Network, values: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
-    """Set the classifier's bias to the training log odds of each class (their mean if shared)."""
-    positives = (values * mask).sum(0) + 0.5
+    """Set the classifier's bias to the training log odds of each class (their mean if shared).
+
+    Half a positive and half a negative more than there are keep them finite: a class without
+    positives starts low, and one that is known of no image at zero.
+    """
+    positives = np.where(mask, values, 0).sum(0) + 0.5
     share = positives / (mask.sum(0) + 1.0)
     odds = torch.from_numpy(np.log(share / (1 - share))).float()
     with torch.no_grad():

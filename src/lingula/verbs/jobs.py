@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lingula.config import Config, diff, vary
 from lingula.errors import InputError, nearest
-from lingula.labels import CXR_LT_2023
+from lingula.labels import SPACES
 from lingula.paper import EXOGENOUS, SCALES, TABLE_1, TABLE_2, Scale, scaled
 from lingula.recipe import recipe
 from lingula.weights import TEXT_SOURCES, find_text
@@ -54,7 +54,8 @@ def texts_of(
             from lingula.model.tiny_text import save_tiny
 
             place = folder / "stand-ins" / name
-            save_tiny(place, "t5" if name == "clinical-t5" else "bert", CXR_LT_2023)
+            words = [finding for space in SPACES.values() for finding in space.classes]
+            save_tiny(place, "t5" if name == "clinical-t5" else "bert", words)
             found[name] = (str(place.resolve()), f"a tiny random encoder stands in for {name}")
         else:
             how = TEXT_SOURCES[name].obtain

@@ -141,12 +141,7 @@ def _absolute(config: Config) -> Config:
 def _with_phantom(config: Config, run: Path) -> Config:
     """The embedded data sets, drawn into the run's folder at their first use."""
     data, size = config.data, max(128, config.model.image_size)
-    drawn = [place for place in data.outside if place in OUTSIDE_PHANTOMS]
-    if drawn and data.table != "phantom":
-        raise InputError(
-            f"data.outside={drawn[0]} is a phantom and data.table is not: give tables of real "
-            "films as data.outside=[nih.csv,chexpert.csv]."
-        )
+    _check_phantoms(config)
     if data.table != "phantom":
         return config
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -168,6 +163,15 @@ def _with_phantom(config: Config, run: Path) -> Config:
     )
     data = data.model_copy(update={"table": draw("phantom", "cxr-lt"), "outside": outside})
     return config.model_copy(update={"data": data})
+
+
+def _check_phantoms(config: Config) -> None:
+    drawn = [place for place in config.data.outside if place in OUTSIDE_PHANTOMS]
+    if drawn and config.data.table != "phantom":
+        raise InputError(
+            f"data.outside={drawn[0]} is a phantom and data.table is not: give tables of real "
+            "films as data.outside=[nih.csv,chexpert.csv]."
+        )
 
 
 def outside_tables(config: Config, own: Table) -> tuple[Outside, ...]:
@@ -259,18 +263,27 @@ def _name_empty_classes(table: Table, config: Config) -> None:
 
 def _describe(config: Config, run: Path) -> None:
     log.info("Would train %s into %s.", config.model.encoder, run)
+    _check_phantoms(config)
     if config.data.table == "phantom":
+        for place in config.data.outside:
+            if place not in OUTSIDE_PHANTOMS:
+                configured_outside(config.data, Path(place))
         log.info("The phantom would be drawn into %s.", run / "phantom")
         return
     table, _ = prepared_table(config)
+    others = outside_tables(config, table)
     counts = {split: len(rows_of(table, split)) for split in ("train", "dev", "test")}
-    steps = -(-counts["train"] // config.optim.batch_size) * config.optim.epochs
+    added, ratio = sum(len(other.table) for other in others), config.data.outside_ratio
+    if added and ratio is not None:
+        added = round(ratio * counts["train"])
+    steps = -(-(counts["train"] + added) // config.optim.batch_size) * config.optim.epochs
     log.info(
-        "%d classes; %d train, %d dev, %d test images; %d steps of %d.",
+        "%d classes; %d train, %d dev, %d test images%s; %d steps of %d.",
         len(table.space),
         counts["train"],
         counts["dev"],
         counts["test"],
+        f", {added} an epoch from outside" if added else "",
         steps,
         config.optim.batch_size,
     )

@@ -1,0 +1,243 @@
+"""A step of training: shared out, cut into pieces, and deaf to what masked cells hold."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import lingula
+from lingula.config import Config, vary
+from lingula.data.batches import Rows, epoch_batches, training_batches
+from lingula.devices import make_fabric
+from lingula.errors import InputError
+from lingula.model.augment import Batch
+from lingula.model.losses import LOSSES, bce, reduce_loss
+from lingula.model.network import Architecture, Network
+from lingula.model.text import orthogonal
+from lingula.steps import backward, cut, plan
+from lingula.training import read_rows
+from lingula.verbs.fitting import start_at_prior
+
+BAD = (float("nan"), float("inf"), -float("inf"), 1e30)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_every_process_gets_two_rows_of_every_batch_or_it_is_refused(world: int) -> None:
+    """Case 81: batches and tables of every size."""
+    for rows in range(1, 14):
+        for size in range(1, 9):
+            sound = size >= 2 * world and rows >= 2 * world
+            if not sound:
+                with pytest.raises(InputError, match="needs two"):
+                    epoch_batches(Rows(rows), size, seed=0, epoch=0, world=world)
+                continue
+            shares = [
+                list(
+                    training_batches(
+                        Rows(rows), size, seed=0, epochs=1, start=0, rank=rank, world=world
+                    )
+                )
+                for rank in range(world)
+            ]
+            assert len({len(share) for share in shares}) == 1
+            assert min(len(batch) for share in shares for batch in share) >= 2
+            assert sorted(np.concatenate([b for s in shares for b in s]).tolist()) == [*range(rows)]
+
+
+def test_a_plan_that_leaves_a_process_a_single_row_is_refused() -> None:
+    for size, pieces, world, least in ((2, 1, 2, 4), (8, 4, 2, 16), (3, 1, 2, 4)):
+        config = vary(Config(), optim__batch_size=size, optim__accumulate=pieces)
+        with pytest.raises(InputError, match=f"optim.batch_size={least} or more"):
+            plan(config, Rows(20), world)
+        sound = vary(config, optim__batch_size=least)
+        assert plan(sound, Rows(20), world).steps_per_epoch >= 1
+
+
+def test_pieces_have_two_rows_and_a_size_of_their_own() -> None:
+    for rows in range(2, 40):
+        for size in range(2, 12):
+            lengths = [part.stop - part.start for part in cut(rows, size)]
+            assert [i for part in cut(rows, size) for i in range(part.start, part.stop)] == [
+                *range(rows)
+            ]
+            assert min(lengths) >= 2 and max(lengths) <= size + 1
+            assert lengths[:-1] == [size] * (len(lengths) - 1)
+    for pieces in (1, 2, 3, 4):  # a whole batch is cut as evenly as it can be
+        whole = [len(part) for part in torch.arange(12).chunk(pieces)]
+        assert [part.stop - part.start for part in cut(12, -(-12 // pieces))] == whole
+
+
+def test_short_batches_of_small_images_train(tiny_config: Config, tmp_path: Path) -> None:
+    """Cases 90 and 100: 9, 9 and 2 rows; a ResNet-18 makes a single cell of 32 pixels."""
+    config = vary(
+        tiny_config,
+        model__encoder="resnet18",
+        model__stage=0,
+        optim__batch_size=9,
+        optim__accumulate=4,
+        optim__epochs=1,
+    )
+    assert np.isfinite(
+        read_rows(lingula.train(config, out=tmp_path / "run") / "metrics.jsonl")[0]["loss"]
+    )
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("bad", BAD)
+def test_a_masked_cell_gives_no_gradient_whatever_it_holds(name: str, bad: float) -> None:
+    """Case 95."""
+    mask = torch.tensor([[False, True]])
+    found = []
+    for held in (bad, 0.0):
+        logits = torch.zeros(1, 2, requires_grad=True)
+        loss = reduce_loss(LOSSES[name](logits, torch.tensor([[held, 1.0]])), mask)
+        loss.backward()
+        assert logits.grad is not None
+        found.append((loss.item(), logits.grad.tolist()))
+    assert found[0] == found[1] and found[0][1][0][0] == 0
+    if name == "bce":
+        assert found[0][0] == pytest.approx(0.6931, abs=1e-4) and found[0][1] == [[0.0, -0.5]]
+    if not np.isfinite(bad):  # and a known cell that is not finite is never passed over
+        known = torch.tensor([[True, True]])
+        loss = reduce_loss(LOSSES[name](torch.zeros(1, 2), torch.tensor([[bad, 1.0]])), known)
+        assert not torch.isfinite(loss)
+
+
+class Weighted(nn.Module):
+    """Two logits that are two weights times the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
+
+    def forward(self, images: Tensor, encoded: bool = False) -> Tensor:
+        return images.flatten(1) * self.weight
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_a_step_is_deaf_to_masked_cells_whatever_the_loss(bad: float) -> None:
+    """Also with a loss of one's own that takes no care of it."""
+
+    def product(logits: Tensor, targets: Tensor) -> Tensor:
+        return -(targets * logits.sigmoid().log() + (1 - targets) * (1 - logits.sigmoid()).log())
+
+    def gradient(held: float, loss_of: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
+        model = Weighted()
+        batch = Batch(
+            torch.ones(4, 1, 1, 1),
+            torch.tensor([[held, 1.0], [1.0, 0.0], [held, 1.0], [0.0, held]]),
+            torch.tensor([[False, True], [True, True], [False, True], [True, False]]),
+        )
+        config = vary(Config(), optim__batch_size=4, optim__accumulate=2)
+
+        fabric = make_fabric("cpu", "fp32")
+        backward(fabric.setup(model), batch, loss_of, None, config, fabric)
+        assert model.weight.grad is not None
+        return list(model.weight.grad.tolist())
+
+    for loss_of in (product, bce):
+        assert gradient(bad, loss_of) == gradient(0.0, loss_of)
+
+
+@pytest.mark.parametrize("classifier", ["separate", "shared", "linear"])
+def test_a_prior_is_finite(classifier: str) -> None:
+    """Case 93: a class without positives, one without negatives, and one that nobody knows."""
+    names = ("Edema", "Mass", "Hernia", "Nodule")
+    architecture = Architecture(
+        "test_resnet", 32, classifier, 32, 1, 4, 32, 0.1, "none", "normal", False
+    )
+    network = Network(architecture, orthogonal(names, 32))
+    values = np.zeros((10, 4), dtype=np.float32)
+    values[:5, 0] = values[:, 2] = 1
+    values[:, 3] = np.nan
+    mask = np.ones((10, 4), dtype=np.bool_)
+    mask[:, 3] = False
+    start_at_prior(network, values, mask)
+    found = network.bias.detach()
+    assert torch.isfinite(found).all()
+    wanted = torch.tensor([0.0, -np.log(21), np.log(21), 0.0], dtype=torch.float32)
+    wanted = wanted.mean().view(1) if classifier == "shared" else wanted
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_run_that_is_refused_does_not_block_its_name(tiny_config: Config, tmp_path: Path) -> None:
+    """Missing weights, images that are not there, too few rows: the mended line then trains."""
+    run, table = tmp_path / "run", Path(tiny_config.data.table)
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    table.write_text("\n".join(",".join(c[:3] + c[4:]) for c in lines))  # no split: one is made
+    image = table.parent / "images" / "000.png"
+    content = image.read_bytes()
+
+    def refused(message: str, *settings: str) -> None:
+        with pytest.raises(InputError, match=message):
+            lingula.train(tiny_config, settings, out=run)
+
+    refused(r"hf download timm/test_resnet", "model.weights=imagenet")
+    assert not run.exists()
+    run.mkdir()
+    (run / ".gitignore").write_text("*")  # the user's own
+    image.unlink()
+    refused("images are missing")
+    image.write_bytes(content)
+    refused(r"There is no folder /nowhere/x", "model.text=/nowhere/x", "optim.epochs=1")
+    assert [path.name for path in run.iterdir()] == [".gitignore"]
+    lingula.train(tiny_config, ["optim.epochs=1"], out=run)
+    assert (run / "finished.json").is_file() and (run / "table.csv").is_file()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    refused("other settings", "model.weights=imagenet")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_refused_run_with_phantoms_keeps_them_alone(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are drawn into the run's folder, the table's own and those from outside."""
+    table, run = Path(tiny_config.data.table), tmp_path / "run"
+
+    def drawn(folder: Path, **_: object) -> Path:
+        if not folder.exists():
+            shutil.copytree(table.parent, folder)
+            if folder.name != "phantom":  # of other films
+                for image in sorted(folder.glob("images/*")):
+                    image.rename(image.with_name(f"x{image.name}"))
+                text = (folder / "labels.csv").read_text()
+                (folder / "labels.csv").write_text(text.replace("images/", "images/x"))
+        return folder / "labels.csv"
+
+    monkeypatch.setattr("lingula.verbs.train.write_phantom", drawn)
+    outside = ["phantom:nih", "phantom:chexpert"]
+    config = vary(tiny_config, data__table="phantom", data__outside=outside, optim__epochs=1)
+    with pytest.raises(InputError, match=r"hf download"):
+        lingula.train(config, ["model.weights=imagenet"], out=run)
+    kept = ["phantom", "phantom-chexpert", "phantom-nih"]
+    assert sorted(path.name for path in run.iterdir()) == kept
+    lingula.train(config, out=run)
+    assert (run / "finished.json").is_file()
+
+
+def test_a_dry_run_looks_at_the_outside_tables(
+    tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def dry(*settings: str) -> None:
+        lingula.train(tiny_config, settings, out=tmp_path / "run", dry_run=True)
+
+    for table in ("", "data.table=phantom"):
+        with pytest.raises(InputError, match=r"nowhere\.csv"):
+            dry(f"data.outside=[{tmp_path / 'nowhere.csv'}]", *filter(None, [table]))
+    with pytest.raises(InputError, match=r"is a phantom and data\.table is not"):
+        dry("data.outside=[phantom:nih]")
+    other = tmp_path / "other.csv"
+    other.write_text("image,Edema\n" + "".join(f"x{i}.png,{i % 2}\n" for i in range(12)))
+    with caplog.at_level(logging.INFO, "lingula"):
+        dry(f"data.outside=[{other}]")
+        dry(f"data.outside=[{other}]", "data.outside_ratio=1")
+    assert "20 train, 10 dev, 10 test images, 12 an epoch from outside; 8 steps of 8" in caplog.text
+    assert "10 test images, 20 an epoch from outside; 10 steps of 8" in caplog.text
+    assert not (tmp_path / "run").exists()

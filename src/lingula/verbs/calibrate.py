@@ -20,6 +20,7 @@ from lingula.errors import InputError, changes, differences, examples, nearest
 from lingula.joining import Joined, Meaning, asked, joined_with
 from lingula.predictions import Predictions, failed, read_scores, write_scores
 from lingula.thresholds import distinct
+from lingula.verbs.run_labels import warn_of_other_labels
 
 log = logging.getLogger("lingula")
 
@@ -68,6 +69,7 @@ def calibrate(
     }
     if target.exists() and not overwrite and _same(target, settings):
         return target
+    warn_of_other_labels([(scores, table_path, settings["labels_sha256"])])
     joined = _joined(scores, table_path, data, split)
     groups = calibration.group_numbers(joined.patients, len(joined.targets))
     made = calibration.fit_calibration(joined, groups, method, rules)

@@ -19,6 +19,7 @@ from lingula.ensembles import Ensemble
 from lingula.errors import InputError, changes, differences, examples, nearest
 from lingula.predictions import Predictions, failed, read_scores, write_scores
 from lingula.verbs.guarding import guarded_on, labelled
+from lingula.verbs.run_labels import warn_of_other_labels
 
 log = logging.getLogger("lingula")
 
@@ -72,6 +73,9 @@ def ensemble(
         settings |= {"top_k": top_k} if rule == "class-wise" else {"seed": seed, "draws": draws}
     if not overwrite and _already(folder, settings):
         return folder
+    if chooses and table_path is not None:
+        sha256 = settings["labels_sha256"]
+        warn_of_other_labels((path, table_path, sha256) for _, path, _ in named)
     dev = {name: read_scores(path) for name, path, _ in named}
     test = {name: read_scores(path) for name, _, path in named}
     report: dict[str, Any] = {}

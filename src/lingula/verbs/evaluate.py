@@ -12,6 +12,7 @@ from lingula.errors import InputError
 from lingula.evaluation import Evaluation, Setting, evaluate_predictions
 from lingula.predictions import read_scores
 from lingula.subgroups import DECADES
+from lingula.verbs.run_labels import warn_of_other_labels
 
 
 def evaluate(  # noqa: PLR0913 (an argument an option)
@@ -54,14 +55,17 @@ def evaluate(  # noqa: PLR0913 (an argument an option)
         fuse: a study's images as one, with `by="study"`: `mean`, `max`, `views` or weights.
         subgroups: `view`, `sex`, `age`, `source` or classes, to measure apart as well.
         age_edges: first years of the age bands but the first.
+
+    A warning tells where `labels` has another hash than the table that the scores' run was trained
+    on, or than it had when the scores were made.
     """
+    predictions = read_scores(scores)
+    table = read_table(labels, ignore_columns=ignore_columns, soft=soft)
+    files_given = [Path(file) for file in (scores, against) if file is not None]
+    warn_of_other_labels((file, Path(labels), table.sha256) for file in files_given)
     return evaluate_predictions(
-        read_scores(scores),
-        read_table(
-            labels,
-            ignore_columns=ignore_columns,
-            soft=soft,
-        ),
+        predictions,
+        table,
         split=split,
         by=by,
         ci=ci,

@@ -15,6 +15,7 @@ from lingula.intervals import Draws, Interval, logit_interval, mean_by_draw
 from lingula.metrics import FEW
 from lingula.operating import Operating
 from lingula.subgroups import Subgroups, aligned_rows, subgroups_json, subgroups_text
+from lingula.thresholds import FALLBACK
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Evaluation:
         operating: what each class is worth at its threshold, and as a probability.
         fuse: how a study's images become one row, where `by` is `study`.
         subgroups: the same rows apart by a column of the table.
+        by_default: classes that have no threshold of their own, where others have.
     """
 
     classes: tuple[str, ...]
@@ -85,6 +87,7 @@ class Evaluation:
     operating: Operating | None = None
     fuse: str = "mean"
     subgroups: tuple[Subgroups, ...] = ()
+    by_default: tuple[str, ...] = ()
 
     @property
     def few(self) -> tuple[str, ...]:
@@ -136,6 +139,7 @@ def to_json(result: Evaluation) -> dict[str, Any]:
         "only_in_labels": list(result.unscored),
     }
     value["ignored_rows"] = result.ignored_rows
+    value["threshold_by_default"] = list(result.by_default)
     if result.by == "study":
         value["fuse"] = result.fuse
     if result.subgroups:
@@ -298,6 +302,7 @@ def _summary(result: Evaluation, value: Mapping[str, Any]) -> list[str]:
         ),
         "undefined (no positives)": ", ".join(value["undefined"]),
         f"* fewer than {FEW} positives or negatives": "the value means little" * bool(result.few),
+        f"without a threshold of their own, {FALLBACK:g} by default": ", ".join(result.by_default),
         "cells left out": ", ".join(f"{n} {name}" for name, n in masked.items()),
         "only in the scores, left out": ", ".join(result.unlabelled),
         "only in the labels, left out": ", ".join(result.unscored),

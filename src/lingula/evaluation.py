@@ -129,17 +129,31 @@ def evaluate_predictions(
         operating=operating(*arrays, thresholds, ranked),
         by_default=by_default,
         fuse=setting.fuse,
-        subgroups=_apart(joined, part, by, (ci, seed), setting),
+        subgroups=_apart(joined, part, by, (ci, seed), setting, meaning),
     )
 
 
 def _apart(
-    joined: Joined, table: Table, by: str, draws_and_seed: tuple[int, int], setting: Setting
+    joined: Joined,
+    table: Table,
+    by: str,
+    draws_and_seed: tuple[int, int],
+    setting: Setting,
+    meaning: Meaning,
 ) -> tuple[Subgroups, ...]:
     draws, seed = draws_and_seed
     edges = setting.age_edges
     return tuple(
-        subgroups_of(joined, table, column, by=by, draws=draws, seed=seed, age_edges=edges)
+        subgroups_of(
+            joined,
+            table,
+            column,
+            by=by,
+            draws=draws,
+            seed=seed,
+            age_edges=edges,
+            meaning=meaning,
+        )
         for column in dict.fromkeys(setting.subgroups)
     )
 

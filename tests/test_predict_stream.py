@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -332,6 +333,29 @@ def test_a_table_whose_films_changed_is_neither_done_nor_continued(
     (films / "006.png").write_bytes((films / "000.png").read_bytes())
     with pytest.raises(InputError, match="files_sha256"):
         lingula.predict(run, out=tmp_path / "whole.csv", **given)
+
+
+def test_classes_that_training_never_saw_are_named_and_noted(
+    tiny: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once a command; with one in the table, and with none."""
+    run, labels = tiny[0], write_tiny(tmp_path / "data")
+    head, *rows = [line.split(",") for line in labels.read_text().splitlines()]
+    for row in rows:  # no fracture in train
+        row[6] = "0" if row[3] == "train" else row[6]
+    labels.write_text("\n".join(",".join(row) for row in [head, *rows]) + "\n")
+    assert head[6] == "Fracture"
+    config = vary(recipe("smoke"), data__table=str(labels), optim__epochs=1, precision="fp32")
+    never = lingula.train(vary(config, optim__batch_size=8), out=tmp_path / "never")
+    film = labels.parent / "images" / "000.png"
+    for trained, named in ((run, []), (never, ["Fracture"])):
+        out = tmp_path / f"{trained.name}.csv"
+        for _ in range(2):  # scored, and there already
+            caplog.clear()
+            lingula.predict(trained, data=film, out=out)
+            told = [r.getMessage() for r in caplog.records if "Never positive" in r.getMessage()]
+            assert len(told) == len(named) and all("Fracture." in line for line in told)
+        assert json.loads(out.with_suffix(".made.json").read_text())["never_positive"] == named
 
 
 def test_the_facts_of_many_files_are_cheap(tmp_path: Path) -> None:

@@ -236,9 +236,9 @@ def group_cells(
             f"There are {examples(known, 30)}."
         )
     k = table.space.index(name)
-    values, known = (array[:, k] for array in meant(table, meaning or Meaning()))
+    values, counts = (array[:, k] for array in meant(table, meaning or Meaning()))
     present, absent = (f"{table.space.classes[k]} {word}" for word in ("present", "absent"))
-    found = np.where(known, np.where(values >= 0.5, present, absent), UNKNOWN)
+    found = np.where(counts, np.where(values >= 0.5, present, absent), UNKNOWN)
     return tuple(found.tolist())
 
 

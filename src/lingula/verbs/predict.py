@@ -94,6 +94,7 @@ def predict(
     wanted = _settled(facts, device, precision)
     settings = {
         "model": facts["weights_sha256"],
+        "never_positive": _never_positive(facts),
         **_described(Path(data), asked, split),
         "tta": tta or facts["evaluation"]["tta"],
         "merge": facts["evaluation"]["merge"],
@@ -253,6 +254,17 @@ def _reasons(asked: _Asked, parts: Parts) -> dict[str, str]:
     """Why images have no scores, by name, in the order of the images."""
     reasons = asked.bad | {int(asked.rows[i]): why for i, why in parts.failures.items()}
     return {asked.images[row]: reason for row, reason in sorted(reasons.items())}
+
+
+def _never_positive(facts: dict[str, Any]) -> list[str]:
+    """The classes that no training image had, named in a warning: their scores mean nothing."""
+    found = [str(name) for name in facts["trained_on"].get("never_positive", [])]
+    if found and is_first():
+        log.warning(
+            "Never positive in training, so that their scores mean nothing: %s.",
+            examples(found, 26),
+        )
+    return found
 
 
 def _lossy(cached: CachedImages | None) -> dict[str, Any]:

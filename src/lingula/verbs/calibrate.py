@@ -18,6 +18,7 @@ from lingula.csv_cells import plain_csv
 from lingula.data.configured import configured_table
 from lingula.errors import InputError, changes, differences, examples, nearest
 from lingula.joining import Joined, Meaning, asked, joined_with
+from lingula.plausibility import warn_of_doubt
 from lingula.predictions import Predictions, failed, read_scores, write_scores
 from lingula.thresholds import distinct
 from lingula.verbs.run_labels import warn_of_other_labels
@@ -223,6 +224,7 @@ def _joined(scores: Path, table_path: Path, data: Data, split: str) -> tuple[Joi
     if split == "train":
         log.warning("Scores of the training split are too good: a calibration on them misleads.")
     predictions = read_scores(scores)
+    warn_of_doubt(predictions)
     # A run's own copy of its table has no columns left to ignore.
     table = configured_table(data, None if table_path == Path(data.table) else table_path)
     if table.splits is None:

@@ -17,6 +17,7 @@ from lingula.data.configured import configured_table
 from lingula.data.table import Table, rows_of, subset
 from lingula.ensembles import Ensemble
 from lingula.errors import InputError, changes, differences, examples, nearest
+from lingula.plausibility import warn_of_doubt
 from lingula.predictions import Predictions, failed, read_scores, write_scores
 from lingula.verbs.guarding import guarded_on, labelled
 from lingula.verbs.run_labels import warn_of_other_labels
@@ -78,6 +79,8 @@ def ensemble(
         warn_of_other_labels((path, table_path, sha256) for _, path, _ in named)
     dev = {name: read_scores(path) for name, path, _ in named}
     test = {name: read_scores(path) for name, _, path in named}
+    for member in (*dev.values(), *test.values()):
+        warn_of_doubt(member)
     report: dict[str, Any] = {}
     if table_path is None or not chooses:
         made = ensembles.model_wise(ensembles.same_rows(dev))

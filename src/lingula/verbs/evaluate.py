@@ -11,6 +11,7 @@ from lingula import files
 from lingula.data.reading import read_table
 from lingula.errors import InputError, nearest
 from lingula.evaluation import Evaluation, Setting, evaluate_predictions
+from lingula.plausibility import warn_of_doubt
 from lingula.predictions import read_scores
 from lingula.subgroups import DECADES
 from lingula.verbs.calibrate import calibrated_with, read_calibration
@@ -64,6 +65,10 @@ def evaluate(  # noqa: PLR0913 (an argument an option)
     on, or than it had when the scores were made.
     """
     predictions = read_scores(scores)
+    other = None if against is None else read_scores(against)
+    for given in (predictions, other):
+        if given is not None:
+            warn_of_doubt(given)
     table = read_table(labels, ignore_columns=ignore_columns, soft=soft)
     files_given = [Path(file) for file in (scores, against) if file is not None]
     warn_of_other_labels((file, Path(labels), table.sha256) for file in files_given)
@@ -74,7 +79,7 @@ def evaluate(  # noqa: PLR0913 (an argument an option)
         by=by,
         ci=ci,
         seed=seed,
-        against=None if against is None else read_scores(against),
+        against=other,
         uncertain=uncertain,
         blank=blank,
         unmentioned=unmentioned,

@@ -123,6 +123,8 @@ def apply_calibration(
                 "--overwrite to set it aside."
             )
         log.info("Moved the old %s to %s.", target, files.set_aside(target))
+        if target.with_suffix(".failed.csv").exists():  # of the old scores
+            files.set_aside(target.with_suffix(".failed.csv"))
     write_scores(result, target)
     lost = [result.images[row] for row in np.flatnonzero(failed(result))]
     if lost:

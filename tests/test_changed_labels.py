@@ -85,6 +85,12 @@ def test_a_changed_cell_is_said_by_whatever_measures_against_it(
     assert f"{run} was" in told and f"{run2} was" in told
     lingula.ensemble("model-wise", [run, run2], out=tmp_path / "m")  # looks at no labels
     assert not warnings(caplog)
+    lingula.review(run / "scores" / "dev.csv", labels=flipped, out=tmp_path / "review")
+    assert len(warnings(caplog)) == 1
+    template = tmp_path / "template.csv"
+    template.write_text("image,Edema\nimages/004.png,0\n")
+    lingula.submit(run / "scores" / "dev.csv", template=template, labels=flipped, allow_extra=True)
+    assert len(warnings(caplog)) == 1
     films = flipped.parent / "images" / "000.png"
     lingula.explain(run, data=films, out=tmp_path / "x")
     assert len(warnings(caplog)) == 1

@@ -160,7 +160,7 @@ def pieces(
         yield piece if calibration is None else apply_curves(calibration, piece)
     odd = doubt(low, high, known)
     if odd is not None:
-        log.warning(odd)
+        log.warning("%s", odd)
 
 
 def _raw(parts: Parts, rows: NDArray[np.intp], here: slice) -> NDArray[np.float64]:

@@ -131,3 +131,8 @@ def test_damaged_facts_are_named(place: Path, tmp_path: Path) -> None:
     (tmp_path / "s.made.json").write_text("{")
     with pytest.raises(InputError, match=r"s\.made\.json is damaged"):
         lingula.evaluate(tmp_path / "s.csv", labels=place / "data" / "labels.csv")
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    (run / "best" / "model.json").write_text('{"trained_on": [1]}')
+    with pytest.raises(InputError, match=r"model\.json is damaged: its trained_on"):
+        lingula.evaluate(run / "scores" / "dev.csv", labels=place / "data" / "labels.csv")

@@ -43,7 +43,7 @@ def labels_of(folder: Path, trained: Sequence[Path] = ()) -> RunLabels:
         if (run / "config.yaml").is_file():
             data, kept = read_config(run / "config.yaml").data, run / "table.csv"
             return RunLabels(configured_table(data, kept if kept.is_file() else None), data)
-    made = _facts(folder / "ensemble.json").get("made_from", {})
+    made = _section(folder / "ensemble.json", "made_from")
     if not made.get("labels"):
         raise InputError(f"{folder} does not say which labels it belongs to; name its runs too.")
     return RunLabels(read_table(made["labels"]), Data())
@@ -82,7 +82,7 @@ def _origin(scores: Path, table: Path) -> tuple[str, str, str] | None:
         own = read_config(folder / "config.yaml").data.table
         return None if before is None else (f"{folder} was trained on", own, before)
     if place.parent.name == "scores" and (folder / "ensemble.json").is_file():
-        made = _facts(folder / "ensemble.json").get("made_from", {})
+        made = _section(folder / "ensemble.json", "made_from")
         if made.get("labels_sha256"):
             return f"{folder} was chosen on", str(made.get("labels")), str(made["labels_sha256"])
     made = _facts(scores.with_suffix(".made.json"))
@@ -94,10 +94,17 @@ def _origin(scores: Path, table: Path) -> tuple[str, str, str] | None:
 
 def _trained_sha256(run: Path) -> str | None:
     """The hash of the table that a run was trained on, outside data apart."""
-    kept = _facts(run / "best" / "model.json").get("trained_on", {}).get("sha256")
+    kept = _section(run / "best" / "model.json", "trained_on").get("sha256")
     if kept is None and not read_config(run / "config.yaml").data.outside:
         kept = runs.read_environment(run).get("data_sha256")
     return None if kept is None else str(kept)
+
+
+def _section(path: Path, name: str) -> dict[str, Any]:
+    found = _facts(path).get(name) or {}
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged: its {name} is no JSON object.")
+    return found
 
 
 def _facts(path: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from lingula.curves import calibrated, expit, logit
 from lingula.data.reading import read_table
 from lingula.data.table import rows_of, subset, targets
 from lingula.errors import InputError
+from lingula.evaluation import to_json
 from lingula.joining import Joined
 from lingula.predictions import Predictions, aligned, failed, read_scores, write_scores
 from lingula.recipe import recipe
@@ -565,6 +566,62 @@ def test_the_command_as_typed_without_torch(tmp_path: Path) -> None:
     assert read_scores(tmp_path / "c.parquet").classes == read_scores(scores).classes
     status, said = typed("calibrate", scores, "--apply", made)
     assert status == 2 and "--apply takes SCORES and --out" in said
+
+
+def test_what_was_fitted_on_another_split_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Five positives on test are not five on dev, nor is a whole table without splits."""
+    scores, labels = write_scores_and_labels(tmp_path)
+    lines = labels.read_text().splitlines()
+    for row in range(121, 126):
+        lines[row] = lines[row][:-1] + "1"
+    labels.write_text("\n".join(lines) + "\n")
+    bare = tmp_path / "bare.csv"
+    text = labels.read_text().replace(",dev,", ",").replace(",test,", ",")
+    bare.write_text(text.replace("split,", ""))
+    for told, where in (
+        ({"labels": labels, "split": "test"}, "on test"),
+        ({"labels": bare}, "in all rows"),
+    ):
+        caplog.clear()
+        with caplog.at_level("INFO", "lingula"):
+            made = lingula.calibrate(scores, out=tmp_path / f"{where}.json", **told)
+        hernia = json.loads(made.read_text())["classes"]["Hernia"]
+        assert hernia["curve"]["note"].startswith(f"5 positives {where}: held to the map")
+        said = [r.getMessage() for r in caplog.records if r.levelname == "INFO"]
+        assert any(f"mean log loss {where} over 3 classes" in line for line in said)
+        assert not any("on dev" in line for line in said)
+
+
+def test_evaluation_takes_the_thresholds_that_were_saved(tmp_path: Path) -> None:
+    """Those of raw scores for raw ones, of calibrated ones for calibrated ones: the same calls."""
+    scores, labels = write_scores_and_labels(tmp_path)
+    rules = ("max-f1", "specificity=1")
+    made = lingula.calibrate(scores, labels=labels, thresholds=rules)
+    after = lingula.apply_calibration(made, scores, out=tmp_path / "c.csv")
+    saved = json.loads(made.read_text())["classes"]
+    for rule in rules:
+        rows = {}
+        for path, scale in ((scores, "score"), (after, "calibrated")):
+            found = lingula.evaluate(path, labels=labels, split="test", threshold=f"{made}#{rule}")
+            rows[scale] = to_json(found)["classes"]
+            for name, item in saved.items():
+                assert rows[scale][name]["threshold"] == item["thresholds"][rule][scale]
+            assert found.by_default == ()
+        for name in saved:
+            assert rows["score"][name]["F1"] == rows["calibrated"][name]["F1"]
+    for text, message in (
+        (str(made), "thresholds by several rules: max-f1, specificity=1. Say which"),
+        (f"{made}#max-f2", "no thresholds 'max-f2'.* Did you mean 'max-f1'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            lingula.evaluate(scores, labels=labels, threshold=text)
+    alone = lingula.calibrate(scores, labels=labels, out=tmp_path / "one.json")
+    value = to_json(lingula.evaluate(scores, labels=labels, threshold=alone))["classes"]
+    assert value["Edema"]["threshold"] == saved["Edema"]["thresholds"]["max-f1"]["score"]
+    with pytest.raises(InputError, match="calibrated by another file"):
+        lingula.evaluate(after, labels=labels, threshold=alone)
 
 
 def test_real_scores_are_better_calibrated_on_patients_not_fitted_on(

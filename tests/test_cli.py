@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from lingula import config as config_module
 from lingula.cli.ensemble import folded
 from lingula.config import KEYS, Config, diff, from_plain, overridden, to_yaml
 from lingula.errors import InputError
 from lingula.recipe import RECIPES, recipe
 
-# Children that touch the network die of it: see its sitecustomize.
+# Children that touch the network die of it: see its sitecustomize. They run the package that these
+# tests import, wherever another may be installed.
 OFFLINE = Path(__file__).parent / "offline"
+PACKAGE = Path(config_module.__file__).parents[1]
+CHILD = os.environ | {"PYTHONPATH": f"{OFFLINE}{os.pathsep}{PACKAGE}"}
 NO_TORCH = """
 import sys
 from lingula.cli import main
@@ -38,7 +42,7 @@ def lingula(*words: str, torch: bool = False) -> subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"PYTHONPATH": str(OFFLINE)},
+        env=CHILD,
     )
 
 
@@ -48,7 +52,7 @@ def test_the_network_guard_of_these_tests_works() -> None:
         [sys.executable, "-c", reach],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(OFFLINE)},
+        env=CHILD,
     )
     assert done.returncode == 97 and "reached for the network" in done.stderr
 
@@ -72,6 +76,7 @@ def test_the_demo_as_typed_without_a_network(tmp_path: Path) -> None:
         (["--help"], 0, "Classify chest radiographs"),
         (["--version"], 0, "not a medical device"),
         (["recipes"], 0, "smoke"),
+        (["recipes", "paper/t1r9"], 0, "encoder"),
         (["train", "smoke", "model.layerz=6", "--out", "x"], 2, "model.decoder.layers"),
         (["train", "smok", "--out", "x"], 2, "Did you mean 'smoke'"),
         (["train", "smoke", "data.table=nowhere.csv", "--out", "x"], 2, "no table"),
@@ -153,6 +158,23 @@ def test_train_predict_evaluate_as_typed(tiny_table: Path, tmp_path: Path) -> No
     done = lingula("evaluate", scores, "--labels", str(tiny_table), "--json")
     value = json.loads(done.stdout)
     assert value["failed"] == ["images/000.png"] and value["n"] == 39
+    # What comes after training, each a process that a connection would end with status 97.
+    done = lingula("calibrate", run)
+    assert done.returncode == 0 and done.stdout.strip().endswith("calibration.json"), done.stderr
+    done = lingula(
+        "evaluate",
+        scores,
+        "--labels",
+        str(tiny_table),
+        "--threshold",
+        str(tmp_path / "run" / "calibration.json"),
+    )
+    assert done.returncode == 0 and "mAP" in done.stdout, done.stderr
+    film, page = str(tiny_table.parent / "images" / "001.png"), str(tmp_path / "r.html")
+    done = lingula("explain", run, "--data", film, "--out", str(tmp_path / "x"), torch=True)
+    assert done.returncode == 0 and done.stdout.strip().endswith("index.html"), done.stderr
+    done = lingula("report", run, "--out", page, torch=True)
+    assert done.returncode == 0 and done.stdout.strip() == page, done.stderr
     dry = lingula("train", "smoke", f"data.table={tiny_table}", "--out", "x", "--dry-run")
     assert dry.returncode == 0 and "20 train" in dry.stderr
 

@@ -313,7 +313,7 @@ def test_measures_at_thresholds_are_in_the_json_and_bound_by_name() -> None:
     assert (value["Edema"]["threshold"], value["Mass"]["threshold"]) == (0.45, 0.5)
     hits = (made.probabilities[:, 0] >= 0.45) & (labels.labels[:, 0] == 1)
     assert value["Edema"]["recall"] == hits.sum() / (labels.labels[:, 0] == 1).sum()
-    with pytest.raises(InputError, match=r"threshold of 'mass' must be in \[0, 1\], not 3"):
+    with pytest.raises(InputError, match=r"threshold of 'Mass' must be in \[0, 1\], not 3"):
         evaluate_predictions(made, labels, setting=Setting(thresholds={"Mass": 3}))
 
 
@@ -459,3 +459,62 @@ def test_the_options_as_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert {"seconds", "baseline", "ratio"} <= set(json.loads(capsys.readouterr().out))
     with pytest.raises(InputError, match="--age-edges takes whole years"):
         app(["evaluate", *paths, "--age-edges", "old"], standalone_mode=False)
+
+
+def test_a_wrong_name_among_thresholds_is_an_error_and_a_lacking_one_is_said() -> None:
+    made, labels = random_pair()
+    for thresholds, message in (
+        ({"Edemaa": 0.3, "Mass": 0.4}, "'Edemaa', which neither .* Did you mean 'Edema'"),
+        ({"edema": 0.3, "Edema": 0.4}, "two thresholds for 'Edema'"),
+        ({"Edema": float("nan")}, r"threshold of 'Edema' must be in \[0, 1\]"),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate_predictions(made, labels, setting=Setting(thresholds=thresholds))
+    one = evaluate_predictions(made, labels, setting=Setting(thresholds={"Edema": 0.3}))
+    assert to_json(one)["threshold_by_default"] == ["Mass"]
+    assert "without a threshold of their own, 0.5 by default: Mass" in to_text(one)
+    both = evaluate_predictions(
+        made, labels, setting=Setting(thresholds={"Edema": 0.3, "mass": np.nextafter(1, 2)})
+    )
+    assert both.by_default == () and "by default" not in to_text(both)
+    assert to_json(both)["classes"]["Mass"]["recall"] == 0  # just above 1 calls nothing
+    for number in (0.5, 0.3):  # one for all is everyone's own
+        every = evaluate_predictions(made, labels, setting=Setting(thresholds=number))
+        assert every.by_default == ()
+    # A class of the scores that the table lacks is no mistake.
+    more = scores(np.full((120, 3), 0.2), "Edema,Mass,Hernia")
+    found = evaluate_predictions(more, labels, setting=Setting(thresholds={"Hernia": 0.1}))
+    assert found.by_default == ("Edema", "Mass")
+
+
+def test_each_mean_says_over_how_many_classes_it_is() -> None:
+    """Without positives a class has a calibration and no AP; without negatives, no AUROC."""
+    names = "Edema,Mass,Hernia"
+    made = scores([[0.9, 0.2, 0.3], [0.1, 0.3, 0.2]], names)
+    result = evaluate_predictions(made, table([[1, 0, 1], [0, 0, 1]], names))
+    value = to_json(result)
+    assert value["defined"] == {"mAP": 2, "AUROC": 1, "mF1": 2, "mECE": 3, "Brier": 3}
+    assert value["n_classes"] == 2 and value["groups"]["head"]["defined"]["mECE"] == 2
+    (line,) = [line for line in to_text(result).splitlines() if line.startswith("all:")]
+    f1, ece = value["mF1"], value["mECE"]
+    assert line == (
+        f"all:    mAP 1.000 mF1 {f1:.3f} over 2 classes, AUROC 1.000 over 1 class, "
+        f"mECE {ece:.3f} over 3 classes"
+    )
+
+
+def test_one_positive_has_no_interval_without_width() -> None:
+    """One image, or one positive that ranks first among many: every draw is alike."""
+    one = scores([[0.9]], "Edema"), table([[1]], "Edema")
+    many = scores(np.linspace(1, 0, 50)[:, None], "Edema"), table(np.eye(50)[:, :1], "Edema")
+    for made, labels in (one, many):
+        result = evaluate_predictions(made, labels, ci=100)
+        value = to_json(result)
+        assert value["mAP"] == 1 and value["mAP_ci"] is None
+        assert value["classes"]["Edema"]["AP_ci"] is None
+        text = to_text(result)
+        assert "to 1.000" not in text
+        assert "no interval, since the AP is the same in all draws: Edema" in text
+    second = table(np.eye(50)[:, 1:2], "Edema")  # not first: its place differs from draw to draw
+    low, high = to_json(evaluate_predictions(many[0], second, ci=100))["classes"]["Edema"]["AP_ci"]
+    assert low < 0.5 < high

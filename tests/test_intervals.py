@@ -125,7 +125,9 @@ def test_logit_intervals_hold_their_value_and_stay_within_bounds() -> None:
         low, high = logit_interval(value, draws) or (1.0, 0.0)
         assert 0 <= low <= value <= high <= 1
     assert logit_interval(1.0, draws) == (pytest.approx(0.215), 1.0)
-    assert logit_interval(0.5, np.full(9, 0.5)) == (0.5, 0.5)
+    for value in (0.0, 0.1, 0.5, 1.0):  # draws that are all alike tell no interval
+        assert logit_interval(value, np.full(9, value)) is None
+    assert logit_interval(1.0, np.array([1.0] * 99 + [0.5])) is None  # nor do nearly all
     assert logit_interval(float("nan"), draws) is None
     assert logit_interval(0.5, np.full(3, np.nan)) is None
     narrow, wide = (logit_interval(0.3, draws, None, level) or (0, 0) for level in (0.5, 0.95))

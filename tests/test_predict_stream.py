@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from lingula.parts import Block, appending, held, parts_folder, rows_between, sc
 from lingula.prediction import VIEWS, View, fitting_batch, merge_views, score_batch
 from lingula.predictions import Predictions, read_scores, write_scores, write_scores_of
 from lingula.recipe import recipe
+from lingula.verbs import predict as predicting
 from lingula.verbs import scoring
 from test_processes import torchrun
 
@@ -278,6 +280,96 @@ def test_images_of_a_folder_are_known_by_name_not_by_number(
         lingula.predict(run, out=tmp_path / "s.csv", **given)
 
 
+def folder_of_films(table: Path, folder: Path, count: int = 3) -> Path:
+    folder.mkdir()
+    for i in range(count):
+        film = table.parent / "images" / f"00{i}.png"
+        (folder / film.name).write_bytes(film.read_bytes())
+    return folder
+
+
+def test_a_folder_of_other_images_is_never_answered_with_old_scores(
+    tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """As many images as before, one of another name; or another film under an old name."""
+    run, table = tiny
+    folder = folder_of_films(table, tmp_path / "films")
+    given: dict[str, Any] = {"data": folder, "out": tmp_path / "s.csv", "device": "cpu"}
+    done = lingula.predict(run, **given)
+    before = done.path.read_bytes()
+    assert lingula.predict(run, **given) == done
+    (folder / "000.png").rename(folder / "010.png")
+    with pytest.raises(InputError, match=r"(?s)images_sha256: '.*The images are others than then"):
+        lingula.predict(run, **given)
+    (folder / "010.png").rename(folder / "000.png")
+    assert lingula.predict(run, **given) == done  # a renamed file keeps its time
+    (folder / "000.png").write_bytes((table.parent / "images" / "003.png").read_bytes())
+    with pytest.raises(InputError, match=r"(?s)files_sha256: '.*Image files have changed since"):
+        lingula.predict(run, **given)
+    assert done.path.read_bytes() == before
+    again = lingula.predict(run, overwrite=True, **given)
+    assert again.path.read_bytes() != before
+    assert (tmp_path / "s.csv.old-1").read_bytes() == before
+
+
+def test_a_table_whose_films_changed_is_neither_done_nor_continued(
+    tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A film of the same size at another time, and one that was not there before."""
+    run, table = tiny
+    films = folder_of_films(table, tmp_path / "films", 6)
+    labels = tmp_path / "t.csv"
+    labels.write_text("image\n" + "\n".join(f"films/00{i}.png" for i in range(7)) + "\n")
+    given: dict[str, Any] = {"data": labels, "batch_size": 2, "device": "cpu"}
+    done = lingula.predict(run, out=tmp_path / "whole.csv", **given)
+    assert set(done.failures) == {"films/006.png"}
+    interrupted(monkeypatch, 2, run, out=tmp_path / "begun.csv", **given)
+    os.utime(films / "000.png", ns=(0, 1))
+    for name, what in (("whole", "there already, made"), ("begun", "has been begun")):
+        with pytest.raises(InputError, match=rf"(?s){what} with other settings:.*files_sha256"):
+            lingula.predict(run, out=tmp_path / f"{name}.csv", **given)
+    os.utime(films / "000.png", ns=(0, 2))
+    lingula.predict(run, out=tmp_path / "whole.csv", overwrite=True, **given)
+    (films / "006.png").write_bytes((films / "000.png").read_bytes())
+    with pytest.raises(InputError, match="files_sha256"):
+        lingula.predict(run, out=tmp_path / "whole.csv", **given)
+
+
+def test_classes_that_training_never_saw_are_named_and_noted(
+    tiny: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once a command; with one in the table, and with none."""
+    run, labels = tiny[0], write_tiny(tmp_path / "data")
+    head, *rows = [line.split(",") for line in labels.read_text().splitlines()]
+    for row in rows:  # no fracture in train
+        row[6] = "0" if row[3] == "train" else row[6]
+    labels.write_text("\n".join(",".join(row) for row in [head, *rows]) + "\n")
+    assert head[6] == "Fracture"
+    config = vary(recipe("smoke"), data__table=str(labels), optim__epochs=1, precision="fp32")
+    never = lingula.train(vary(config, optim__batch_size=8), out=tmp_path / "never")
+    film = labels.parent / "images" / "000.png"
+    for trained, named in ((run, []), (never, ["Fracture"])):
+        out = tmp_path / f"{trained.name}.csv"
+        for _ in range(2):  # scored, and there already
+            caplog.clear()
+            lingula.predict(trained, data=film, out=out)
+            told = [r.getMessage() for r in caplog.records if "Never positive" in r.getMessage()]
+            assert len(told) == len(named) and all("Fracture." in line for line in told)
+        assert json.loads(out.with_suffix(".made.json").read_text())["never_positive"] == named
+
+
+def test_the_facts_of_many_files_are_cheap(tmp_path: Path) -> None:
+    """377,110 films must not wait long for this, nor be held in memory: 10,000 take a moment."""
+    (tmp_path / "a.png").write_bytes(b"1")
+    paths = [tmp_path / "a.png"] * 10_000
+    began = time.monotonic()
+    found = predicting._files_hash(paths)
+    assert time.monotonic() - began < 2
+    assert found == predicting._files_hash(list(paths))
+    for other in (paths[:-1], [*paths[:-1], tmp_path / "no.png"]):
+        assert predicting._files_hash(other) != found
+
+
 def test_what_is_left_of_the_parts_of_a_finished_file_is_cleared(
     tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -436,6 +528,7 @@ def test_killed_and_typed_again(tiny: tuple[Path, Path], tmp_path: Path) -> None
 
 MEASURED = """
 import resource, sys, lingula
+from lingula.verbs import predict as predicting
 from lingula.verbs import scoring
 rss = []
 real = scoring.counting

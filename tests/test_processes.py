@@ -52,6 +52,19 @@ def test_scores_do_not_depend_on_the_number_of_processes(
     assert "007.png" in (tmp_path / "b.failed.csv").read_text()
 
 
+def test_one_image_on_two_processes(run: Path, tiny_table: Path, tmp_path: Path) -> None:
+    """The second has nothing to score, and waits; the score is that of one process."""
+    film = tiny_table.parent / "images" / "004.png"
+    alone = lingula.predict(run, data=film, out=tmp_path / "a.csv", tta="paper")
+    words = ["predict", str(run), "--data", str(film), "--out", str(tmp_path / "b.csv")]
+    done = torchrun(2, *words, "--tta", "paper")
+    assert done.returncode == 0, done.stderr
+    a, b = read_scores(alone.path), read_scores(tmp_path / "b.csv")
+    assert a.images == b.images == ("004.png",)
+    np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-6)
+    assert not list(tmp_path.glob(".b.csv.parts")) and not list(tmp_path.glob("b.failed.csv"))
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_training_on_several_processes(tiny_config: Config, tmp_path: Path, count: int) -> None:
     """20 images in batches of 8: uneven shards, and a last batch that is joined to another."""

@@ -30,11 +30,13 @@ LAYERS = [
         "curves",
         "reliability",
         "operating",
+        "plausibility",
     ),
     (
         "evaluation",
         "evaluated",
         "ensembles",
+        "incomplete",
         "guarded",
         "calibration",
         "subgroups",
@@ -56,7 +58,7 @@ NO_TORCH = (
     "data/table data/reading data/splits data/images data/folder data/checking "
     "data/formats data/dicom data/dicom_header data/dicom_pixels data/dicom_frames data/dicom_facts data/films "
     "data/cache data/cache_files data/cached data/configured reporting/page reporting/figures reporting/review "
-    "guarded calibration curves thresholds reliability "
+    "plausibility incomplete guarded calibration curves thresholds reliability "
     "data/mapping data/overlap data/union data/where data/sources/places "
     "data/sources/released data/sources/tokens data/sources/cxr_lt data/sources/mimic data/sources/nih "
     "data/sources/chexpert data/sources/padchest data/sources/vindr data/sources/medmnist"

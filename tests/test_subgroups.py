@@ -225,3 +225,33 @@ def test_real_films(real_data: Path, tmp_path: Path) -> None:
     assert sum(group["n"] for group in value["age"]["groups"].values()) == 1419
     for part in value.values():  # chance everywhere: no gap can be told from none
         assert part["gap"]["AUROC"] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("asked", "right"),
+    [
+        ({}, {"present": 2, "absent": 3, "unknown": 3}),  # h's blank rows are absent
+        ({"blank": "zero"}, {"present": 2, "absent": 4, "unknown": 2}),
+        ({"blank": "ignore"}, {"present": 2, "absent": 1, "unknown": 5}),
+        ({"uncertain": "zero"}, {"present": 2, "absent": 4, "unknown": 2}),
+        ({"uncertain": "one"}, {"present": 3, "absent": 3, "unknown": 2}),
+        ({"unmentioned": "zero"}, {"present": 2, "absent": 4, "unknown": 2}),
+    ],
+)
+def test_a_findings_groups_are_what_its_cells_count_as(
+    tmp_path: Path, asked: dict[str, Any], right: dict[str, int]
+) -> None:
+    """Of a source that leaves negatives blank, one that does not, and one without the finding."""
+    cells = ["h,1", "h,", "h,", "g,1", "g,0", "g,", "g,-1", "f,"]
+    rows = [f"{i}.png,{cell},{i % 2}" for i, cell in enumerate(cells)]
+    labels = tmp_path / "t.csv"
+    labels.write_text("image,source,Support Devices,Edema\n" + "\n".join(rows) + "\n")
+    sources = {"h": {"blank": "zero"}, "f": {"knows": ["Edema"]}}
+    described = {"format": 1, "blank": "ignore", "sources": sources}
+    labels.with_suffix(".json").write_text(json.dumps(described))
+    (tmp_path / "s.csv").write_text(
+        "image,Edema\n" + "".join(f"{i}.png,{i / 10}\n" for i in range(8))
+    )
+    found = evaluate(tmp_path / "s.csv", labels=labels, subgroups=["Support Devices"], **asked)
+    sizes = {group.name.rpartition(" ")[2]: group.n for group in found.subgroups[0].groups}
+    assert sizes == right

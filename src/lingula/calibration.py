@@ -51,7 +51,13 @@ class Calibration:
 
 
 def fit_curve(
-    method: str, scores: Floats, positive: Bools, pooled: tuple[float, float], groups: NDArray[Any]
+    method: str,
+    scores: Floats,
+    positive: Bools,
+    pooled: tuple[float, float],
+    groups: NDArray[Any],
+    *,
+    where: str = "on dev",
 ) -> Curve:
     """A class's map from its known dev rows.
 
@@ -61,6 +67,7 @@ def fit_curve(
         positive: (n,).
         pooled: slope and shift of all classes (`fit_pooled`).
         groups: (n,) whole numbers; rows of one patient have the same. Used by `auto` alone.
+        where: what rows these are, for the note.
 
     With fewer than `FEW` positives or negatives, slope and shift (`temperature`: the slope) have a
     normal prior about those of all classes; with fewer than `HARDLY` they are those; with none the
@@ -70,13 +77,13 @@ def fit_curve(
     least = min(positives, len(positive) - positives)
     kind = "positives" if positives == least else "negatives"
     if least == 0:
-        return Curve("identity", "identity", note=f"no {kind} on dev: scores are left as they are")
+        return Curve("identity", "identity", note=f"no {kind} {where}: scores are left as they are")
     slope, shift = pooled
     if least < HARDLY:
-        note = f"{least} {kind} on dev: the map of all classes together"
+        note = f"{least} {kind} {where}: the map of all classes together"
         return Curve("logistic", "pooled", slope, shift, note=note)
     if least < FEW:
-        note = f"{least} {kind} on dev: held to the map of all classes together"
+        note = f"{least} {kind} {where}: held to the map of all classes together"
         shifted = method != "temperature"
         found = logistic(logit(scores), smoothed(positive), pooled, shifted=shifted)
         name = "platt" if shifted else method
@@ -139,11 +146,17 @@ def fit_pooled(
 
 
 def fit_calibration(
-    joined: Joined, groups: NDArray[Any], method: str, rules: Sequence[Rule]
+    joined: Joined,
+    groups: NDArray[Any],
+    method: str,
+    rules: Sequence[Rule],
+    *,
+    where: str = "on dev",
 ) -> Calibration:
     """Maps and thresholds of all classes, from dev rows with their labels.
 
-    `groups` (N,): rows of one patient have the same number. `method` is one of `METHODS`.
+    `groups` (N,): rows of one patient have the same number. `method` is one of `METHODS`. `where`
+    the rows are is said in the notes.
     """
     labels = joined.targets >= 0.5
     pooled = fit_pooled(joined.probabilities, labels, joined.mask, shifted=method != "temperature")
@@ -151,14 +164,16 @@ def fit_calibration(
     for k, name in enumerate(joined.classes):
         rows = np.flatnonzero(joined.mask[:, k])
         scores, positive, group = joined.probabilities[rows, k], labels[rows, k], groups[rows]
-        curve = fit_curve(method, scores, positive, pooled, group)
+        curve = fit_curve(method, scores, positive, pooled, group, where=where)
         mapped = calibrated(curve, scores)
         many = int(positive.sum())
         losses: dict[str, float | None] = {"raw": None, "calibrated": None}
         if curve.kind != "identity":
             losses["raw"] = log_loss(scores, positive)
             losses["calibrated"] = crossfitted_loss(method, scores, positive, pooled, group)
-        chosen = {rule.name: threshold(rule, scores, mapped, positive) for rule in rules}
+        chosen = {
+            rule.name: threshold(rule, scores, mapped, positive, where=where) for rule in rules
+        }
         found[name] = ClassCalibration(curve, many, len(rows) - many, chosen, losses)
     return Calibration(method, found, pooled)
 

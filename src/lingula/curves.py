@@ -73,7 +73,7 @@ def _not_falling(
 ) -> Curve:
     """A falling map would turn the ranking round; such a class is held to that of all classes."""
     found = logistic(logits, targets, pooled, shifted=shifted)
-    note = "scores fall where labels rise on dev: held to the map of all classes"
+    note = "scores fall where labels rise: held to the map of all classes"
     return Curve("logistic", f"{method} with prior", *found, note=note)
 
 

@@ -15,6 +15,7 @@ from lingula.intervals import Draws, Interval, logit_interval, mean_by_draw
 from lingula.metrics import FEW
 from lingula.operating import Operating
 from lingula.subgroups import Subgroups, aligned_rows, subgroups_json, subgroups_text
+from lingula.thresholds import FALLBACK
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Evaluation:
         operating: what each class is worth at its threshold, and as a probability.
         fuse: how a study's images become one row, where `by` is `study`.
         subgroups: the same rows apart by a column of the table.
+        by_default: classes that have no threshold of their own, where others have.
     """
 
     classes: tuple[str, ...]
@@ -85,6 +87,7 @@ class Evaluation:
     operating: Operating | None = None
     fuse: str = "mean"
     subgroups: tuple[Subgroups, ...] = ()
+    by_default: tuple[str, ...] = ()
 
     @property
     def few(self) -> tuple[str, ...]:
@@ -106,7 +109,8 @@ def to_json(result: Evaluation) -> dict[str, Any]:
     """The evaluation as plain values; what is undefined is null.
 
     `n_classes` is the number of classes that the mAP is over: those that have an AP. Those that
-    have none are in `undefined`. A class without negatives has an AP (1) and no AUROC.
+    have none are in `undefined`; `defined` has the number for each mean. A class without negatives
+    has an AP (1) and no AUROC.
     """
     found, draws = result.found, result.draws
     value: dict[str, Any] = _means(result, np.ones(len(result.classes), dtype=bool))
@@ -136,6 +140,7 @@ def to_json(result: Evaluation) -> dict[str, Any]:
         "only_in_labels": list(result.unscored),
     }
     value["ignored_rows"] = result.ignored_rows
+    value["threshold_by_default"] = list(result.by_default)
     if result.by == "study":
         value["fuse"] = result.fuse
     if result.subgroups:
@@ -172,15 +177,17 @@ def _means(result: Evaluation, chosen: NDArray[np.bool_]) -> dict[str, Any]:
         "AUROC": _plain(metrics.mean_defined(auroc)),
         "n_classes": int((~np.isnan(ap)).sum()),
     }
+    value["defined"] = {"mAP": value["n_classes"], "AUROC": int((~np.isnan(auroc)).sum())}
     if result.draws is not None:
         mAP, AUROC = metrics.mean_defined(ap), metrics.mean_defined(auroc)
         value["mAP_ci"] = _pair(logit_interval(mAP, mean_by_draw(result.draws.ap, chosen)))
         value["AUROC_ci"] = _pair(logit_interval(AUROC, mean_by_draw(result.draws.auroc, chosen)))
     if result.operating is not None:
         points = result.operating
-        value["mF1"] = _plain(metrics.mean_defined(points.f1[chosen]))
-        value["mECE"] = _plain(metrics.mean_defined(points.ece[chosen]))
-        value["Brier"] = _plain(metrics.mean_defined(points.brier[chosen]))
+        columns = {"mF1": points.f1, "mECE": points.ece, "Brier": points.brier}
+        for name, column in columns.items():
+            value[name] = _plain(metrics.mean_defined(column[chosen]))
+            value["defined"][name] = int((~np.isnan(column[chosen])).sum())
     return value
 
 
@@ -292,12 +299,19 @@ def _summary(result: Evaluation, value: Mapping[str, Any]) -> list[str]:
         for name, row in value["classes"].items()
         if result.draws is not None and row["positives"] and row["undefined_draws"]
     }
+    alike = [
+        name
+        for name, row in value["classes"].items()
+        if result.draws is not None and row["AP"] is not None and row["AP_ci"] is None
+    ]
     notes = {
+        "no interval, since the AP is the same in all draws": ", ".join(alike),
         "draws without a positive, left out of the class's interval and of those draws' means": (
             ", ".join(f"{name} {100 * share:.1f} %" for name, share in emptied.items())
         ),
         "undefined (no positives)": ", ".join(value["undefined"]),
         f"* fewer than {FEW} positives or negatives": "the value means little" * bool(result.few),
+        f"without a threshold of their own, {FALLBACK:g} by default": ", ".join(result.by_default),
         "cells left out": ", ".join(f"{n} {name}" for name, n in masked.items()),
         "only in the scores, left out": ", ".join(result.unlabelled),
         "only in the labels, left out": ", ".join(result.unscored),
@@ -309,15 +323,19 @@ def _summary(result: Evaluation, value: Mapping[str, Any]) -> list[str]:
 
 
 def _line(name: str, row: Mapping[str, Any]) -> str:
-    ap, auroc = _range(row.get("mAP_ci")), _range(row.get("AUROC_ci"))
-    many = "class" if row["n_classes"] == 1 else "classes"
-    over = f"over {row['n_classes']} {many}"
-    if "mF1" in row:
-        over = f"mF1 {_three(row['mF1'])} mECE {_three(row['mECE'])} {over}"
-    return (
-        f"{name + ':':<8}mAP {_three(row['mAP'])} {ap + ' ' * bool(ap)}"
-        f"AUROC {_three(row['AUROC'])} {auroc + ' ' * bool(auroc)}{over}"
-    )
+    """The means of a group; those over as many classes as the mAP first, then the others."""
+    defined = row["defined"]
+    parts: dict[int, list[str]] = {defined["mAP"]: []}
+    for mean in ("mAP", "AUROC", "mF1", "mECE"):
+        if mean in defined:
+            ends = _range(row.get(f"{mean}_ci"))
+            text = f"{mean} {_three(row[mean])}{' ' * bool(ends)}{ends}"
+            parts.setdefault(defined[mean], []).append(text)
+    words = [
+        f"{' '.join(texts)} over {many} {'class' if many == 1 else 'classes'}"
+        for many, texts in parts.items()
+    ]
+    return f"{name + ':':<8}{', '.join(words)}"
 
 
 def _three(value: float | None) -> str:

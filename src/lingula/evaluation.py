@@ -10,7 +10,7 @@ import numpy as np
 
 from lingula import metrics
 from lingula.data.table import Table, rows_of, subset
-from lingula.errors import InputError
+from lingula.errors import InputError, nearest
 from lingula.evaluated import Comparison, Evaluation, to_json, to_text
 from lingula.intervals import (
     Draws,
@@ -26,6 +26,7 @@ from lingula.labels import canonical, fold, groups
 from lingula.operating import operating
 from lingula.predictions import Predictions
 from lingula.subgroups import DECADES, Subgroups, subgroups_of
+from lingula.thresholds import FALLBACK
 
 __all__ = [
     "Comparison",
@@ -104,6 +105,8 @@ def evaluate_predictions(
     found = metrics.classwise(*arrays, ranked=ranked)
     tiers, tiers_from = _groups(table, joined, found, meaning, limits)
     ours = {fold(name) for name in joined.classes}
+    known = (*predictions.classes, *part.space.classes)
+    thresholds, by_default = _thresholds(joined.classes, setting.thresholds, known)
     return Evaluation(
         classes=joined.classes,
         found=found,
@@ -120,40 +123,67 @@ def evaluate_predictions(
         differing=joined.differing,
         draws=_draws(joined, ci, seed, ranked) if ci else None,
         drawn="patients" if joined.patients is not None else "images" if by == "image" else by,
-        against=None
-        if against is None
-        else _compared(
+        against=_compared(
             (predictions, against), part, by, meaning, (ci or PAIRS, seed), setting.fuse
         ),
-        operating=operating(*arrays, _thresholds(joined.classes, setting.thresholds), ranked),
+        operating=operating(*arrays, thresholds, ranked),
+        by_default=by_default,
         fuse=setting.fuse,
-        subgroups=_apart(joined, part, by, (ci, seed), setting),
+        subgroups=_apart(joined, part, by, (ci, seed), setting, meaning),
     )
 
 
 def _apart(
-    joined: Joined, table: Table, by: str, draws_and_seed: tuple[int, int], setting: Setting
+    joined: Joined,
+    table: Table,
+    by: str,
+    draws_and_seed: tuple[int, int],
+    setting: Setting,
+    meaning: Meaning,
 ) -> tuple[Subgroups, ...]:
     draws, seed = draws_and_seed
     edges = setting.age_edges
     return tuple(
-        subgroups_of(joined, table, column, by=by, draws=draws, seed=seed, age_edges=edges)
+        subgroups_of(
+            joined,
+            table,
+            column,
+            by=by,
+            draws=draws,
+            seed=seed,
+            age_edges=edges,
+            meaning=meaning,
+        )
         for column in dict.fromkeys(setting.subgroups)
     )
 
 
-def _thresholds(classes: tuple[str, ...], given: float | Mapping[str, float]) -> metrics.Floats:
-    """A threshold a class, bound by name; `InputError` for one outside [0, 1]."""
-    by_name = (
-        {fold(canonical(name)): value for name, value in given.items()}
-        if isinstance(given, Mapping)
-        else {fold(name): given for name in classes}
-    )
-    strange = {name: value for name, value in by_name.items() if not 0 <= value <= 1}
-    if strange:
-        name, value = next(iter(strange.items()))
-        raise InputError(f"The threshold of '{name}' must be in [0, 1], not {value}.")
-    return np.array([by_name.get(fold(name), 0.5) for name in classes])
+def _thresholds(
+    classes: tuple[str, ...], given: float | Mapping[str, float], known: Sequence[str]
+) -> tuple[metrics.Floats, tuple[str, ...]]:
+    """A threshold a class, bound by name, and the classes that have none of their own.
+
+    Raises `InputError` for one outside [0, 1] (one just above 1 calls nothing), for a name that is
+    none of the `known` classes', and for two thresholds of one class.
+    """
+    if not isinstance(given, Mapping):
+        given = dict.fromkeys(classes, given)
+    names = {fold(name) for name in known}
+    by_name: dict[str, float] = {}
+    for name, value in given.items():
+        key = fold(canonical(name))
+        if key not in names:
+            raise InputError(
+                f"There is a threshold for '{name}', which neither the scores nor the table have."
+                f"{nearest(name, known)} Mend the name, or drop it."
+            )
+        if key in by_name:
+            raise InputError(f"There are two thresholds for '{name}', in two spellings. Keep one.")
+        if not 0 <= value <= np.nextafter(1, 2):
+            raise InputError(f"The threshold of '{name}' must be in [0, 1], not {value}.")
+        by_name[key] = value
+    found = np.array([by_name.get(fold(name), FALLBACK) for name in classes])
+    return found, tuple(name for name in classes if fold(name) not in by_name)
 
 
 def worst_classes(result: Evaluation, k: int) -> tuple[str, ...]:
@@ -180,14 +210,20 @@ def _draws(
 
 
 def _compared(
-    pair: tuple[Predictions, Predictions],
+    both: tuple[Predictions, Predictions | None],
     table: Table,
     by: str,
     meaning: Meaning,
     draws_and_seed: tuple[int, int],
     fuse: str,
-) -> Comparison:
-    """Both on the images that neither failed on and the classes that both have; same draws."""
+) -> Comparison | None:
+    """Both on the images that neither failed on and the classes that both have; same draws.
+
+    None where there is no second.
+    """
+    if both[1] is None:
+        return None
+    pair = (both[0], both[1])
     lost: tuple[str, ...] = ()
     for predictions in (*pair, *pair):  # the second round knows what either lost
         lost = tuple({*lost, *joined_with(predictions, table, "image", meaning, lost)[1]})

@@ -198,7 +198,9 @@ def logit_interval(
     Made on the log-odds scale, with the standard deviation of the draws that are defined, and so
     within [0, 1]. Draws of AP lie too high, since repeated positives help each other's rank: their
     percentiles miss low truths, this does not (docs/metrics.md has both, measured). At 0 or 1,
-    which have no log-odds, it is the percentiles, widened to hold the value. None without either.
+    which have no log-odds, it is the percentiles, widened to hold the value. None without either,
+    and where it would have no width: draws that are all alike, as those of a single positive that
+    ranks first, say nothing of what another sample would give.
 
     Args:
         value: what was measured on all rows.
@@ -212,12 +214,18 @@ def logit_interval(
         return None
     if not 0 < value < 1:
         low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-        return min(float(low), value), max(float(high), value)
+        return _wide(min(float(low), value), max(float(high), value))
+    if kept.min() == kept.max():
+        return None  # their standard deviation may be a rounding above 0
     middle = np.log(value / (1 - value))
     reach = _reach(positives, level) * float(kept.std()) / (value * (1 - value))
     # The logistic function, in the form that can't overflow.
     low, high = (1 + np.tanh(np.array([middle - reach, middle + reach]) / 2)) / 2
-    return min(float(low), value), max(float(high), value)
+    return _wide(min(float(low), value), max(float(high), value))
+
+
+def _wide(low: float, high: float) -> Interval:
+    return (low, high) if low < high else None
 
 
 def _reach(positives: int | None, level: float) -> float:

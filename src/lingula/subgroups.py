@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula import metrics
-from lingula.data.table import UNCERTAIN, Table
+from lingula.data.table import Table
 from lingula.errors import InputError, examples, nearest
 from lingula.intervals import Draws, Interval, bootstrap, interval, logit_interval, mean_by_draw
-from lingula.joining import Joined
+from lingula.joining import Joined, Meaning, meant
 from lingula.metrics import FEW
 
 DECADES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -92,6 +92,7 @@ def subgroups_of(
     draws: int = 0,
     seed: int = 0,
     age_edges: Sequence[int] = DECADES,
+    meaning: Meaning | None = None,
 ) -> Subgroups:
     """Measure the rows apart by a column of the table, or by whether a class is present.
 
@@ -103,12 +104,13 @@ def subgroups_of(
         draws: patient resamples for the intervals; the same ones for all groups. 0: none.
         seed: of the resamples.
         age_edges: first years of the age bands but the first.
+        meaning: what a class's unknown cells count as; None: the defaults of `Meaning`.
 
     Raises:
         InputError: a column that the table does not have, edges that do not rise, or views of
             rows that are studies.
     """
-    cells = group_cells(table, column, age_edges)
+    cells = group_cells(table, column, age_edges, meaning)
     place = {name: row for row, name in enumerate(table.images)}
     names = np.array([cells[place[image]] for image in joined.images], dtype=object)
     if column.strip().casefold() == "view" and by == "study":
@@ -205,8 +207,16 @@ def _gap(names: Sequence[str], values: metrics.Floats, draws: list[metrics.Float
     return Gap(names[high], names[low], difference, interval(draws[high] - draws[low]))
 
 
-def group_cells(table: Table, column: str, age_edges: Sequence[int] = DECADES) -> tuple[str, ...]:
+def group_cells(
+    table: Table,
+    column: str,
+    age_edges: Sequence[int] = DECADES,
+    meaning: Meaning | None = None,
+) -> tuple[str, ...]:
     """The group of each row of a table, `unknown` where its cell says nothing.
+
+    By a class, rows whose cell counts as absent in the evaluation are absent here, too: blank cells
+    where blank means zero, by the table, by the row's source or as `meaning` asks.
 
     Raises `InputError` for a column that the table does not have, and for edges that don't rise.
     """
@@ -228,17 +238,11 @@ def group_cells(table: Table, column: str, age_edges: Sequence[int] = DECADES) -
             f"--subgroups: '{name}' is neither a column nor a class.{nearest(name, known)} "
             f"There are {examples(known, 30)}."
         )
-    values = table.labels[:, table.space.index(name)]
-    label = table.space.classes[table.space.index(name)]
-    zero = table.blank == "zero"
-    return tuple(
-        f"{label} present"
-        if value >= 0.5
-        else f"{label} absent"
-        if value >= 0 or (zero and UNCERTAIN > value >= -2)
-        else UNKNOWN
-        for value in values
-    )
+    k = table.space.index(name)
+    values, counts = (array[:, k] for array in meant(table, meaning or Meaning()))
+    present, absent = (f"{table.space.classes[k]} {word}" for word in ("present", "absent"))
+    found = np.where(counts, np.where(values >= 0.5, present, absent), UNKNOWN)
+    return tuple(found.tolist())
 
 
 def age_bands(cells: Sequence[str], edges: Sequence[int] = DECADES) -> tuple[str, ...]:

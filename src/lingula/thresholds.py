@@ -62,9 +62,14 @@ def parsed(text: str) -> Rule:
 
 
 def threshold(
-    rule: Rule, scores: Floats, calibrated: Floats, positive: NDArray[np.bool_]
+    rule: Rule,
+    scores: Floats,
+    calibrated: Floats,
+    positive: NDArray[np.bool_],
+    *,
+    where: str = "on dev",
 ) -> Threshold:
-    """The threshold of a rule on a class's known dev rows (n,).
+    """The threshold of a rule on a class's known dev rows (n,); `where` they are, for its note.
 
     `max-f1` and `youden` take the highest of equals; `sensitivity` the highest that reaches it;
     `specificity` the lowest that reaches it; `cost` the one with the least cost. A threshold just
@@ -78,7 +83,7 @@ def threshold(
         if rule.kind == "cost":
             value = rule.values[1] / sum(rule.values)
         words = " and no ".join("positives" if kind else "negatives" for kind in lacking)
-        note = f"no {words} on dev: {value:g} by default"
+        note = f"no {words} {where}: {value:g} by default"
         return Threshold(value, value, *_shares(scores, positive, value), note)
     raw = _best(rule, scores, positive)
     return Threshold(raw, _best(rule, calibrated, positive), *_shares(scores, positive, raw))

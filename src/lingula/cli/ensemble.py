@@ -25,6 +25,12 @@ MemberScores = Annotated[
 LabelsMaybe = Annotated[
     Path | None, typer.Option("--labels", help="Table; default: the first run's.")
 ]
+Missing = Annotated[
+    str,
+    typer.Option(
+        "--missing", help="Images that some members lack: error, intersect (left out) or average."
+    ),
+]
 
 
 @app.command("model-wise")
@@ -34,6 +40,7 @@ def _model_wise(
     member: MemberPairs = None,
     labels: LabelsMaybe = None,
     split: Annotated[str, typer.Option("--split")] = "dev",
+    missing: Missing = "error",
     overwrite: Overwrite = False,
 ) -> None:
     """The plain mean of all members (paper table 2)."""
@@ -44,6 +51,7 @@ def _model_wise(
         labels=labels,
         split=split,
         out=out,
+        missing=missing,
         overwrite=overwrite,
     )
     typer.echo(folder)
@@ -58,6 +66,7 @@ def _class_wise(
     labels: LabelsMaybe = None,
     split: Annotated[str, typer.Option("--split", help="Where members are chosen.")] = "dev",
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Members a class.")] = 3,
+    missing: Missing = "error",
     overwrite: Overwrite = False,
 ) -> None:
     """For each class the mean of its best members on dev (paper section 2.2)."""
@@ -69,6 +78,7 @@ def _class_wise(
         split=split,
         out=out,
         top_k=top_k,
+        missing=missing,
         overwrite=overwrite,
     )
     typer.echo(folder)
@@ -84,6 +94,7 @@ def _guarded(
     split: Annotated[str, typer.Option("--split", help="Where members are chosen.")] = "dev",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of folds and draws.")] = 0,
     draws: Annotated[int, typer.Option("--ci", min=1, help="Draws of the intervals.")] = 1000,
+    missing: Missing = "error",
     overwrite: Overwrite = False,
 ) -> None:
     """Weights a class, held to a common choice where positives are few; says what it is worth."""
@@ -96,6 +107,7 @@ def _guarded(
         out=out,
         seed=seed,
         draws=draws,
+        missing=missing,
         overwrite=overwrite,
     )
     typer.echo(folder)
@@ -107,11 +119,14 @@ def _apply(
     ensemble: Annotated[Path, typer.Argument(help="DIR/ensemble.json")],
     out: OutFile,
     member: MemberScores = None,
+    missing: Missing = "error",
     overwrite: Overwrite = False,
 ) -> None:
     """Apply an ensemble made before to new scores of its members."""
     members = [(name, scores) for name, scores in _unfolded(member)]
-    scores = lingula.ensemble_apply(ensemble, members, out=out, overwrite=overwrite)
+    scores = lingula.ensemble_apply(
+        ensemble, members, out=out, missing=missing, overwrite=overwrite
+    )
     typer.echo(scores)
     partly([scores])
 

@@ -51,7 +51,8 @@ def evaluate(
         bool, typer.Option("--soft", help="Cells may be probabilities; 0.5 is positive.")
     ] = False,
     threshold: Annotated[
-        str, typer.Option("--threshold", help="A class is found from this score; or a JSON file.")
+        str,
+        typer.Option("--threshold", help="A class is found from this score; or a file."),
     ] = "0.5",
     fuse: Annotated[
         str,

@@ -18,8 +18,10 @@ from lingula.csv_cells import plain_csv
 from lingula.data.configured import configured_table
 from lingula.errors import InputError, changes, differences, examples, nearest
 from lingula.joining import Joined, Meaning, asked, joined_with
+from lingula.plausibility import warn_of_doubt
 from lingula.predictions import Predictions, failed, read_scores, write_scores
 from lingula.thresholds import distinct
+from lingula.verbs.run_labels import warn_of_other_labels
 
 log = logging.getLogger("lingula")
 
@@ -68,10 +70,11 @@ def calibrate(
     }
     if target.exists() and not overwrite and _same(target, settings):
         return target
-    joined = _joined(scores, table_path, data, split)
+    warn_of_other_labels([(scores, table_path, settings["labels_sha256"])])
+    joined, rows = _joined(scores, table_path, data, split)
     groups = calibration.group_numbers(joined.patients, len(joined.targets))
-    made = calibration.fit_calibration(joined, groups, method, rules)
-    _say(made)
+    made = calibration.fit_calibration(joined, groups, method, rules, where=rows)
+    _say(made, rows)
     if target.exists():
         log.info("Moved the old %s to %s.", target, files.set_aside(target))
     where = {"scores": str(scores.resolve()), "labels": str(table_path.resolve())}
@@ -120,6 +123,8 @@ def apply_calibration(
                 "--overwrite to set it aside."
             )
         log.info("Moved the old %s to %s.", target, files.set_aside(target))
+        if target.with_suffix(".failed.csv").exists():  # of the old scores
+            files.set_aside(target.with_suffix(".failed.csv"))
     write_scores(result, target)
     lost = [result.images[row] for row in np.flatnonzero(failed(result))]
     if lost:
@@ -136,6 +141,12 @@ def read_calibration(path: str | Path) -> Calibration:
     if not Path(path).is_file():
         raise InputError(f"There is no calibration {path}. Make one with `lingula calibrate`.")
     return calibration.from_json(_read_json(Path(path)), str(path))
+
+
+def calibrated_with(scores: Path) -> str | None:
+    """The hash of the calibration that scores were mapped with; None for raw ones."""
+    found = _made_of(scores).get("calibration")
+    return None if found is None else str(found)
 
 
 def calibration_of_run(run: str | Path, weights_sha256: str) -> tuple[Calibration, str]:
@@ -207,11 +218,15 @@ def _places(
     return scores, table, data, target if out is None else Path(out)
 
 
-def _joined(scores: Path, table_path: Path, data: Data, split: str) -> Joined:
-    """Dev scores with labels; classes that only the scores have count as without labels."""
+def _joined(scores: Path, table_path: Path, data: Data, split: str) -> tuple[Joined, str]:
+    """Scores with labels, and which rows these are, in words, such as `on dev`.
+
+    Classes that only the scores have count as without labels.
+    """
     if split == "train":
         log.warning("Scores of the training split are too good: a calibration on them misleads.")
     predictions = read_scores(scores)
+    warn_of_doubt(predictions)
     # A run's own copy of its table has no columns left to ignore.
     table = configured_table(data, None if table_path == Path(data.table) else table_path)
     if table.splits is None:
@@ -221,7 +236,8 @@ def _joined(scores: Path, table_path: Path, data: Data, split: str) -> Joined:
     joined, lost = joined_with(predictions, part, "image", meaning)
     if lost:
         log.warning("%d images have no scores and are left out: %s.", len(lost), examples(lost))
-    return _with_unlabelled(joined, predictions)
+    where = "in all rows" if table.splits is None else f"on {split}"
+    return _with_unlabelled(joined, predictions), where
 
 
 def _with_unlabelled(joined: Joined, predictions: Predictions) -> Joined:
@@ -251,7 +267,7 @@ def _same(target: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def _say(made: Calibration) -> None:
+def _say(made: Calibration, where: str) -> None:
     for name, item in made.classes.items():
         for note in (item.curve.note, *(found.note for found in item.thresholds.values())):
             if note:
@@ -261,8 +277,9 @@ def _say(made: Calibration) -> None:
     if len(known):
         raw, after = known.mean(axis=0)
         log.info(
-            "mean log loss on dev over %d classes: %.4f raw, %.4f calibrated (on patients that the "
-            "map was not fitted on)",
+            "mean log loss %s over %d classes: %.4f raw, %.4f calibrated (on patients that the map "
+            "was not fitted on)",
+            where,
             len(known),
             raw,
             after,

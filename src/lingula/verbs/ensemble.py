@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from lingula import ensembles, files
+from lingula import ensembles, files, incomplete
 from lingula.config import Data, read_config
 from lingula.csv_cells import plain_csv
 from lingula.data.configured import configured_table
 from lingula.data.table import Table, rows_of, subset
 from lingula.ensembles import Ensemble
 from lingula.errors import InputError, changes, differences, examples, nearest
+from lingula.incomplete import Members
+from lingula.plausibility import warn_of_doubt
 from lingula.predictions import Predictions, failed, read_scores, write_scores
 from lingula.verbs.guarding import guarded_on, labelled
+from lingula.verbs.run_labels import warn_of_other_labels
 
 log = logging.getLogger("lingula")
 
@@ -36,6 +39,7 @@ def ensemble(
     top_k: int = 3,
     seed: int = 0,
     draws: int = 1000,
+    missing: str = "error",
     overwrite: bool = False,
 ) -> Path:
     """Make an ensemble and its scores: `ensemble.json`, `choices.csv`, `scores/{dev,test}.csv`.
@@ -50,6 +54,8 @@ def ensemble(
         top_k: members a class, for `class-wise`.
         seed: of the folds and draws that say what `guarded` is worth; the choice has no chance.
         draws: of the intervals, for `guarded`.
+        missing: images that some members lack are an `error`, left out (`intersect`), or the
+            `average` of the members that have them; `ensemble.json` and the log count them.
         overwrite: set an old folder aside first.
 
     Labels of other splits than `split` are never read for a choice. `guarded` reports its gain on
@@ -59,6 +65,7 @@ def ensemble(
         raise InputError(
             f"There is no rule '{rule}'.{nearest(rule, RULES)} There are {', '.join(RULES)}."
         )
+    _check_missing(missing)
     named = _named(runs, members)
     folder = Path(out)
     chooses = rule != "model-wise"
@@ -70,26 +77,24 @@ def ensemble(
     if chooses and table_path is not None:
         settings |= {"labels_sha256": files.sha256(table_path), "split": split}
         settings |= {"top_k": top_k} if rule == "class-wise" else {"seed": seed, "draws": draws}
+    settings |= {} if missing == "error" else {"missing": missing}
     if not overwrite and _already(folder, settings):
         return folder
-    dev = {name: read_scores(path) for name, path, _ in named}
-    test = {name: read_scores(path) for name, _, path in named}
-    report: dict[str, Any] = {}
-    if table_path is None or not chooses:
-        made = ensembles.model_wise(ensembles.same_rows(dev))
-    elif rule == "class-wise":
-        part = labelled(dev, _dev_part(table_path, data, split), data)
-        made = ensembles.class_wise(*part, top_k)
-    else:
-        table = _table(table_path, data, split)
-        made, report["guard"] = guarded_on(
-            dev, test, table, data, split=split, draws=draws, seed=seed
-        )
-    mixed = {"dev": ensembles.apply(made, dev), "test": ensembles.apply(made, test)}
+    if chooses and table_path is not None:
+        sha256 = settings["labels_sha256"]
+        warn_of_other_labels((path, table_path, sha256) for _, path, _ in named)
+    sides = {
+        "dev": _read({name: path for name, path, _ in named}, missing, "dev"),
+        "test": _read({name: path for name, _, path in named}, missing, "test"),
+    }
+    made, report = _chosen(settings, sides, table_path, data)
+    if missing != "error":
+        report["missing"] = {name: incomplete.described(side) for name, side in sides.items()}
+    mixed = {name: incomplete.mixed(made, side, missing) for name, side in sides.items()}
     if overwrite and folder.exists():
         log.info("Moved the old %s to %s.", folder, files.set_aside(folder))
-    for name, members_there in (("dev", dev), ("test", test)):
-        _write(mixed[name], members_there, folder / "scores" / f"{name}.csv")
+    for name, side in sides.items():
+        _write(mixed[name], side, folder / "scores" / f"{name}.csv", missing)
     files.write_text(folder / "choices.csv", _choices(made))
     where = {"labels": None if table_path is None else str(table_path.resolve())}
     made_from = {"made_from": settings | where}
@@ -97,11 +102,29 @@ def ensemble(
     return folder
 
 
+def _chosen(
+    settings: Mapping[str, Any], sides: Mapping[str, Members], table_path: Path | None, data: Data
+) -> tuple[Ensemble, dict[str, Any]]:
+    """What the rule makes of dev, and what else there is to say of it in `ensemble.json`."""
+    dev, test, rule = sides["dev"].scores, sides["test"].scores, settings["rule"]
+    if table_path is None or rule == "model-wise":
+        return ensembles.model_wise(ensembles.same_rows(dev)), {}
+    split = settings["split"]
+    table = _table(table_path, data, split)
+    if rule == "class-wise":
+        part = labelled(dev, subset(table, rows_of(table, split)), data)
+        return ensembles.class_wise(*part, settings["top_k"]), {}
+    draws, seed = settings["draws"], settings["seed"]
+    made, guard = guarded_on(dev, test, table, data, split=split, draws=draws, seed=seed)
+    return made, {"guard": guard}
+
+
 def ensemble_apply(
     made: str | Path,
     members: Sequence[tuple[str, str | Path]],
     *,
     out: str | Path,
+    missing: str = "error",
     overwrite: bool = False,
 ) -> Path:
     """Apply `ensemble.json` to new scores of its members; writes one scores file.
@@ -110,15 +133,17 @@ def ensemble_apply(
         made: the file that `ensemble` wrote.
         members: names and scores files, of all members and in any order.
         out: the scores file, `.csv` or `.parquet`.
+        missing: what is done with images that some members lack, as in `ensemble`.
         overwrite: set an old file with other scores aside first.
     """
     path, target = Path(made), Path(out)
+    _check_missing(missing)
     if not path.is_file():
         raise InputError(f"There is no ensemble {path}.")
     loaded = ensembles.from_json(_read_json(path), str(path))
     _check_distinct([name for name, _ in members])
-    scores = {name: read_scores(file) for name, file in members}
-    mixed = ensembles.apply(loaded, scores)
+    side = _read({name: Path(file) for name, file in members}, missing, target.name)
+    mixed = incomplete.mixed(loaded, side, missing)
     if target.exists():
         if not overwrite and _same(mixed, target):
             return target
@@ -128,7 +153,10 @@ def ensemble_apply(
                 "--overwrite to set it aside."
             )
         log.info("Moved the old %s to %s.", target, files.set_aside(target))
-    _write(mixed, scores, target)
+        for beside in (target.with_suffix(f".{kind}.csv") for kind in ("failed", "members")):
+            if beside.exists():  # of the old scores
+                files.set_aside(beside)
+    _write(mixed, side, target, missing)
     return target
 
 
@@ -142,12 +170,50 @@ def _same(scores: Predictions, path: Path) -> bool:
     )
 
 
-def _write(mixed: Predictions, members: Mapping[str, Predictions], path: Path) -> None:
-    """Write scores; images that failed in a member are blank, logged, and named in a file."""
+def _check_missing(missing: str) -> None:
+    known = incomplete.MISSING
+    if missing not in known:
+        raise InputError(
+            f"--missing is {', '.join(known)}, not '{missing}'.{nearest(missing, known)}"
+        )
+
+
+def _read(paths: Mapping[str, Path], missing: str, what: str) -> Members:
+    """The members' scores; with the same images, unless all must have all, which is checked later.
+
+    What is done with images that some lack is logged, with their number.
+    """
+    scores = {name: read_scores(path) for name, path in paths.items()}
+    for member in scores.values():
+        warn_of_doubt(member)
+    if missing == "error":
+        return Members(scores)
+    side = incomplete.filled(scores)
+    rows = np.flatnonzero(~side.whole)
+    images = next(iter(side.scores.values())).images
+    if len(rows):
+        done = "left out" if missing == "intersect" else "averaged over the members that have them"
+        lost = examples(images[row] for row in rows)
+        log.warning(
+            "%s: %d of %d images are not in all members, %s: %s.",
+            *(what, len(rows), len(images), done, lost),
+        )
+    return side
+
+
+def _write(mixed: Predictions, members: Members, path: Path, missing: str) -> None:
+    """Write scores; images that failed are blank, logged, and named in a file.
+
+    An average has a file beside it that says of how many members each image's scores are.
+    """
     write_scores(mixed, path)
-    if not failed(mixed).any():
+    if missing == "average":
+        counts = zip(mixed.images, incomplete.counted(members).tolist(), strict=True)
+        files.write_text(path.with_suffix(".members.csv"), plain_csv(["image", "members"], counts))
+    blank = {mixed.images[row] for row in np.flatnonzero(failed(mixed))}
+    if not blank:
         return
-    lost = ensembles.failures(members)
+    lost = {k: v for k, v in ensembles.failures(members.scores).items() if k in blank}
     reasons = [(image, f"no scores of {', '.join(names)}") for image, names in lost.items()]
     log.warning("%s: %d images have no scores: %s.", path, len(lost), examples(lost))
     files.write_text(path.with_suffix(".failed.csv"), plain_csv(["image", "reason"], reasons))
@@ -238,11 +304,6 @@ def _table(path: Path, data: Data, split: str) -> Table:
     if not len(rows_of(table, split)):
         raise InputError(f"{path} has no rows with split '{split}'.")
     return table
-
-
-def _dev_part(path: Path, data: Data, split: str) -> Table:
-    table = _table(path, data, split)
-    return subset(table, rows_of(table, split))
 
 
 def _choices(made: Ensemble) -> str:

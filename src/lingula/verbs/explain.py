@@ -27,7 +27,7 @@ from lingula.reporting import figures
 from lingula.reporting.overlays import Overlay, Sheet, render
 from lingula.verbs.attention import in_parts, known_rates
 from lingula.verbs.predict import refuse_films
-from lingula.verbs.run_labels import dev_thresholds, labels_of
+from lingula.verbs.run_labels import dev_thresholds, labels_of, warn_of_changed_runs
 
 log = logging.getLogger("lingula")
 
@@ -105,7 +105,9 @@ def explain(
 def _thresholds(run: Path, trained: Trained) -> tuple[dict[str, float], str]:
     """The threshold of each class, and where they come from."""
     if (run / "scores" / "dev.csv").is_file() and (run / "config.yaml").is_file():
-        return dev_thresholds(run, labels_of(run)), "max-F1 on the run's dev split"
+        labels = labels_of(run)
+        warn_of_changed_runs([(run, labels)])
+        return dev_thresholds(run, labels), "max-F1 on the run's dev split"
     return dict.fromkeys(trained.classes, 0.5), "0.5, for the folder has no dev scores"
 
 

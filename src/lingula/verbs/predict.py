@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from lingula import files
 from lingula.calibration import Calibration
 from lingula.config import Config, from_plain, vary
 from lingula.csv_cells import original_cell, plain_csv
-from lingula.data.cache_files import open_cache
+from lingula.data.cache_files import open_cache, source_of
 from lingula.data.cached import CachedImages, locate
 from lingula.data.folder import images_in
 from lingula.data.phantom import is_phantom
@@ -82,6 +83,7 @@ def predict(
 
     Images that can't be read keep a row of blank scores and are named in `OUT.failed.csv`.
     Finished batches go to `.OUT.parts/`, from where the same call goes on if it was interrupted.
+    What is there of other images, or of files that changed in size or time since, is refused.
     """
     from lingula.model.checkpoint import read_facts  # imports torch
 
@@ -92,6 +94,7 @@ def predict(
     wanted = _settled(facts, device, precision)
     settings = {
         "model": facts["weights_sha256"],
+        "never_positive": _never_positive(facts),
         **_described(Path(data), asked, split),
         "tta": tta or facts["evaluation"]["tta"],
         "merge": facts["evaluation"]["merge"],
@@ -100,15 +103,14 @@ def predict(
         **({} if wanted.precision == "fp32" else {"precision": wanted.precision}),
     }
     calibration = _calibration(run, facts, settings) if calibrated else None
-    stamp = {**settings, "root": str(asked.root.resolve()), "images_sha256": _hash(asked.images)}
     if is_first() or not overwrite:
-        done = _already(target, settings, stamp, overwrite)
+        done = _already(target, settings, overwrite)
         if done is not None:
             return done
     views, merge = settings["tta"], settings["merge"]
     images = (asked.paths, asked.cached)
     job = Job(Path(run), facts, wanted, *images, views, merge, batch_size, workers)
-    with scored(job, parts_folder(target), stamp) as parts:
+    with scored(job, parts_folder(target), settings) as parts:
         failures = _reasons(asked, parts)
         if is_first():
             _write_failures(target, failures)
@@ -168,6 +170,25 @@ def _hash(images: tuple[str, ...]) -> str:
     return found.hexdigest()
 
 
+def _files_hash(paths: list[Path]) -> str:
+    """Of the files' sizes and times (-1 of those that are not there), in the paths' order.
+
+    Reading every film again only to see that nothing changed would take as long as scoring does.
+    In threads: a network disk takes its time for each file's facts.
+    """
+
+    def some(begin: int) -> bytes:
+        sources = map(source_of, paths[begin : begin + _AT_ONCE])
+        facts = [f"{source.size} {source.mtime_ns}\n" for source in sources]
+        return hashlib.sha256("".join(facts).encode()).digest()
+
+    with ThreadPoolExecutor(16) as pool:
+        return hashlib.sha256(b"".join(pool.map(some, range(0, len(paths), _AT_ONCE)))).hexdigest()
+
+
+_AT_ONCE = 256
+
+
 def _calibration(run: str | Path, facts: dict[str, Any], settings: dict[str, Any]) -> Calibration:
     """The run's calibration, noted in the settings; checked before any image is scored."""
     calibration, settings["calibration"] = calibration_of_run(run, facts["weights_sha256"])
@@ -217,11 +238,14 @@ def _paths(root: Path, images: tuple[str, ...]) -> tuple[dict[int, Path], dict[i
 
 
 def _described(data: Path, asked: _Asked, split: str | None) -> dict[str, Any]:
-    """What of the images the scores follow from."""
+    """What of the images the scores follow from: their names in order, their sizes and times."""
     return {
         "data": str(data.resolve()),
         "data_sha256": asked.table.sha256 if asked.table is not None else None,
+        "root": str(asked.root.resolve()),
         "images": len(asked.images),
+        "images_sha256": _hash(asked.images),
+        "files_sha256": _files_hash(asked.paths),
         "split": split,
     }
 
@@ -230,6 +254,17 @@ def _reasons(asked: _Asked, parts: Parts) -> dict[str, str]:
     """Why images have no scores, by name, in the order of the images."""
     reasons = asked.bad | {int(asked.rows[i]): why for i, why in parts.failures.items()}
     return {asked.images[row]: reason for row, reason in sorted(reasons.items())}
+
+
+def _never_positive(facts: dict[str, Any]) -> list[str]:
+    """The classes that no training image had, named in a warning: their scores mean nothing."""
+    found = [str(name) for name in facts["trained_on"].get("never_positive", [])]
+    if found and is_first():
+        log.warning(
+            "Never positive in training, so that their scores mean nothing: %s.",
+            examples(found, 26),
+        )
+    return found
 
 
 def _lossy(cached: CachedImages | None) -> dict[str, Any]:
@@ -265,9 +300,7 @@ def _failed_path(target: Path) -> Path:
     return target.with_suffix(".failed.csv")
 
 
-def _already(
-    target: Path, settings: dict[str, Any], stamp: dict[str, Any], overwrite: bool
-) -> Predicted | None:
+def _already(target: Path, settings: dict[str, Any], overwrite: bool) -> Predicted | None:
     """The finished result of the same settings, or None where there is work to do.
 
     Raises `InputError` for a result, or parts of one, that were made with other settings.
@@ -275,17 +308,17 @@ def _already(
     folder = parts_folder(target)
     begun = settings_of(folder)
     if not target.exists():
-        if begun is not None and begun != stamp:
+        if begun is not None and begun != settings:
             if not overwrite:
-                raise InputError(_other(f"{target} has been begun", begun, stamp))
+                raise InputError(_other(f"{target} has been begun", begun, settings))
             files.set_aside(folder)
         return None
     made = _made_path(target)
     before = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else None
     if before == settings and not overwrite:
         log.info("%s is there already, made with the same settings.", target)
-        if begun == stamp and is_first():
-            _clear(folder, stamp)
+        if begun == settings and is_first():
+            _clear(folder, settings)
         return Predicted(target, settings["images"], _read_failures(target))
     if not overwrite and before is not None:
         raise InputError(_other(f"{target} is there already, made", before, settings))
@@ -301,16 +334,19 @@ def _already(
 
 
 def _other(what: str, before: dict[str, Any], now: dict[str, Any]) -> str:
-    return (
-        f"{what} with other settings:\n{differences(changes(before, now))}\n"
-        "Choose another --out, or --overwrite to set it aside."
-    )
+    changed = changes(before, now)
+    lines = [f"{what} with other settings:", differences(changed)]
+    if "images_sha256" in changed:
+        lines.append("The images are others than then, or in another order (images_sha256).")
+    elif "files_sha256" in changed:
+        lines.append("Image files have changed since, in size or time (files_sha256).")
+    return "\n".join([*lines, "Choose another --out, or --overwrite to set it aside."])
 
 
-def _clear(folder: Path, stamp: dict[str, Any]) -> None:
+def _clear(folder: Path, settings: dict[str, Any]) -> None:
     """Remove the parts of a result that is whole: its process was killed before it did."""
     # Another process may be doing just that, which is as good.
-    with contextlib.suppress(InputError), held(folder, stamp):
+    with contextlib.suppress(InputError), held(folder, settings):
         remove_parts(folder)
 
 

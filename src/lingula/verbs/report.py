@@ -26,7 +26,14 @@ from lingula.reliability import reliability
 from lingula.reporting import figures
 from lingula.reporting.page import Entry, Guess, Page, Sample, render
 from lingula.training import read_rows
-from lingula.verbs.run_labels import RunLabels, dev_thresholds, labels_of, measured, scored
+from lingula.verbs.run_labels import (
+    RunLabels,
+    dev_thresholds,
+    labels_of,
+    measured,
+    scored,
+    warn_of_changed_runs,
+)
 
 DRAWS = 1000
 SAMPLES = 6
@@ -45,6 +52,7 @@ def report(runs: Sequence[str | Path], *, out: str | Path) -> Path:
     ordered = [folders[-1], *folders[:-1]]
     trained = [folder for folder in folders if (folder / "config.yaml").is_file()]
     known = {folder: labels_of(folder, trained) for folder in ordered}
+    warn_of_changed_runs(known.items())
     entries = [_entry(folder, known[folder], detailed=folder is ordered[0]) for folder in ordered]
     shown = known[ordered[0]]
     split = entries[0].split

@@ -12,6 +12,7 @@ from lingula.errors import InputError
 from lingula.predictions import read_scores
 from lingula.reporting.review import render_review, thumbnails
 from lingula.reviewing import Disagreement, disagreements, write_corrections
+from lingula.verbs.run_labels import warn_of_other_labels
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ def review(
     """
     folder = Path(out)
     table = read_table(labels, ignore_columns=ignore_columns)
+    warn_of_other_labels([(Path(scores), Path(labels), table.sha256)])
     found = disagreements(read_scores(scores), table, split=split, top=top)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:

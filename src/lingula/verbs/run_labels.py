@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula import metrics
+from lingula import metrics, runs
 from lingula.config import Data, read_config
 from lingula.data.configured import configured_table, configured_targets
 from lingula.data.reading import read_table
@@ -19,6 +21,8 @@ from lingula.errors import InputError
 from lingula.evaluated import Evaluation
 from lingula.evaluation import Setting, evaluate_predictions
 from lingula.predictions import Predictions, aligned, failed, read_scores
+
+log = logging.getLogger("lingula")
 
 
 @dataclass(frozen=True)
@@ -39,13 +43,90 @@ def labels_of(folder: Path, trained: Sequence[Path] = ()) -> RunLabels:
         if (run / "config.yaml").is_file():
             data, kept = read_config(run / "config.yaml").data, run / "table.csv"
             return RunLabels(configured_table(data, kept if kept.is_file() else None), data)
-    path = folder / "ensemble.json"
-    made = (
-        json.loads(path.read_text(encoding="utf-8")).get("made_from", {}) if path.is_file() else {}
-    )
+    made = _section(folder / "ensemble.json", "made_from")
     if not made.get("labels"):
         raise InputError(f"{folder} does not say which labels it belongs to; name its runs too.")
     return RunLabels(read_table(made["labels"]), Data())
+
+
+def warn_of_other_labels(pairs: Iterable[tuple[Path, Path, str]]) -> None:
+    """One warning where scores meet other labels than those that they, or their run, come from.
+
+    Args:
+        pairs: scores files, each with the table that it is measured against and that table's hash.
+
+    A run's own copy of its table stands for the table itself: reading it tells if it was changed.
+    """
+    told: dict[tuple[Path, str], dict[str, None]] = {}
+    for scores, table, sha256 in pairs:
+        found = _origin(scores, table)
+        kept_by = table.parent if table.name == "table.csv" else table
+        now = _trained_sha256(kept_by) if (kept_by / "config.yaml").is_file() else sha256
+        if found is not None and now is not None and found[2] not in (now, sha256):
+            words = f"{found[0]} {found[1]} (sha256 {found[2][:12]})"
+            told.setdefault((table, sha256[:12]), {})[words] = None
+    if told:
+        lines = [
+            f"{table} (sha256 {sha256}) is used as it is now, but {'; '.join(words)}."
+            for (table, sha256), words in told.items()
+        ]
+        log.warning("The labels differ from those of before. %s", " ".join(lines))
+
+
+def _origin(scores: Path, table: Path) -> tuple[str, str, str] | None:
+    """Who had which table before, and its hash; None where nothing is known of it."""
+    place = scores if scores.parent.name else scores.absolute()
+    folder = place.parent.parent
+    if place.parent.name == "scores" and (folder / "config.yaml").is_file():
+        before = _trained_sha256(folder)
+        own = read_config(folder / "config.yaml").data.table
+        return None if before is None else (f"{folder} was trained on", own, before)
+    if place.parent.name == "scores" and (folder / "ensemble.json").is_file():
+        made = _section(folder / "ensemble.json", "made_from")
+        if made.get("labels_sha256"):
+            return f"{folder} was chosen on", str(made.get("labels")), str(made["labels_sha256"])
+    made = _facts(scores.with_suffix(".made.json"))
+    # Scores of one table may well be measured against another: only a change of that one is told.
+    if made.get("data_sha256") and made.get("data") == str(table.resolve()):
+        return f"{scores} was made for", made["data"], str(made["data_sha256"])
+    return None
+
+
+def _trained_sha256(run: Path) -> str | None:
+    """The hash of the table that a run was trained on, outside data apart."""
+    kept = _section(run / "best" / "model.json", "trained_on").get("sha256")
+    if kept is None and not read_config(run / "config.yaml").data.outside:
+        kept = runs.read_environment(run).get("data_sha256")
+    return None if kept is None else str(kept)
+
+
+def _section(path: Path, name: str) -> dict[str, Any]:
+    found = _facts(path).get(name) or {}
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged: its {name} is no JSON object.")
+    return found
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """The JSON object in a file, nothing where there is none; `InputError` if it is damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}.") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged: it holds no JSON object.")
+    return found
+
+
+def warn_of_changed_runs(known: Iterable[tuple[Path, RunLabels]]) -> None:
+    """The same warning for folders of runs and ensembles with the labels that each is given."""
+    warn_of_other_labels(
+        (folder / "scores" / "dev.csv", labels.table.path, labels.table.sha256)
+        for folder, labels in known
+        if labels.table.path is not None
+    )
 
 
 def measured(

@@ -18,6 +18,7 @@ from lingula.data.cached import CachedImages
 from lingula.data.table import Table
 from lingula.errors import InputError
 from lingula.parts import Block, Parts, appending, held, rows_between, scan
+from lingula.plausibility import doubt
 from lingula.predictions import Predictions
 from lingula.progress import counting, progress
 
@@ -157,8 +158,9 @@ def pieces(
             low, high = min(low, float(scores[good].min())), max(high, float(scores[good].max()))
         piece = _named(classes, images, scores, table, here)
         yield piece if calibration is None else apply_curves(calibration, piece)
-    if known > 100 and low >= 0.45 and high <= 0.55:
-        log.warning("All scores lie between 0.45 and 0.55: the model may not have been trained.")
+    odd = doubt(low, high, known)
+    if odd is not None:
+        log.warning("%s", odd)
 
 
 def _raw(parts: Parts, rows: NDArray[np.intp], here: slice) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from lingula.submission import (
     submission,
     write_submission,
 )
+from lingula.verbs.run_labels import warn_of_other_labels
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,11 @@ def submit(
         raise InputError("Give --out, the submission to write, or --labels to rehearse one.")
     wanted = read_template(template)
     made = submission(read_scores(scores), wanted, fill=fill, allow_extra=allow_extra)
-    rehearsal = None if labels is None else rehearsed(made, read_table(labels))
+    rehearsal = None
+    if labels is not None:
+        table = read_table(labels)
+        warn_of_other_labels([(Path(scores), Path(labels), table.sha256)])
+        rehearsal = rehearsed(made, table)
     if out is not None:
         inputs = [Path(path).resolve() for path in (scores, template, labels) if path is not None]
         if Path(out).resolve() in inputs:

@@ -24,7 +24,7 @@ from lingula.progress import counting, progress
 from lingula.ranks import is_first
 from lingula.recipe import recipe
 from lingula.verbs.plan import Plan
-from lingula.verbs.run_labels import labels_of, measured
+from lingula.verbs.run_labels import labels_of, measured, warn_of_changed_runs
 
 log = logging.getLogger("lingula")
 
@@ -197,7 +197,9 @@ def with_worst(config: Config) -> Config:
     run = Path(str(worst.run))
     if not (run / "scores" / "dev.csv").is_file() or not (run / "config.yaml").is_file():
         raise InputError(f"{run} (loss.worst.run) is no finished run: it has no scores/dev.csv.")
-    found = measured(read_scores(run / "scores" / "dev.csv"), labels_of(run), "dev")
+    labels = labels_of(run)
+    warn_of_changed_runs([(run, labels)])
+    found = measured(read_scores(run / "scores" / "dev.csv"), labels, "dev")
     chosen = worst_classes(found, worst.k)
     log.info(
         "Worst on the dev split of %s, weighted by %g: %s.", run, worst.factor, examples(chosen, 26)

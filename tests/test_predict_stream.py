@@ -500,12 +500,22 @@ lingula.predict(sys.argv[1], data=sys.argv[2], out=sys.argv[3], batch_size=2, de
 """
 
 
+def under_many_names(table: Path, many: int) -> list[str]:
+    """The table's 40 images, the vanished one too, as `many` by hard links; their names."""
+    place = table.parent / f"many-{many}"
+    place.mkdir()
+    for i in range(many):
+        image = table.parent / "images" / f"{i % 40:03}.png"
+        if image.exists():
+            os.link(image, place / f"{i:06}.png")
+    return [f"{place.name}/{i:06}.png" for i in range(many)]
+
+
 @pytest.mark.slow
 def test_killed_and_typed_again(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     run, table = tiny
     big = table.parent / "big.csv"
-    rows = [f"x{i}/../images/{i % 40:03}.png" for i in range(4000)]
-    big.write_text("image\n" + "\n".join(rows) + "\n")
+    big.write_text("image\n" + "\n".join(under_many_names(table, 4000)) + "\n")
     out = tmp_path / "s.csv"
     line = [sys.executable, "-c", KILLED, str(run), str(big)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -551,7 +561,8 @@ print(*rss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 def test_memory_is_flat_over_a_large_table(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     run, table = tiny
     big = table.parent / "large.csv"
-    rows = [f"x{i}/../images/{i % 40:03}.png,p{i // 6},s{i // 2}" for i in range(32_000)]
+    names = under_many_names(table, 32_000)
+    rows = [f"{name},p{i // 6},s{i // 2}" for i, name in enumerate(names)]
     big.write_text("image,patient,study\n" + "\n".join(rows) + "\n")
     line = [sys.executable, "-c", MEASURED, str(run), str(big), str(tmp_path / "s.parquet")]
     env = os.environ | {"OMP_NUM_THREADS": "1"}

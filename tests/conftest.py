@@ -14,8 +14,22 @@ import pytest
 from PIL import Image
 
 from lingula.config import Config, vary
+from lingula.model.network import Architecture
 from lingula.recipe import recipe
 
+TINY = Architecture(
+    encoder="test_resnet",
+    image_size=64,
+    classifier="separate",
+    width=32,
+    layers=2,
+    heads=4,
+    feedforward=32,
+    dropout=0.1,
+    positions="none",
+    start="normal",
+    pooled_path=False,
+)
 CLASSES = ("Cardiomegaly", "Edema", "Fracture", "No Finding")
 
 

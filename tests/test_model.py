@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
+from conftest import TINY
 from lingula.errors import InputError
 from lingula.model.augment import Batch, Warp, draw_warps, mix, mixup, warp_images, warp_levels
 from lingula.model.decoder import Attention
 from lingula.model.encoders import build_encoder
 from lingula.model.loader import load_encoder
 from lingula.model.losses import LOSSES, asymmetric, bce, reduce_loss
-from lingula.model.network import Architecture, Network
+from lingula.model.network import Network
 from lingula.model.optim import Schedule, learning_rate, parameter_groups, warmup_steps
 from lingula.model.text import embed, orthogonal, phrase
 from lingula.model.tiny_text import save_tiny
@@ -35,19 +36,6 @@ from lingula.prediction import (
 )
 
 NAMES = ("Edema", "Mass", "Hernia", "Pleural Thickening", "No Finding")
-TINY = Architecture(
-    encoder="test_resnet",
-    image_size=64,
-    classifier="separate",
-    width=32,
-    layers=2,
-    heads=4,
-    feedforward=32,
-    dropout=0.1,
-    positions="none",
-    start="normal",
-    pooled_path=False,
-)
 
 
 def network(**changes: object) -> Network:

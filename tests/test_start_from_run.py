@@ -10,28 +10,17 @@ from typing import Any
 import pytest
 import torch
 
+import conftest
 from lingula.errors import InputError
 from lingula.model.checkpoint import save_model, start_from_run
 from lingula.model.encoders import Normalisation, build_encoder
 from lingula.model.loader import load_encoder
-from lingula.model.network import Architecture, Network
+from lingula.model.network import Network
 from lingula.model.text import orthogonal
 
 NAMES = ("Edema", "Mass", "Hernia", "Nodule")
 ORTHOGONAL = "orthogonal (a random basis: no text)"
-TINY = Architecture(
-    encoder="test_resnet",
-    image_size=32,
-    classifier="separate",
-    width=32,
-    layers=1,
-    heads=4,
-    feedforward=32,
-    dropout=0.1,
-    positions="none",
-    start="normal",
-    pooled_path=False,
-)
+TINY = replace(conftest.TINY, image_size=32, layers=1)
 
 
 def built(classes: tuple[str, ...] = NAMES, seed: int = 0, **changes: Any) -> Network:

@@ -115,6 +115,17 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; `InputError` if it is damaged, or holds something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is damaged: {error}.") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged: it holds no JSON object.")
+    return found
+
+
 def sha256(path: str | Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with Path(path).open("rb") as stream:

@@ -61,7 +61,12 @@ class Rate:
     @property
     def validated(self) -> bool:
         """Whether the maps point better than chance, beyond the noise."""
-        return self.gain_ci[0] > 0 and self.patients >= LEAST
+        return self.gain_ci[0] > 0 and not self.too_few
+
+    @property
+    def too_few(self) -> bool:
+        """Whether these are too few patients to claim anything."""
+        return self.patients < LEAST
 
 
 def look(
@@ -173,6 +178,6 @@ def described(rate: Rate | None) -> str:
     if rate is None:
         return "not validated"
     worse = "" if rate.validated else ", not better than chance"
-    if rate.patients < LEAST:
+    if rate.too_few:
         worse = ", too few to say"
     return f"points at it in {rate.hit:.0%} of {rate.n} films (chance {rate.chance:.0%}{worse})"

@@ -149,7 +149,7 @@ def start_from_run(
             own[name][here] = theirs[name][there]
         else:
             own[name].copy_(theirs[name])
-    told = f"{len(copied)} matched, 0 missing, 0 unexpected; {len(both)} of {len(classes)} classes"
+    told = f"{Report(tuple(copied), (), ())}; {len(both)} of {len(classes)} classes"
     new = [name for name in classes if name not in both]
     told += f" known to it; new classes: {examples(new)}" if new else " known to it"
     log.info("Started from %s: %s.", folder, told)

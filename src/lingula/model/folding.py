@@ -41,13 +41,11 @@ def for_scoring(
     probe = torch.randn(1, 3, image_size, image_size, generator=noise).to(device)
     pairs, before = _pairs(ready.encoder, probe)
     if pairs:
-        plain = ready.encoder
-        ready.encoder = copy.deepcopy(plain)
         _fold(ready.encoder, pairs)
         after: Tensor = ready.encoder(probe)
         # A network that also uses the convolution's output itself gives something else when folded.
         if not (after - before).abs().max() <= _APART * before.abs().max():
-            ready.encoder = plain
+            ready.encoder = copy.deepcopy(network.encoder).eval()
     if cast is not None:
         for module in ready.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):

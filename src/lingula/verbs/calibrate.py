@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -140,7 +139,7 @@ def read_calibration(path: str | Path) -> Calibration:
     """The calibration in a file; `InputError` if it is absent or damaged."""
     if not Path(path).is_file():
         raise InputError(f"There is no calibration {path}. Make one with `lingula calibrate`.")
-    return calibration.from_json(_read_json(Path(path)), str(path))
+    return calibration.from_json(files.read_object(Path(path)), str(path))
 
 
 def calibrated_with(scores: Path) -> str | None:
@@ -163,7 +162,7 @@ def calibration_of_run(run: str | Path, weights_sha256: str) -> tuple[Calibratio
             f"{folder} has no {NAME}. Make one: `lingula calibrate {folder}` (it needs the run's "
             "dev scores and labels)."
         )
-    made_for = _read_json(path).get("made_from", {}).get("model_sha256")
+    made_for = files.read_object(path).get("made_from", {}).get("model_sha256")
     if made_for is not None and made_for != weights_sha256:
         raise InputError(
             f"{path} was made for other weights than {folder} has now. Make it again: `lingula "
@@ -172,26 +171,16 @@ def calibration_of_run(run: str | Path, weights_sha256: str) -> tuple[Calibratio
     return read_calibration(path), files.sha256(path)
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}.") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is damaged: it holds no JSON object.")
-    return found
-
-
 def _made_of(scores: Path) -> dict[str, Any]:
     """What `SCORES.made.json` says, or nothing."""
     path = scores.with_suffix(".made.json")
-    return dict(_read_json(path)) if path.is_file() else {}
+    return files.read_object(path) if path.is_file() else {}
 
 
 def _model_of(source: Path) -> str | None:
     """The hash of a run's weights; None for scores files and for runs without a model."""
     path = source / "best" / "model.json"
-    return _read_json(path).get("weights_sha256") if path.is_file() else None
+    return files.read_object(path).get("weights_sha256") if path.is_file() else None
 
 
 def _places(
@@ -255,7 +244,7 @@ def _with_unlabelled(joined: Joined, predictions: Predictions) -> Joined:
 
 def _same(target: Path, settings: dict[str, Any]) -> bool:
     """Whether the file was made with these settings; `InputError` for any other file."""
-    value = _read_json(target)
+    value = files.read_object(target)
     calibration.from_json(value, str(target))
     changed = changes(value.get("made_from", {}), settings, skip=("scores", "labels"))
     if changed:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula import metrics, runs
+from lingula import files, metrics, runs
 from lingula.config import Data, read_config
 from lingula.data.configured import configured_table, configured_targets
 from lingula.data.reading import read_table
@@ -109,15 +108,7 @@ def _section(path: Path, name: str) -> dict[str, Any]:
 
 def _facts(path: Path) -> dict[str, Any]:
     """The JSON object in a file, nothing where there is none; `InputError` if it is damaged."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}.") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is damaged: it holds no JSON object.")
-    return found
+    return files.read_object(path) if path.is_file() else {}
 
 
 def warn_of_changed_runs(known: Iterable[tuple[Path, RunLabels]]) -> None:

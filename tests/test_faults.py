@@ -47,7 +47,7 @@ from lingula.model.network import Architecture
 from lingula.model.optim import Schedule, learning_rate
 from lingula.predictions import read_scores
 from lingula.recipe import recipe
-from lingula.training import read_rows
+from lingula.runs import read_rows
 from lingula.verbs import examples, fitting
 
 resource = pytest.importorskip("resource")
@@ -148,7 +148,7 @@ def typed(*words: object) -> int:
         (training, "save_checkpoint", 2, 100_000),
         (training, "save_model", 1, 100_000),
         (fitting, "write_scores", 2, 500),
-        (training, "_append_row", 2, 100),
+        (training, "append_row", 2, 100),
     ],
 )
 def test_a_full_disk_while_training(

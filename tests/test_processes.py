@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import lingula
 from lingula.config import Config, vary, write_config
 from lingula.devices import processes
+from lingula.model.checkpoint import load_model, newest_checkpoint
 from lingula.predictions import read_scores
-from lingula.training import read_rows
+from lingula.runs import read_rows
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +82,56 @@ def test_training_on_several_processes(tiny_config: Config, tmp_path: Path, coun
     assert again.returncode == 0 and (out / "finished.json").stat().st_mtime_ns == before
     other = torchrun(count, "train", str(tmp_path / "c.yaml"), "seed=7", "--out", str(out))
     assert other.returncode != 0 and "seed: 0 there, 7 now" in other.stderr
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_number_of_processes_changes_no_loss_and_no_mixture(
+    tiny_config: Config, tmp_path: Path, count: int
+) -> None:
+    """Layer norm has no statistics per process, so only rounding may differ; 10 and 10 images.
+
+    MixUp's partners are those of one process, and the loss logged is that of all processes.
+    """
+    config = vary(
+        tiny_config,
+        model__encoder="test_vit",
+        model__decoder__dropout=0.0,
+        augment__mixup=4.0,
+        optim__batch_size=10,
+        optim__epochs=2,
+        optim__lr=1e-4,
+    )
+    alone = lingula.train(config, out=tmp_path / "alone")
+    write_config(config, tmp_path / "c.yaml")
+    out = tmp_path / "run"
+    done = torchrun(count, "train", str(tmp_path / "c.yaml"), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    pairs = zip(*(read_rows(run / "metrics.jsonl") for run in (alone, out)), strict=True)
+    assert all(one["loss"] == pytest.approx(many["loss"], abs=1e-5) for one, many in pairs)
+    one, many = (load_model(run).network.state_dict() for run in (alone, out))
+    for name in one:
+        torch.testing.assert_close(one[name], many[name], atol=2e-5, rtol=1e-3)
+
+
+def test_several_processes_score_the_network_that_is_saved(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    """Batch norm's statistics differ between processes until they are averaged."""
+    config = vary(tiny_config, optim__epochs=3, optim__lr=1e-2, model__encoder="resnet18")
+    write_config(config, tmp_path / "c.yaml")
+    out = tmp_path / "run"
+    done = torchrun(2, "train", str(tmp_path / "c.yaml"), "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "Batch norm sees only 4 images at a time" in done.stderr
+    best = max(row["dev_mAP"] for row in read_rows(out / "metrics.jsonl"))
+    lingula.predict(out, data=config.data.table, split="dev", out=tmp_path / "dev.csv")
+    found = lingula.evaluate(tmp_path / "dev.csv", labels=config.data.table, split="dev")
+    assert found.found.mAP == pytest.approx(best, abs=1e-9)
+    saved = newest_checkpoint(out / "checkpoints")
+    assert saved is not None
+    kept = load_model(out).network.state_dict()
+    if read_rows(out / "metrics.jsonl")[-1]["best_epoch"] == 3:
+        assert all(torch.equal(kept[name], saved["network"][name]) for name in kept)
 
 
 def test_batches_too_small_for_the_processes_are_refused(

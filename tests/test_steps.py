@@ -17,12 +17,12 @@ from lingula.config import Config, vary
 from lingula.data.batches import Rows, epoch_batches, training_batches
 from lingula.devices import make_fabric
 from lingula.errors import InputError
-from lingula.model.augment import Batch
+from lingula.model.augment import Batch, Labels, mixup
 from lingula.model.losses import LOSSES, bce, reduce_loss
 from lingula.model.network import Architecture, Network
 from lingula.model.text import orthogonal
+from lingula.runs import read_rows
 from lingula.steps import backward, cut, plan
-from lingula.training import read_rows
 from lingula.verbs.fitting import start_at_prior
 
 BAD = (float("nan"), float("inf"), -float("inf"), 1e30)
@@ -130,11 +130,9 @@ def test_a_step_is_deaf_to_masked_cells_whatever_the_loss(bad: float) -> None:
 
     def gradient(held: float, loss_of: Callable[[Tensor, Tensor], Tensor]) -> list[float]:
         model = Weighted()
-        batch = Batch(
-            torch.ones(4, 1, 1, 1),
-            torch.tensor([[held, 1.0], [1.0, 0.0], [held, 1.0], [0.0, held]]),
-            torch.tensor([[False, True], [True, True], [False, True], [True, False]]),
-        )
+        targets = torch.tensor([[held, 1.0], [1.0, 0.0], [held, 1.0], [0.0, held]])
+        mask = torch.tensor([[False, True], [True, True], [False, True], [True, False]])
+        batch = Batch(torch.ones(4, 1, 1, 1), (Labels(targets, mask),))
         config = vary(Config(), optim__batch_size=4, optim__accumulate=2)
 
         fabric = make_fabric("cpu", "fp32")
@@ -144,6 +142,44 @@ def test_a_step_is_deaf_to_masked_cells_whatever_the_loss(bad: float) -> None:
 
     for loss_of in (product, bce):
         assert gradient(bad, loss_of) == gradient(0.0, loss_of)
+
+
+def step_of(batch: Batch, loss_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, Tensor]:
+    """Loss and gradient of a step on a batch of four."""
+    model, fabric = Weighted(), make_fabric("cpu", "fp32")
+    model.weight.data = torch.tensor([0.4, -0.7])
+    config = vary(Config(), optim__batch_size=4, optim__accumulate=2)
+    loss = backward(fabric.setup(model), batch, loss_of, None, config, fabric)
+    assert model.weight.grad is not None
+    return loss.item(), model.weight.grad
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_mixture_learns_each_partners_known_cells(name: str) -> None:
+    """The loss is share x L(y1 where known) + (1 - share) x L(y2 where known)."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(4, 1, 1, 2, generator=draw)
+    targets = (torch.rand(4, 2, generator=draw) > 0.5).float()
+    loss_of = LOSSES[name]
+    # Where all cells are known it is the loss of the mixed targets, as it was.
+    everything = Batch(images, (Labels(targets, torch.ones(4, 2) > 0),))
+    mixed = mixup(everything, 4.0, seed=0, step=0)
+    first, second = mixed.labels
+    soft = first.share * first.targets + second.share * second.targets
+    plain = Batch(mixed.images, (Labels(soft, torch.ones(4, 2) > 0),))
+    for found, right in zip(step_of(mixed, loss_of), step_of(plain, loss_of), strict=True):
+        torch.testing.assert_close(found, right)
+    # A cell that one partner alone knows is learnt from it, by its share.
+    mask = torch.tensor([[True, False], [True, True], [False, False], [True, True]])
+    mixed = mixup(Batch(images, (Labels(targets, mask),)), 4.0, seed=0, step=0)
+    logits = mixed.images.flatten(1) * torch.tensor([0.4, -0.7])
+    total, cells = 0.0, 0.0
+    for labels in mixed.labels:
+        total += labels.share * float(loss_of(logits, labels.targets)[labels.mask].sum())
+        cells += labels.share * float(labels.mask.sum())
+    assert step_of(mixed, loss_of)[0] == pytest.approx(total / cells, rel=1e-5)
+    lonely = Batch(images, (Labels(targets, torch.zeros(4, 2) > 0),))
+    assert step_of(mixup(lonely, 4.0, seed=0, step=0), loss_of)[0] == 0
 
 
 @pytest.mark.parametrize("classifier", ["separate", "shared", "linear"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 import lingula
+from conftest import TINY
 from lingula.config import Config, to_yaml, vary
 from lingula.data.batches import (
     Radiographs,
@@ -25,11 +27,15 @@ from lingula.data.batches import (
     load,
     training_batches,
 )
+from lingula.devices import make_fabric
 from lingula.errors import InputError
 from lingula.model.checkpoint import load_model, newest_checkpoint
+from lingula.model.network import Network
 from lingula.predictions import read_scores
+from lingula.runs import read_rows
 from lingula.steps import seed_of
-from lingula.training import read_rows
+from lingula.verbs.fitting import share_statistics
+from lingula.verbs.run_labels import number_format
 
 WEIGHTS = Path("best") / "model.safetensors"
 
@@ -198,6 +204,94 @@ def test_starting_from_a_run_binds_classes_by_name(tiny_config: Config, tmp_path
     b = new.network.state_dict()["classifier.weight"][2]
     torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
     assert "Mass" in new.facts["weights"]
+
+
+def test_a_run_in_bf16_has_the_scores_of_predict(tiny_config: Config, tmp_path: Path) -> None:
+    """A run's own scores are in fp32 whatever it was trained in, so that rows can be compared."""
+    config = vary(tiny_config, precision="bf16", model__classifier="shared")
+    run = lingula.train(config, out=tmp_path / "run")
+    assert "precision: bf16" in (run / "config.yaml").read_text()
+    for split in ("dev", "test"):
+        again = lingula.predict(
+            run, data=config.data.table, split=split, out=tmp_path / f"{split}.csv", batch_size=3
+        )
+        own, theirs = read_scores(run / "scores" / f"{split}.csv"), read_scores(again.path)
+        assert own.images == theirs.images
+        np.testing.assert_allclose(own.probabilities, theirs.probabilities, rtol=1e-5)
+    fast = lingula.predict(run, data=config.data.table, precision="bf16", out=tmp_path / "f.csv")
+    assert number_format(run / "scores" / "dev.csv") == "fp32"
+    assert number_format(fast.path) == "bf16"
+
+
+def test_scores_of_different_formats_are_not_compared_in_silence(
+    tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = tiny_config.data.table
+    run = lingula.train(vary(tiny_config, optim__epochs=1), out=tmp_path / "run")
+    exact = lingula.predict(run, data=table, out=tmp_path / "a.csv").path
+    fast = lingula.predict(run, data=table, out=tmp_path / "b.csv", precision="bf16").path
+    lingula.evaluate(exact, labels=table, against=exact)
+    assert "number formats" not in caplog.text
+    lingula.evaluate(exact, labels=table, against=fast)
+    assert "Scores of different number formats" in caplog.text and "b.csv: bf16" in caplog.text
+    # An older version's run was scored in the format that it was trained in.
+    environment = json.loads((run / "environment.json").read_text())
+    del environment["scored_in"]
+    (run / "environment.json").write_text(json.dumps(environment | {"precision": "bf16"}))
+    assert number_format(run / "scores" / "test.csv") == "bf16"
+
+
+def test_without_dev_labels_the_last_epoch_is_kept(
+    tiny_config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = Path(tiny_config.data.table)
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    lines = [[*c[:4], *("0" * len(c[4:]))] if c[3] == "dev" else c for c in lines]
+    table.write_text("\n".join(",".join(cells) for cells in lines))
+    with caplog.at_level(logging.INFO, "lingula"):
+        run = lingula.train(vary(tiny_config, optim__epochs=3), out=tmp_path / "run")
+    assert json.loads((run / "finished.json").read_text())["best_epoch"] == 3
+    assert "dev mAP undefined (the last epoch is kept)" in caplog.text
+    saved = newest_checkpoint(run / "checkpoints")
+    assert saved is not None
+    kept = load_model(run).network.state_dict()
+    assert all(torch.equal(kept[name], saved["network"][name]) for name in kept)
+
+
+def test_a_run_begun_by_an_older_version_is_not_continued(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    """It draws other numbers. Finished ones predict as before, and their settings are read."""
+    run = lingula.train(tiny_config, out=tmp_path / "run")
+    environment = json.loads((run / "environment.json").read_text())
+    del environment["training"]
+    old = environment | {"lingula": "0.1.0"}
+    (run / "environment.json").write_text(json.dumps(old))
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("  sync_batch_norm: false\n", ""))
+    lingula.train(tiny_config, out=run)  # finished: left alone
+    assert lingula.predict(run, data=tiny_config.data.table, out=tmp_path / "s.csv").images == 40
+    (run / "finished.json").unlink()
+    for again in ({"name": tiny_config, "out": run}, {"resume": run}):
+        with pytest.raises(InputError, match=r"begun by lingula 0\.1\.0.*lingula==0\.1\.0"):
+            lingula.train(**again)  # type: ignore[arg-type]
+    assert json.loads((run / "environment.json").read_text()) == old
+    lingula.train(tiny_config, out=run, overwrite=True)
+
+
+def test_batch_norm_over_all_devices_is_the_same_network(tiny_config: Config) -> None:
+    """It needs CUDA to train; the state and the scores are those of ordinary batch norm."""
+    config = vary(tiny_config, model__sync_batch_norm=True)
+    fabric = make_fabric("cpu", "fp32")
+    plain, shared = (Network(TINY, torch.eye(4, 32)).eval() for _ in range(2))
+    with pytest.raises(InputError, match="needs CUDA"):
+        share_statistics(shared, vary(config, device="cpu"), fabric)
+    share_statistics(shared, vary(config, device="cuda"), fabric)
+    assert any(isinstance(part, torch.nn.SyncBatchNorm) for part in shared.modules())
+    shared.load_state_dict(plain.state_dict())
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(shared(images), plain(images))
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step(tiny_config: Config, tmp_path: Path) -> None:

@@ -85,6 +85,9 @@ class Model(BaseModel):
     checkpointing: bool = Field(
         False, description="recompute the encoder's activations: less memory, slower"
     )
+    sync_batch_norm: bool = Field(
+        False, description="batch norm over the images of all CUDA devices, not of each alone"
+    )
     weights: str = Field("none", description="imagenet, a file, a run folder, or none")
     image_size: Annotated[int, Field(ge=32, le=4096)] = Field(512, description="pixels, square")
     text: str = Field("orthogonal", description="orthogonal, hub name, folder or .safetensors")

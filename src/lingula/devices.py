@@ -79,7 +79,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
     """
     accelerator = {"cpu": "cpu", "cuda": "cuda", "mps": "mps"}[device]
     here, nodes = processes()
-    torch.backends.cudnn.allow_tf32 = precision != "fp32"
+    torch.backends.cudnn.allow_tf32 = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # advice about clusters that are not in use
         fabric = Fabric(

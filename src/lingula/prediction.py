@@ -190,12 +190,17 @@ def score_batches(
     memory: Memory | None = None,
     workers: int = 0,
     layout: torch.memory_format = torch.contiguous_format,
+    exact: bool = False,
 ) -> Iterator[ScoredBatch]:
-    """The scores of these batches, one after the other, while the next ones are being decoded."""
-    ready = for_scoring(network, dataset.size, layout, autocast_to(fabric))
+    """The scores of these batches, one after the other, while the next ones are being decoded.
+
+    With `exact` they are computed in fp32, whatever format the fabric was made for.
+    """
+    cast = None if exact else autocast_to(fabric)
+    ready = for_scoring(network, dataset.size, layout, cast)
 
     def forward(images: Tensor) -> Tensor:
-        with fabric.autocast():
+        with torch.autocast(fabric.device.type, cast, enabled=cast is not None):
             logits: Tensor = ready(images)
         return logits
 
@@ -258,11 +263,13 @@ def score(
     memory: Memory | None = None,
     workers: int = 0,
     layout: torch.memory_format = torch.contiguous_format,
+    exact: bool = False,
     tick: Callable[[int, int], None] | None = None,
 ) -> Scored:
     """Scores of every image, the same whatever the batch size (to 1e-5 in fp32).
 
-    With several processes each takes every n-th batch and all of them return all rows.
+    With `exact` they are computed in fp32, whatever format the fabric was made for. With several
+    processes each takes every n-th batch and all of them return all rows.
     """
     rows = np.full((len(dataset), len(network.embeddings)), np.nan)
     failures: dict[int, str] = {}
@@ -280,6 +287,7 @@ def score(
         memory=memory,
         workers=workers,
         layout=layout,
+        exact=exact,
     ):
         rows[found.rows] = found.probabilities
         failures.update(found.failures)

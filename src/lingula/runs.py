@@ -24,6 +24,9 @@ from lingula.errors import InputError, differences
 
 log = logging.getLogger("lingula")
 
+# Goes up by one whenever the same settings, seed and data give other weights than before.
+TRAINING = 2
+
 PACKAGES = (
     "torch",
     "torchvision",
@@ -101,6 +104,19 @@ def read_environment(run: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def check_same_training(run: Path) -> None:
+    """Refuse to go on with a run that was begun by a version that trains to other weights."""
+    begun = read_environment(run)
+    if begun and begun.get("training", 1) != TRAINING:
+        other = begun["lingula"]
+        raise InputError(
+            f"{run} was begun by lingula {other}. lingula {lingula.__version__} trains to other "
+            "weights from the same settings (CHANGELOG.md says what changed), so it can't go on "
+            f"with it. Finish it with that version (pip install lingula=={other}); or begin anew: "
+            "--overwrite sets it aside, and model.weights=RUN starts from its best model."
+        )
+
+
 def environment(config: Config, data_sha256: str, threads: int) -> dict[str, Any]:
     """Versions, machine, seed and data hash: what the same weights can be expected on."""
     return {
@@ -113,6 +129,8 @@ def environment(config: Config, data_sha256: str, threads: int) -> dict[str, Any
         "threads": threads,
         "device": config.device,
         "precision": config.precision,
+        "training": TRAINING,
+        "scored_in": "fp32",
         "seed": config.seed,
         "data_sha256": data_sha256,
     }
@@ -151,3 +169,16 @@ def logged(path: Path) -> Iterator[None]:
         log.setLevel(level)
         log.removeHandler(handler)
         handler.close()
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add an epoch's row; rows of this epoch or later, left by a killed run, go first."""
+    kept = [old for old in read_rows(path) if old["epoch"] < row["epoch"]]
+    files.write_text(path, "".join(json.dumps(r) + "\n" for r in [*kept, dict(row)]))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, or none if there is no such file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -13,7 +13,7 @@ from lingula.config import Config
 from lingula.data.batches import Loaded, Rows, epoch_batches
 from lingula.errors import InputError, examples
 from lingula.labels import LabelSpace
-from lingula.model.augment import Batch, Warp, draw_warps, mixup, warp_levels
+from lingula.model.augment import Batch, Labels, Warp, draw_warps, mixup, warp_levels
 from lingula.model.losses import reduce_loss
 from lingula.model.optim import Schedule, learning_rate, warmup_steps
 from lingula.model.transfer import send
@@ -49,27 +49,36 @@ def seed_of(seed: int, step: int, rank: int) -> int:
 
 
 def make_batch(
-    loaded: Loaded, targets: Tensor, mask: Tensor, config: Config, step: int, per_epoch: int
+    loaded: Loaded,
+    targets: Tensor,
+    mask: Tensor,
+    config: Config,
+    step: int,
+    per_epoch: int,
+    rank: int = 0,
+    world: int = 1,
 ) -> Batch:
-    """Warp and mix the images just loaded, on the device, and put their targets beside them."""
+    """Warp and mix the images just loaded, on the device, and put their labels beside them.
+
+    `targets` and `mask` (N, K) are those of all images that are trained on.
+    """
     if loaded.failures:
         reasons = examples((reason for _, reason in loaded.failures), 3)
         raise InputError(
             f"Training stopped at images that can't be read: {reasons}. `lingula data check TABLE` "
             "finds them all; the run continues from its last checkpoint once they are mended."
         )
-    a = config.augment
-    if config.model.frozen:
-        index = send(loaded.indices, targets.device)
-        batch = Batch(send(loaded.images, targets.device), targets[index], mask[index])
-        return batch if a.mixup is None else mixup(batch, a.mixup, seed=config.seed, step=step)
-    warp = Warp(a.scale, a.flip, a.rotation)
-    matrices = draw_warps(warp, loaded.indices, seed=config.seed, epoch=step // per_epoch)
-    device = targets.device
+    a, device = config.augment, targets.device
+    images = send(loaded.images, device)
+    if not config.model.frozen:
+        warp = Warp(a.scale, a.flip, a.rotation)
+        matrices = draw_warps(warp, loaded.indices, seed=config.seed, epoch=step // per_epoch)
+        images = warp_levels(images, send(matrices, device))
     index = send(loaded.indices, device)
-    warped = warp_levels(send(loaded.images, device), send(matrices, device))
-    batch = Batch(warped, targets[index], mask[index])
-    return batch if a.mixup is None else mixup(batch, a.mixup, seed=config.seed, step=step)
+    batch = Batch(images, (Labels(targets[index], mask[index]),))
+    if a.mixup is None:
+        return batch
+    return mixup(batch, a.mixup, seed=config.seed, step=step, rank=rank, world=world)
 
 
 def weights_of(
@@ -94,27 +103,35 @@ def backward(
 ) -> Tensor:
     """Add the gradients of the batch's mean loss, piece by piece; the loss, detached.
 
-    Every piece is divided by the whole batch's known cells, so pieces change the result only by
-    the statistics of batch norm. What a masked cell's target holds, NaN too, changes nothing.
+    A mixture's loss is the sum of its labels' losses, each over the cells that it knows and times
+    its share. It is divided by the known cells of the whole batch, counted by the same shares, so
+    pieces change the result only by the statistics of batch norm. What a masked cell's target
+    contains, NaN too, changes nothing. With several processes the loss returned is that of all.
     """
-    cells = batch.mask.sum().float()
+    parts = batch.labels
+    cells = torch.stack([labels.share * labels.mask.sum() for labels in parts]).sum()
     if fabric.world_size > 1:
         # Gradients are averaged over processes; dividing by the mean of their known cells makes
         # that the mean over all known cells, whatever each process got.
         cells = torch.as_tensor(fabric.all_reduce(cells, reduce_op="mean"))
-    total = torch.zeros((), device=batch.mask.device)
+    total = torch.zeros((), device=batch.images.device)
     o = config.optim
     # A loss that multiplies would make a gradient of NaN times a mask of 0.
-    targets = torch.where(batch.mask, batch.targets, torch.zeros_like(batch.targets))
+    targets = [torch.where(labels.mask, labels.targets, 0.0) for labels in parts]
     pieces = cut(len(batch.images), -(-o.batch_size // (o.accumulate * fabric.world_size)))
-    for number, part in enumerate(pieces, start=1):
+    for number, rows in enumerate(pieces, start=1):
         waits = number < len(pieces)
         with fabric.no_backward_sync(model, enabled=waits):  # type: ignore[arg-type]
-            logits = model(batch.images[part], encoded=config.model.frozen)
-            losses = loss_of(logits, targets[part])
-            loss = reduce_loss(losses, batch.mask[part], class_weights, cells)
+            logits = model(batch.images[rows], encoded=config.model.frozen)
+            loss = torch.zeros((), device=total.device)
+            for labels, known in zip(parts, targets, strict=True):
+                losses = loss_of(logits, known[rows])
+                sum_of_part = reduce_loss(losses, labels.mask[rows], class_weights, cells)
+                loss = loss + labels.share * sum_of_part
             fabric.backward(loss)
         total = total + loss.detach()
+    if fabric.world_size > 1:
+        total = torch.as_tensor(fabric.all_reduce(total, reduce_op="mean"))
     return total
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from lingula import files, metrics
+from lingula import metrics
 from lingula.config import Config
 from lingula.data.batches import (
     Loaded,
@@ -40,6 +39,7 @@ from lingula.model.losses import LOSSES
 from lingula.model.network import Architecture, Network
 from lingula.model.optim import Schedule, adamw, parameter_groups
 from lingula.prediction import score, score_features
+from lingula.runs import append_row
 from lingula.steps import backward, make_batch, plan, seed_of, set_learning_rates, weights_of
 
 log = logging.getLogger("lingula")
@@ -140,7 +140,16 @@ def fit(
         # resumed run draw what the uninterrupted one drew.
         torch.manual_seed(seed_of(seed, state.step, fabric.global_rank))
         set_learning_rates(optimizer, schedule, state.step)
-        batch = make_batch(loaded, targets, mask, config, state.step, schedule.steps_per_epoch)
+        batch = make_batch(
+            loaded,
+            targets,
+            mask,
+            config,
+            state.step,
+            schedule.steps_per_epoch,
+            fabric.global_rank,
+            world,
+        )
         batch = batch if train.features is not None else _prepared(batch, network, layout)
         optimizer.zero_grad(set_to_none=True)
         losses = losses + backward(
@@ -273,7 +282,8 @@ def finish_epoch(
 ) -> RunState:
     """Score dev, keep the model if it is the best so far, and append a row to metrics.jsonl.
 
-    An epoch whose dev mAP is undefined (no class with positives) counts as worse than any other.
+    Where the dev mAP is undefined in every epoch (no class has positives there), the last epoch's
+    model is kept. Several processes score and save the same network (`average_statistics`).
     Raises `Interrupted` if asked to stop while dev is scored (by a single process).
     """
 
@@ -282,6 +292,7 @@ def finish_epoch(
         if number:
             raise Interrupted(number)
 
+    average_statistics(network, fabric)
     if dev.features is not None:
         found = score_features(network, dev.features[0], fabric, config.optim.batch_size)
     else:
@@ -301,9 +312,7 @@ def finish_epoch(
     )
     mean_ap, auroc = by_class.mAP, by_class.macro_auroc
     defined = math.isfinite(mean_ap)
-    if state.best_epoch is None or (
-        defined and (state.best_score is None or mean_ap > state.best_score)
-    ):
+    if state.best_score is None or (defined and mean_ap > state.best_score):
         state = replace(state, best_epoch=epoch, best_score=mean_ap if defined else None)
         if _first(fabric):
             best = {"epoch": epoch, "dev_mAP": state.best_score}
@@ -318,27 +327,29 @@ def finish_epoch(
         "seconds": round(state.seconds, 1),
     }
     if writer is not None:
-        _append_row(run / "metrics.jsonl", row)
+        append_row(run / "metrics.jsonl", row)
         for key in ("loss", "dev_mAP", "dev_AUROC"):
             if row[key] is not None:
                 writer.add_scalar(key, row[key], state.step)
         writer.flush()
-    shown = "undefined" if not defined else f"{mean_ap:.4f}"
+    shown = f"{mean_ap:.4f}" if defined else "undefined (the last epoch is kept)"
     log.info("Epoch %d: loss %.4f, dev mAP %s, AUROC %.4f.", epoch, row["loss"], shown, auroc)
     return replace(state, loss_sum=0.0, loss_steps=0)
 
 
-def _append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Add an epoch's row; rows of this epoch or later, left by a killed run, go first."""
-    kept = [old for old in read_rows(path) if old["epoch"] < row["epoch"]]
-    files.write_text(path, "".join(json.dumps(r) + "\n" for r in [*kept, dict(row)]))
+def average_statistics(network: nn.Module, fabric: Fabric) -> None:
+    """Give all processes the mean of their batch norms' running statistics.
 
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, or none if there is no such file."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    Each has normalised other images since the last step. After this they score one network, and it
+    is the one that the first process saves.
+    """
+    if fabric.world_size == 1:
+        return
+    for module in network.modules():
+        if module.training:  # what is frozen is the same everywhere, and stays as it is
+            for name, values in module.named_buffers(recurse=False):
+                if name in ("running_mean", "running_var"):
+                    values.copy_(torch.as_tensor(fabric.all_reduce(values, reduce_op="mean")))
 
 
 def _keep(

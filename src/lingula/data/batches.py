@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from lingula.data.cached import CachedImages, check_cached, joined, read_cached, read_cached_into
+from lingula.data.draws import draws, draws_per_item
 from lingula.data.images import read_image
 from lingula.errors import ImageError, InputError, StoppedError
 
@@ -136,7 +137,7 @@ class Rows:
 
 def epoch_order(rows: Rows, *, seed: int, epoch: int) -> NDArray[np.intp]:
     """The rows of an epoch, in order; a function of seed and epoch alone."""
-    draw = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    draw = draws(seed, epoch, "order")
     if rows.ratio is None or not rows.outside:
         return draw.permutation(rows.all)
     own = rows.all - rows.outside
@@ -230,10 +231,8 @@ def from_features(
     for step, batch in enumerate(batches, start):
         view = np.zeros(len(batch), dtype=np.intp)
         if len(features) > 1:
-            epoch = step // steps_per_epoch
-            for place, image in enumerate(batch.tolist()):
-                draw = np.random.Philox(key=[seed, epoch], counter=[image, 0, 0, 1])
-                view[place] = np.random.Generator(draw).random() < flip
+            own = draws_per_item(seed, step // steps_per_epoch, "mirror", batch.tolist())
+            view[:] = [generator.random() < flip for generator in own]
         yield Loaded(batch, torch.from_numpy(np.ascontiguousarray(features[view, batch])))
 
 

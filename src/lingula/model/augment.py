@@ -12,20 +12,33 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 import torch
+import torch.distributed
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from lingula.data.draws import draws, draws_per_item
 from lingula.model.transfer import send
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Grey images (B, 1, H, W), targets (B, K) in [0, 1], and the mask of known cells (B, K)."""
+class Labels:
+    """Targets (B, K) in [0, 1], the mask of known cells (B, K), and their share of the loss."""
 
-    images: Tensor
     targets: Tensor
     mask: Tensor
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (B, C, H, W) and what they are labelled with.
+
+    `labels` has one member; two, whose shares add up to 1, where each image is a mixture of two.
+    """
+
+    images: Tensor
+    labels: tuple[Labels, ...]
 
 
 @dataclass(frozen=True)
@@ -41,14 +54,8 @@ def draw_warps(
     warp: Warp, images: NDArray[np.intp], *, seed: int, epoch: int
 ) -> NDArray[np.float32]:
     """Affine matrices (B, 2, 3), output to input in [-1, 1] coordinates, one an image index."""
-    # One generator, set to each image's own counter: making one anew takes ten times as long.
-    source = np.random.Philox(key=[seed, epoch])
-    generator, start = np.random.Generator(source), source.state
-    drawn = []
-    for image in images.tolist():
-        start["state"]["counter"][0] = image
-        source.state = start
-        drawn.append(_matrix(warp, *generator.random(5).tolist()))
+    own = draws_per_item(seed, epoch, "warp", images.tolist())
+    drawn = [_matrix(warp, *generator.random(5).tolist()) for generator in own]
     return np.array(drawn, dtype=np.float32).reshape(-1, 2, 3)
 
 
@@ -104,24 +111,54 @@ def _by_opencv(images: Tensor, matrices: Tensor) -> Tensor:
     return out
 
 
-def mixup(batch: Batch, alpha: float, *, seed: int, step: int) -> Batch:
-    """Mix each image and its targets with another of the batch (paper section 2.2).
+def mixup(
+    batch: Batch, alpha: float, *, seed: int, step: int, rank: int = 0, world: int = 1
+) -> Batch:
+    """Mix each image with another one of the whole batch (paper section 2.2, MixUp).
 
-    One lambda a batch, drawn from Beta(alpha, alpha). Works for any batch size; a batch of one is
-    mixed with itself. A mixed cell is known only if both of its cells are.
+    The share is drawn once per batch from Beta(alpha, alpha). Partners follow from seed and step
+    alone, however the batch is shared out: process `rank` of `world` has every `world`-th image,
+    and the images of the other processes are fetched. No image is mixed with itself, unless it is
+    the only one.
     """
-    draw = np.random.Generator(np.random.Philox(key=[seed, step], counter=[0, 1, 0, 0]))
+    draw = draws(seed, step, "mixup")
     share = float(draw.beta(alpha, alpha))
-    partner = send(draw.permutation(len(batch.images)), batch.images.device)
-    return mix(batch, partner, share)
+    (own,) = batch.labels
+    pool = [_of_all_processes(part, world) for part in (batch.images, own.targets, own.mask)]
+    partners = derangement(len(pool[0]), draw)[rank::world]
+    index = send(partners, batch.images.device)
+    images, targets, mask = (part[index] for part in pool)
+    return mix(batch, Batch(images, (Labels(targets, mask),)), share)
 
 
-def mix(batch: Batch, partner: Tensor, share: float) -> Batch:
-    """`share` of each image and target, the rest of its partner's (indices (B,))."""
-    images = batch.images.float()
-    return replace(
-        batch,
-        images=share * images + (1 - share) * images[partner],
-        targets=share * batch.targets + (1 - share) * batch.targets[partner],
-        mask=batch.mask & batch.mask[partner],
-    )
+def derangement(n: int, draw: np.random.Generator) -> NDArray[np.intp]:
+    """A partner for each of `n` items, each item once, none its own (from `n` = 2 on)."""
+    circle = draw.permutation(n)
+    partner = np.empty(n, dtype=np.intp)
+    partner[circle] = np.roll(circle, 1)
+    return partner
+
+
+def mix(batch: Batch, other: Batch, share: float) -> Batch:
+    """`share` of each image and the rest of its partner in `other`, with the labels of both.
+
+    Each partner's labels keep their own known cells, so that what one partner does not know is
+    still learnt from the other.
+    """
+    (own,), (theirs,) = batch.labels, other.labels
+    images = share * batch.images.float() + (1 - share) * other.images.float()
+    return Batch(images, (replace(own, share=share), replace(theirs, share=1 - share)))
+
+
+def _of_all_processes(own: Tensor, world: int) -> Tensor:
+    """The rows of all processes in the batch's order; each has every `world`-th of them."""
+    if world == 1:
+        return own
+    rows = torch.tensor(len(own), device=own.device)
+    torch.distributed.all_reduce(rows)
+    longest = -(-int(rows) // world)
+    sent = own.new_zeros((longest, *own.shape[1:]))
+    sent[: len(own)] = own
+    parts = [torch.empty_like(sent) for _ in range(world)]
+    torch.distributed.all_gather(parts, sent)
+    return torch.stack(parts, 1).flatten(0, 1)[: int(rows)]

@@ -1,4 +1,8 @@
-"""Classifiers on the decoder's output (paper section 2.2, Separate Classifier)."""
+"""Classifiers on the decoder's output (paper section 2.2, Separate Classifier), and their format.
+
+Every head computes in fp32, also where the rest of the network runs in bf16: a logit rounded to
+bf16 ties scores, which costs as much AP as some of the paper's rows gain.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,13 @@ class SeparateClassifier(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         """Logits (B, K)."""
         return (states * self.weight).sum(-1) + self.bias
+
+
+def in_fp32(head: nn.Module, states: Tensor) -> Tensor:
+    """The head's logits, computed in fp32 whatever format autocast gives to the rest."""
+    with torch.autocast(states.device.type, enabled=False):
+        logits: Tensor = head(states.float())
+    return logits
 
 
 CLASSIFIERS = {"shared": SharedClassifier, "separate": SeparateClassifier}

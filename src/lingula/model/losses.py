@@ -61,13 +61,14 @@ def reduce_loss(
         mask: (B, K), True where the target is known.
         class_weights: (K,) factors on both terms of a class's loss, or None. The mean is not
             divided by them.
-        cells: what to divide by instead of this batch's known cells (several devices), or None.
+        cells: what to divide by instead of this batch's known cells (several devices, mixtures),
+            which need not be whole, or None.
     """
     kept = torch.where(mask, losses, torch.zeros_like(losses))
     if class_weights is not None:
         kept = kept * class_weights
     total = mask.sum() if cells is None else cells
-    return kept.sum() / total.clamp(min=1)
+    return kept.sum() / total.clamp(min=1e-6)  # where nothing is known the sum is zero
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"bce": bce, "asymmetric": asymmetric}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lingula.model.decoder import Decoder, sine_positions
 from lingula.model.encoders import Normalisation, build_encoder
-from lingula.model.heads import CLASSIFIERS
+from lingula.model.heads import CLASSIFIERS, in_fp32
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,9 @@ class Network(nn.Module):
         return self._logits(self.encoder(images), attention=True)
 
     def _logits(self, features: Tensor, attention: bool) -> tuple[Tensor, Tensor | None]:
-        pooled = self.pooled(features.mean((2, 3))) if self.pooled is not None else None
+        pooled = (
+            None if self.pooled is None else in_fp32(self.pooled, features.float().mean((2, 3)))
+        )
         if not hasattr(self, "decoder"):
             assert pooled is not None
             return pooled, None
@@ -139,7 +141,7 @@ class Network(nn.Module):
             positions = sine_positions(height, width, tokens.shape[-1], tokens.device)
             tokens = tokens + positions.to(tokens.dtype)
         states, weights = self.decoder(self.projection(self.embeddings), tokens, attention)
-        logits = self.classifier(states)
+        logits = in_fp32(self.classifier, states)
         maps = None if weights is None else weights.unflatten(-1, (height, width))
         return logits if pooled is None else logits + pooled, maps
 

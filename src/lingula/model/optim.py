@@ -6,21 +6,24 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from lingula.model.heads import SeparateClassifier, SharedClassifier
 
 
 def parameter_groups(
     network: nn.Module, *, lr: float, head_lr: float, weight_decay: float
 ) -> list[dict[str, object]]:
-    """Four groups: encoder or head, decayed or not (biases, norms, other 1-D parameters).
+    """Four groups: encoder or head, decayed or not (`is_decayed`).
 
     `initial_lr` is each group's peak; `head_lr` is a factor on `lr` for all but the encoder.
     """
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            key = (name.startswith("encoder."), parameter.ndim > 1)
-            groups.setdefault(key, []).append(parameter)
+            place, _, last = name.rpartition(".")
+            decayed = is_decayed(network.get_submodule(place), last, parameter)
+            groups.setdefault((name.startswith("encoder."), decayed), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -30,6 +33,19 @@ def parameter_groups(
         }
         for (encoder, decayed), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+def is_decayed(module: nn.Module, name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies: by what a parameter of `module` is, not by its shape.
+
+    It applies to the weights of convolutions, linear maps and both classifiers. It does not apply
+    to biases, norms, position embeddings, tokens, layer scales and tables of relative positions.
+    """
+    if isinstance(module, SharedClassifier | SeparateClassifier):
+        return name == "weight"
+    if isinstance(module, nn.Embedding) or "norm" in type(module).__name__.lower():
+        return False
+    return parameter.ndim > 1 and (name == "weight" or name.endswith("_weight"))
 
 
 def adamw(groups: list[dict[str, object]]) -> torch.optim.AdamW:

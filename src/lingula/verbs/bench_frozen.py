@@ -19,7 +19,7 @@ from lingula.data.configured import configured_table
 from lingula.data.table import Table, rows_of, subset
 from lingula.devices import make_fabric, resolve_device
 from lingula.errors import InputError
-from lingula.model.augment import Batch
+from lingula.model.augment import Batch, Labels
 from lingula.model.encoders import build_encoder
 from lingula.model.losses import bce
 from lingula.model.network import Network
@@ -179,11 +179,11 @@ def _alone(config: Config, network: Network, kept: Examples, fabric: Fabric) -> 
     network.train()
     size = config.optim.batch_size
     assert kept.features is not None
-    batch = Batch(
-        torch.from_numpy(kept.features[0, :size].copy()).to(fabric.device),
-        torch.from_numpy(kept.targets[:size]).to(fabric.device),
-        torch.from_numpy(kept.mask[:size]).to(fabric.device),
+    features, targets, mask = (
+        torch.from_numpy(part[:size].copy()).to(fabric.device)
+        for part in (kept.features[0], kept.targets, kept.mask)
     )
+    batch = Batch(features, (Labels(targets, mask),))
 
     seconds = []
     for _ in range(1 + len(kept.dataset) // size):

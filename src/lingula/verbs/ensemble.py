@@ -21,7 +21,7 @@ from lingula.incomplete import Members
 from lingula.plausibility import warn_of_doubt
 from lingula.predictions import Predictions, failed, read_scores, write_scores
 from lingula.verbs.guarding import guarded_on, labelled
-from lingula.verbs.run_labels import warn_of_other_labels
+from lingula.verbs.run_labels import warn_of_other_formats, warn_of_other_labels
 
 log = logging.getLogger("lingula")
 
@@ -83,6 +83,7 @@ def ensemble(
     if chooses and table_path is not None:
         sha256 = settings["labels_sha256"]
         warn_of_other_labels((path, table_path, sha256) for _, path, _ in named)
+        warn_of_other_formats(path for _, path, _ in named)
     sides = {
         "dev": _read({name: path for name, path, _ in named}, missing, "dev"),
         "test": _read({name: path for name, _, path in named}, missing, "test"),

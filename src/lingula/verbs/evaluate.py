@@ -15,7 +15,7 @@ from lingula.plausibility import warn_of_doubt
 from lingula.predictions import read_scores
 from lingula.subgroups import DECADES
 from lingula.verbs.calibrate import calibrated_with, read_calibration
-from lingula.verbs.run_labels import warn_of_other_labels
+from lingula.verbs.run_labels import warn_of_other_formats, warn_of_other_labels
 
 
 def evaluate(  # noqa: PLR0913 (an argument an option)
@@ -62,7 +62,8 @@ def evaluate(  # noqa: PLR0913 (an argument an option)
         age_edges: first years of the age bands but the first.
 
     A warning tells where `labels` has another hash than the table that the scores' run was trained
-    on, or than it had when the scores were made.
+    on, or than it had when the scores were made; another, where the scores compared were computed
+    in different number formats.
     """
     predictions = read_scores(scores)
     other = None if against is None else read_scores(against)
@@ -71,6 +72,7 @@ def evaluate(  # noqa: PLR0913 (an argument an option)
             warn_of_doubt(given)
     table = read_table(labels, ignore_columns=ignore_columns, soft=soft)
     files_given = [Path(file) for file in (scores, against) if file is not None]
+    warn_of_other_formats(files_given)
     warn_of_other_labels((file, Path(labels), table.sha256) for file in files_given)
     return evaluate_predictions(
         predictions,

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
+from timm.layers.norm_act import convert_sync_batchnorm
+from torch import nn
 
 import lingula
 from lingula import files, interruption, runs, steps
@@ -72,6 +74,7 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
                 with_features(config, network, examples, run / "features" / f"{name}.npy", fabric)
                 for name, examples in (("train", train), ("dev", dev))
             )
+        share_statistics(network, config, fabric)
         if config.compile:
             network.compile()
         if config.model.bias == "prior":
@@ -113,6 +116,8 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
 def _opened(plan: Plan, config: Config) -> str:
     """Claim the run folder and write what belongs to its start; new, unfinished or finished."""
     standing = runs.open_run(plan.run, config)
+    if standing == "unfinished":
+        runs.check_same_training(plan.run)
     with _taken_back(plan, standing == "new"):
         environment = runs.environment(config, _data_sha256(plan), torch.get_num_threads())
         _same_data(plan.run, environment)
@@ -276,6 +281,40 @@ def start_at_prior(network: Network, values: NDArray[np.float32], mask: NDArray[
         network.bias.copy_(odds if len(network.bias) == len(odds) else odds.mean().view(1))
 
 
+LEAST_PER_DEVICE = 8  # images; of fewer, batch norm's means and variances are mostly noise
+
+
+def share_statistics(network: Network, config: Config, fabric: Fabric) -> None:
+    """Let batch norm see the images of all devices, as `model.sync_batch_norm` says.
+
+    Without it a warning says so where a device gets few images at once. `InputError` for devices
+    other than CUDA's, for which torch has no such batch norm.
+    """
+    norms = [part for part in network.modules() if isinstance(part, nn.BatchNorm2d)]
+    if not norms or config.model.frozen:
+        return
+    if config.model.sync_batch_norm:
+        if config.device != "cuda":
+            raise InputError(
+                f"model.sync_batch_norm needs CUDA devices, not device={config.device}: leave it "
+                "out; optim.batch_size gives each process more images."
+            )
+        network.encoder = convert_sync_batchnorm(network.encoder)  # type: ignore[no-untyped-call]
+        return
+    pieces = config.optim.accumulate * fabric.world_size
+    each = config.optim.batch_size // pieces
+    if pieces > 1 and each < LEAST_PER_DEVICE:
+        log.warning(
+            "Batch norm sees only %d images at a time: optim.batch_size=%d over %d processes in "
+            "optim.accumulate=%d pieces. Use fewer or larger ones%s.",
+            each,
+            config.optim.batch_size,
+            fabric.world_size,
+            config.optim.accumulate,
+            ", or model.sync_batch_norm=true" if fabric.world_size > 1 else "",
+        )
+
+
 def recompute_activations(network: Network) -> None:
     """Turn on timm's gradient checkpointing; `InputError` if the encoder has none."""
     encoder = getattr(network.encoder, "body", network.encoder)
@@ -292,7 +331,10 @@ def recompute_activations(network: Network) -> None:
 
 
 def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> dict[str, Any]:
-    """Write `scores/{dev,test}.csv` of the best epoch; their mAP and AUROC."""
+    """Write `scores/{dev,test}.csv` of the best epoch; their mAP and AUROC.
+
+    They are computed in fp32, as `predict` does, so that runs of any format can be compared.
+    """
     trained = load_model(run)
     network = trained.network.to(fabric.device)
     summary: dict[str, Any] = {}
@@ -311,6 +353,7 @@ def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> di
                 batch_size=config.optim.batch_size,
                 workers=config.data.workers,
                 layout=layout_of(config),
+                exact=True,
                 tick=counting(tick),
             )
         predictions = predictions_of(part, found.probabilities)

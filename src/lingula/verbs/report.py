@@ -25,14 +25,16 @@ from lingula.predictions import Predictions, read_scores
 from lingula.reliability import reliability
 from lingula.reporting import figures
 from lingula.reporting.page import Entry, Guess, Page, Sample, render
-from lingula.training import read_rows
+from lingula.runs import read_rows
 from lingula.verbs.run_labels import (
     RunLabels,
     dev_thresholds,
     labels_of,
     measured,
+    number_format,
     scored,
     warn_of_changed_runs,
+    warn_of_other_formats,
 )
 
 DRAWS = 1000
@@ -53,6 +55,7 @@ def report(runs: Sequence[str | Path], *, out: str | Path) -> Path:
     trained = [folder for folder in folders if (folder / "config.yaml").is_file()]
     known = {folder: labels_of(folder, trained) for folder in ordered}
     warn_of_changed_runs(known.items())
+    warn_of_other_formats(folder / "scores" / "dev.csv" for folder in trained)
     entries = [_entry(folder, known[folder], detailed=folder is ordered[0]) for folder in ordered]
     shown = known[ordered[0]]
     split = entries[0].split
@@ -141,6 +144,7 @@ def _facts(run: Path, table: Table) -> list[tuple[str, str]]:
         ("Class queries", facts["text"]),
         ("Starting weights", facts["weights"]),
         ("Test-time views", facts["evaluation"]["tta"]),
+        ("Scores computed in", number_format(run / "scores" / "dev.csv") or "not known"),
         ("Training images", f"{on['images']} of {on['patients'] or 'unknown'} patients"),
         ("Table", f"{on['table']}, sha256 {on['sha256'][:12]}"),
         ("Sources", ", ".join(on["sources"]) or "not stated"),

@@ -99,6 +99,28 @@ def _trained_sha256(run: Path) -> str | None:
     return None if kept is None else str(kept)
 
 
+def number_format(scores: Path) -> str | None:
+    """The format that a scores file was computed in, `fp32` or `bf16`; None if it is not known."""
+    folder = scores.absolute().parent.parent
+    if scores.absolute().parent.name == "scores" and (folder / "config.yaml").is_file():
+        known = runs.read_environment(folder)
+        return known.get("scored_in", known.get("precision"))
+    made = _facts(scores.with_suffix(".made.json"))
+    return str(made.get("precision", "fp32")) if made else None
+
+
+def warn_of_other_formats(scores: Iterable[Path]) -> None:
+    """One warning where scores of different number formats are compared."""
+    found = {path: number_format(path) for path in scores}
+    if len(set(found.values()) - {None}) > 1:
+        told = "; ".join(f"{path}: {kind}" for path, kind in found.items() if kind is not None)
+        log.warning(
+            "Scores of different number formats are compared, which alone moves an AP by up to "
+            "some thousandths: %s. `lingula predict` computes all in fp32.",
+            told,
+        )
+
+
 def _section(path: Path, name: str) -> dict[str, Any]:
     found = _facts(path).get(name) or {}
     if not isinstance(found, dict):

@@ -423,6 +423,19 @@ def test_tables_of_positions_are_not_decayed() -> None:
     assert is_decayed(attention, "in_proj_weight", attention.in_proj_weight)
 
 
+@pytest.mark.parametrize(
+    ("encoder", "stage"), [("test_resnet", 0), ("test_resnet", 1), ("test_vit", 0)]
+)
+def test_a_model_folders_weights_fill_an_encoder(tmp_path: Path, encoder: str, stage: int) -> None:
+    """Of any of its maps: `model.weights=RUN/best/model.safetensors` takes the encoder alone."""
+    source, target = network(encoder=encoder, stage=stage), build_encoder(encoder, 64, stage)[0]
+    save_file(source.state_dict(), tmp_path / "model.safetensors")
+    report, _ = load_encoder(target, tmp_path / "model.safetensors")
+    assert not report.missing
+    for name, values in target.state_dict().items():
+        assert torch.equal(values, source.encoder.state_dict()[name])
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.encoder."])
 def test_weights_load_with_a_report(tmp_path: Path, prefix: str) -> None:
     source, target = network().encoder, build_encoder("test_resnet", 32)[0]

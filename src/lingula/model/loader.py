@@ -23,7 +23,15 @@ from lingula.weights import fetched_image
 
 log = logging.getLogger("lingula")
 
-_PREFIXES = ("module.", "_orig_mod.", "model.", "encoder.", "backbone.", "image_encoder.")
+_PREFIXES = (
+    "module.",
+    "_orig_mod.",
+    "model.",
+    "encoder.",
+    "backbone.",
+    "image_encoder.",
+    "body.",  # of our own encoders that give a finer map
+)
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 
 

@@ -44,12 +44,12 @@ def recipes(
 
 @app.command()
 def fetch(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE|config.yaml")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|config.yaml|table1|table2")],
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder; default: where training looks.")
     ] = None,
 ) -> None:
-    """Download the weights that a recipe needs, on a machine with internet."""
+    """Download the weights that a recipe or a table of the paper needs, where there is internet."""
     typer.echo(lingula.fetch(recipe, out=out))
 
 

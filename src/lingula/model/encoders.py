@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from lingula.errors import InputError, nearest
+from lingula.errors import InputError, examples, nearest
 
 # Families whose convolutions are dense enough that bfloat16 makes them faster on CPUs with bfloat16
 # instructions; depthwise networks (EfficientNet, MobileNet) get slower in training.
@@ -111,8 +111,24 @@ def _map_channels(encoder: nn.Module, image_size: int) -> int | None:
     return channels if stated in (None, channels) else None
 
 
+def pretrained_settings(name: str) -> Any:
+    """What timm knows of an encoder's published weights (`PretrainedCfg`), or None.
+
+    Raises `InputError` for a tag (what follows the first dot) that timm doesn't know.
+    """
+    try:
+        return timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError:
+        plain = name.partition(".")[0]
+        known = timm.list_models(f"{plain}.*", pretrained=True)
+        raise InputError(
+            f"timm has no weights '{name}'.{nearest(name, known)} There are "
+            f"{examples(known)}; or give the name without a tag, {plain}."
+        ) from None
+
+
 def _normalisation(name: str) -> Normalisation:
-    settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    settings = pretrained_settings(name)
     if settings is None:
         return Normalisation()
     (a, b, c), (x, y, z) = settings.mean, settings.std

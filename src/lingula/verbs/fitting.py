@@ -27,8 +27,8 @@ from lingula.data.table import Table, rows_of, subset
 from lingula.devices import layout_of, make_fabric, resolve_device
 from lingula.errors import InputError
 from lingula.evaluation import to_json as evaluation_to_json
-from lingula.model.checkpoint import load_model, start_from_run
-from lingula.model.loader import load_encoder, load_imagenet
+from lingula.model.checkpoint import load_model, read_facts, start_from_run
+from lingula.model.loader import load_encoder, load_imagenet, pretrained
 from lingula.model.network import Architecture, Network
 from lingula.model.text import embed
 from lingula.prediction import score
@@ -45,7 +45,7 @@ log = logging.getLogger("lingula")
 def fit_and_score(plan: Plan, *, resuming: bool) -> None:
     """Do what is left to do of a run: train, score dev and test, evaluate, report."""
     run, table = plan.run, plan.table
-    config = plan.config if resuming else resolve_device(plan.config)
+    config = plan.config if resuming else resolved(plan.config)
     fabric = make_fabric(config.device, config.precision)
     first = fabric.global_rank == 0
     standing = fabric.broadcast(_opened(plan, config) if first else "")
@@ -108,6 +108,21 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
                 },
             )
             shutil.rmtree(run / "features", ignore_errors=True)
+
+
+def resolved(config: Config) -> Config:
+    """The config with the device, the number format and the published weights decided.
+
+    `imagenet` for an encoder without a tag is what this version of timm takes for it; the tag is
+    written down, so that the run says which weights these were.
+    """
+    config = resolve_device(config)
+    known = pretrained(config.model.encoder) if config.model.weights == "imagenet" else None
+    if known is None:
+        return config
+    return config.model_copy(
+        update={"model": config.model.model_copy(update={"encoder": known.name})}
+    )
 
 
 def _opened(plan: Plan, config: Config) -> str:
@@ -231,7 +246,7 @@ def build(
         {
             **facts,
             "text": "none (linear)" if m.classifier == "linear" else text.origin,
-            "weights": _start(network, architecture, config, classes, text.origin),
+            **_start(network, architecture, config, classes, text.origin),
         },
     )
 
@@ -246,21 +261,30 @@ def _start(
     config: Config,
     classes: tuple[str, ...],
     text: str,
-) -> str:
-    """Fill the network's start as `model.weights` says; a description of where it came from."""
+) -> dict[str, Any]:
+    """Fill the network's start as `model.weights` says; the facts of where it came from.
+
+    `pretrained` are the published weights that it goes back to, through other runs too.
+    """
     weights = config.model.weights
     if weights == "none":
-        return "none (random)"
+        return {"weights": "none (random)"}
     if weights == "imagenet":
-        report = load_imagenet(network.encoder, config.model.encoder)
-        return f"ImageNet, {config.model.encoder} ({report})"
+        report, known = load_imagenet(network.encoder, config.model.encoder)
+        told = f"ImageNet, {known['name']}, licence {known['license']} ({report})"
+        return {"weights": told, "pretrained": known}
     place = Path(weights).expanduser()
     if place.is_dir():
-        return f"run {place.name} ({start_from_run(network, architecture, classes, place, text)})"
+        told = start_from_run(network, architecture, classes, place, text)
+        before = read_facts(place).get("pretrained")
+        return {
+            "weights": f"run {place.name} ({told})",
+            **({} if before is None else {"pretrained": before}),
+        }
     report, normalisation = load_encoder(network.encoder, place)
     if normalisation is not None:
         network.set_normalisation(normalisation)
-    return f"file {place.name}, sha256 {files.sha256(place)[:16]} ({report})"
+    return {"weights": f"file {place.name}, sha256 {files.sha256(place)[:16]} ({report})"}
 
 
 def start_at_prior(network: Network, values: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:

@@ -21,6 +21,7 @@ from lingula.data.phantom.drawing import draw
 from lingula.data.phantom.frequency import SHARE, Study, plan
 from lingula.data.phantom.person import Seeds
 from lingula.data.phantom.style import CXR_LT, Style, style_of
+from lingula.data.presence import absent
 from lingula.errors import InputError, changes, differences
 
 VERSION = 2
@@ -134,7 +135,7 @@ def _finished(out: Path, films: list[_Film]) -> bool:
     known = _read(out / "labels.json").get("sha256")
     if not table.is_file() or not (out / "boxes.csv").is_file() or files.sha256(table) != known:
         return False
-    return all((out / "images" / f"{film.name}.png").is_file() for film in films)
+    return not absent([out / "images" / f"{film.name}.png" for film in films])
 
 
 def _description(sha: str, settings: dict[str, Any], style: Style) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
+from torch import nn
 
 import lingula
 from lingula import files, interruption, runs, steps
@@ -24,7 +24,7 @@ from lingula.data.configured import configured_targets
 from lingula.data.outside import Outside
 from lingula.data.reading import write_table
 from lingula.data.table import Table, rows_of, subset
-from lingula.devices import layout_of, make_fabric, resolve_device
+from lingula.devices import layout_of, make_fabric, processes, resolve_device
 from lingula.errors import InputError
 from lingula.evaluation import to_json as evaluation_to_json
 from lingula.model.checkpoint import load_model, read_facts, start_from_run
@@ -36,7 +36,7 @@ from lingula.predictions import Predictions, read_scores, write_scores
 from lingula.progress import counting, progress
 from lingula.training import fit
 from lingula.verbs.examples import dataset_of, examples_of, with_features, with_outside
-from lingula.verbs.plan import Plan
+from lingula.verbs.plan import Plan, data_sha256
 from lingula.verbs.run_labels import RunLabels, measured
 
 log = logging.getLogger("lingula")
@@ -45,6 +45,11 @@ log = logging.getLogger("lingula")
 def fit_and_score(plan: Plan, *, resuming: bool) -> None:
     """Do what is left to do of a run: train, score dev and test, evaluate, report."""
     run, table = plan.run, plan.table
+    alone = processes() == (1, 1)
+    if alone and runs.is_finished(run):  # on a node without its device too
+        _opened(plan, plan.config)
+        log.info("%s is finished; nothing to do.", run)
+        return
     config = plan.config if resuming else resolved(plan.config)
     fabric = make_fabric(config.device, config.precision)
     first = fabric.global_rank == 0
@@ -129,7 +134,9 @@ def _opened(plan: Plan, config: Config) -> str:
     """Claim the run folder and write what belongs to its start; new, unfinished or finished."""
     standing = runs.open_run(plan.run, config)
     with _taken_back(plan, standing == "new"):
-        environment = runs.environment(config, _data_sha256(plan), torch.get_num_threads())
+        environment = runs.environment(
+            config, data_sha256(plan.table, plan.outside), torch.get_num_threads()
+        )
         _same_data(plan.run, environment)
         # A run that was killed right after it was claimed lacks them; the environment is written
         # last.
@@ -164,14 +171,6 @@ def _check_steps(config: Config, plan: Plan, world: int) -> None:
     """Refuse batches that can't be shared out before any image is read."""
     own, outside = len(rows_of(plan.table, "train")), sum(len(o.table) for o in plan.outside)
     steps.plan(config, Rows(own + outside, outside, config.data.outside_ratio), world)
-
-
-def _data_sha256(plan: Plan) -> str:
-    """Hash of the table; with outside tables, of all their hashes."""
-    every = [plan.table.sha256, *(other.table.sha256 for other in plan.outside)]
-    if len(every) == 1:
-        return every[0]
-    return hashlib.sha256("\n".join(every).encode()).hexdigest()
 
 
 def _same_data(run: Path, environment: Mapping[str, Any]) -> None:
@@ -308,11 +307,27 @@ def recompute_activations(network: Network) -> None:
         if switch is None:
             raise AttributeError("no set_grad_checkpointing")
         switch(True)
+        for module in encoder.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                _count_once(module)
     except (AssertionError, AttributeError, NotImplementedError):
         raise InputError(
             "This encoder can't recompute its activations: model.checkpointing=false; a smaller "
             "optim.batch_size or optim.accumulate saves memory too."
         ) from None
+
+
+def _count_once(norm: nn.modules.batchnorm._BatchNorm) -> None:
+    """Keep a batch norm from counting a batch again while its activations are computed again."""
+    momentum = norm.momentum
+
+    def before(module: nn.Module, _: object) -> None:
+        again = torch._C._current_graph_task_id() != -1  # within a backward pass
+        norm.momentum = 0.0 if again else momentum
+        if again and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.sub_(1)
+
+    norm.register_forward_pre_hook(before)
 
 
 def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,15 +13,14 @@ from lingula import files, runs
 from lingula.config import Config, Worst, overridden, read_config
 from lingula.data.configured import configured_outside, configured_table, configured_targets
 from lingula.data.outside import Outside, check_apart, outside
-from lingula.data.phantom import write_phantom
 from lingula.data.splits import patients_in_two_splits, patients_spelled_twice, split_by_patient
 from lingula.data.table import Table, rows_of, with_splits
 from lingula.errors import InputError, differences, examples
 from lingula.evaluation import worst_classes
 from lingula.predictions import read_scores
-from lingula.progress import counting, progress
 from lingula.ranks import is_first
 from lingula.recipe import recipe
+from lingula.verbs.data_phantom import data_phantom
 from lingula.verbs.plan import Plan
 from lingula.verbs.run_labels import labels_of, measured, warn_of_changed_runs
 
@@ -144,16 +142,9 @@ def _with_phantom(config: Config, run: Path) -> Config:
     _check_phantoms(config)
     if data.table != "phantom":
         return config
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "Several processes can't draw the phantom at once: run `lingula data phantom DIR` "
-            "first, and say data.table=DIR/labels.csv."
-        )
 
     def draw(folder: str, style: str) -> str:
-        with progress(f"drawing {folder}") as tick:
-            table = write_phantom(run / folder, size=size, style=style, progress=counting(tick))
-        return str(table.resolve())
+        return str(data_phantom(run / folder, size=size, style=style).resolve())
 
     outside = tuple(
         draw(place.replace(":", "-"), OUTSIDE_PHANTOMS[place])

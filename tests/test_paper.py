@@ -278,35 +278,6 @@ def test_seeds_are_averaged_by_image(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.probabilities[:, 0], [0.3, 0.6])
 
 
-def test_jobs_for_a_cluster(tmp_path: Path) -> None:
-    lines = lingula.reproduce("table1", out=tmp_path / "o", scale="tiny", seeds=2, print_jobs=True)
-    assert isinstance(lines, list) and not (tmp_path / "o" / "phantom").exists()
-    trainings = [line for line in lines if line.startswith("lingula train")]
-    assert len(trainings) == 16  # eight trainings, for rows 2 and 3 share one, of two seeds
-    assert all("--out" in line and "seed=" in line for line in trainings)
-    assert lines[0].startswith("lingula data phantom")
-    assert lines[-1].startswith("lingula reproduce table1") and "--seeds 2" in lines[-1]
-    long = lingula.reproduce(
-        "table1", out=tmp_path / "o", scale="tiny", epochs=7, print_jobs=True, rows=[1]
-    )
-    assert "optim.epochs=7" in long[1] and "--epochs 7" in long[-1]
-
-
-def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LINGULA_WEIGHTS", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    lines = lingula.reproduce("table1", out=tmp_path / "o", scale="small", print_jobs=True)
-    assert isinstance(lines, list)
-    assert sum("not run: needs med-kebert" in line for line in lines) == 7
-    assert sum("not run: needs clinical-t5" in line for line in lines) == 2
-    with pytest.raises(InputError, match="no text encoder's folder"):
-        lingula.reproduce("table1", out=tmp_path / "o", stand_ins={"med-kebert": tmp_path})
-    with pytest.raises(InputError, match="Did you mean 'tiny'"):
-        lingula.reproduce("table1", out=tmp_path / "o", scale="tinny")
-    with pytest.raises(InputError, match="table1 and table2"):
-        lingula.reproduce("table3", out=tmp_path / "o")
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_table_2_continues_after_a_kill_without_training_twice(tmp_path: Path) -> None:

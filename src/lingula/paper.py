@@ -157,6 +157,16 @@ EXOGENOUS: tuple[Exogenous, ...] = (
 )
 
 
+# Training images of CXR-LT 2023, and of the official training lists of the outside data.
+IMAGES = 264_849
+OUTSIDE_IMAGES = {_NIH: 86_524, _CHEXPERT: 223_414}
+
+
+def images_of(training: Exogenous | None = None) -> int:
+    """Images of an epoch of a training of the paper; without outside data, of any row."""
+    return IMAGES + sum(OUTSIDE_IMAGES[name] for name in (training.outside if training else ()))
+
+
 def exogenous_config(training: Exogenous) -> Config:
     """Row 9 with tables from outside."""
     return vary(

@@ -133,3 +133,34 @@ def _normalisation(name: str) -> Normalisation:
         return Normalisation()
     (a, b, c), (x, y, z) = settings.mean, settings.std
     return Normalisation((a, b, c), (x, y, z))
+
+
+def recompute_activations(encoder: nn.Module) -> None:
+    """Turn on timm's gradient checkpointing; `InputError` if the encoder has none."""
+    body = getattr(encoder, "body", encoder)
+    switch = getattr(body, "set_grad_checkpointing", None)
+    try:
+        if switch is None:
+            raise AttributeError("no set_grad_checkpointing")
+        switch(True)
+        for module in body.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                _count_once(module)
+    except (AssertionError, AttributeError, NotImplementedError):
+        raise InputError(
+            "This encoder can't recompute its activations: model.checkpointing=false; a smaller "
+            "optim.batch_size or optim.accumulate saves memory too."
+        ) from None
+
+
+def _count_once(norm: nn.modules.batchnorm._BatchNorm) -> None:
+    """Keep a batch norm from counting a batch again while its activations are computed again."""
+    momentum = norm.momentum
+
+    def before(module: nn.Module, _: object) -> None:
+        again = torch._C._current_graph_task_id() != -1  # within a backward pass
+        norm.momentum = 0.0 if again else momentum
+        if again and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.sub_(1)
+
+    norm.register_forward_pre_hook(before)

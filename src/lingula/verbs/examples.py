@@ -25,6 +25,7 @@ from lingula.model.network import Network
 from lingula.prediction import encode
 from lingula.progress import counting, progress
 from lingula.training import Examples
+from lingula.verbs.space import check_room, features_bytes
 
 log = logging.getLogger("lingula")
 
@@ -54,6 +55,8 @@ def with_features(
         if kept.shape[:2] == shape:
             return replace(examples, features=kept)
     if fabric.global_rank == 0:
+        needed = features_bytes(network, examples.dataset.size, shape[1], shape[0])
+        check_room(path.parent, needed, f"the features of {path.stem}")
         with progress(f"features of {path.stem}") as tick:
             encode(
                 network,
@@ -95,21 +98,16 @@ def check_there(dataset: Radiographs, what: str) -> None:
 
 
 def _tell_of_reading(dataset: Radiographs) -> None:
-    told = reading([dataset])
-    if told:
-        log.info("%s", told)
+    if dataset.cached is None:
+        log.info("%s", reading(dataset.paths.tolist(), dataset.size))
 
 
-def reading(datasets: Sequence[Radiographs]) -> str:
-    """What an epoch over image files reads, in a sentence; empty where they are in a cache."""
-    paths = [str(path) for d in datasets if d.cached is None for path in d.paths]
-    if not paths:
-        return ""
-    size = max(dataset.size for dataset in datasets)
+def reading(paths: Sequence[str], size: int) -> str:
+    """What an epoch over image files reads, and how to spare that, in two sentences."""
     return (
         f"Without a cache every epoch reads and decodes {files.byte_count(size_of(paths))} of "
         f"image files ({len(paths)}). `lingula data cache TABLE --size {size} --out DIR` decodes "
-        "them once, and data.cache=DIR trains on what it kept."
+        "them once; data.cache=DIR (`lingula reproduce`: --cache DIR) trains on what it kept."
     )
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
-from torch import nn
 
 import lingula
 from lingula import files, interruption, runs, steps
@@ -28,6 +27,7 @@ from lingula.devices import layout_of, make_fabric, processes, resolve_device
 from lingula.errors import InputError
 from lingula.evaluation import to_json as evaluation_to_json
 from lingula.model.checkpoint import load_model, read_facts, start_from_run
+from lingula.model.encoders import recompute_activations
 from lingula.model.loader import load_encoder, load_imagenet, pretrained
 from lingula.model.network import Architecture, Network
 from lingula.model.text import embed
@@ -69,7 +69,7 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
         if plan.outside:
             train = with_outside(config, train, plan.outside)
         if config.model.checkpointing:
-            recompute_activations(network)
+            recompute_activations(network.encoder)
         if config.model.frozen:
             network.freeze_encoder()
             network.to(fabric.device)
@@ -297,37 +297,6 @@ def start_at_prior(network: Network, values: NDArray[np.float32], mask: NDArray[
     odds = torch.from_numpy(np.log(share / (1 - share))).float()
     with torch.no_grad():
         network.bias.copy_(odds if len(network.bias) == len(odds) else odds.mean().view(1))
-
-
-def recompute_activations(network: Network) -> None:
-    """Turn on timm's gradient checkpointing; `InputError` if the encoder has none."""
-    encoder = getattr(network.encoder, "body", network.encoder)
-    switch = getattr(encoder, "set_grad_checkpointing", None)
-    try:
-        if switch is None:
-            raise AttributeError("no set_grad_checkpointing")
-        switch(True)
-        for module in encoder.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                _count_once(module)
-    except (AssertionError, AttributeError, NotImplementedError):
-        raise InputError(
-            "This encoder can't recompute its activations: model.checkpointing=false; a smaller "
-            "optim.batch_size or optim.accumulate saves memory too."
-        ) from None
-
-
-def _count_once(norm: nn.modules.batchnorm._BatchNorm) -> None:
-    """Keep a batch norm from counting a batch again while its activations are computed again."""
-    momentum = norm.momentum
-
-    def before(module: nn.Module, _: object) -> None:
-        again = torch._C._current_graph_task_id() != -1  # within a backward pass
-        norm.momentum = 0.0 if again else momentum
-        if again and norm.num_batches_tracked is not None:
-            norm.num_batches_tracked.sub_(1)
-
-    norm.register_forward_pre_hook(before)
 
 
 def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> dict[str, Any]:

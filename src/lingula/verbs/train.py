@@ -95,7 +95,7 @@ def _settings(
     if name is None or out is None:
         raise InputError("Say what to train and where: lingula train RECIPE|config.yaml --out RUN.")
     config = overridden(settings_of(name), overrides)
-    return _absolute(config), Path(out)
+    return absolute(config), Path(out)
 
 
 def settings_of(name: str | Path | Config) -> Config:
@@ -107,7 +107,7 @@ def settings_of(name: str | Path | Config) -> Config:
     return recipe(str(name))
 
 
-def _absolute(config: Config) -> Config:
+def absolute(config: Config) -> Config:
     """Paths made absolute, so that the run can be continued from any working folder."""
     data, model = config.data, config.model
     if data.table != "phantom":
@@ -211,6 +211,12 @@ def prepared_table(config: Config) -> tuple[Table, bool]:
         )
         table = with_splits(table, made)
         log.info("The table has no split; made one by patient (70 % train, 10 % dev, 20 % test).")
+    check_table(table, config)
+    return table, split_made
+
+
+def check_table(table: Table, config: Config) -> None:
+    """Refuse a table with splits that can't be trained on as the config says; name odd classes."""
     shared = patients_in_two_splits(table)
     if shared:
         named = [f"{name} ({', '.join(splits)})" for name, splits in shared.items()]
@@ -235,7 +241,6 @@ def prepared_table(config: Config) -> tuple[Table, bool]:
     _name_empty_classes(table, config)
     for name in config.loss.class_weights:
         table.space.index(name)
-    return table, split_made
 
 
 def _name_empty_classes(table: Table, config: Config) -> None:

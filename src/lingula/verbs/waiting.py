@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 from lingula.errors import StoppedError
+from lingula.ranks import is_first
 
 log = logging.getLogger("lingula")
 
@@ -51,3 +55,23 @@ def _sign(folder: Path) -> int:
         return folder.stat().st_mtime_ns
     except OSError:
         return 0
+
+
+@contextlib.contextmanager
+def by_the_first() -> Iterator[bool]:
+    """Yield whether this process is to do the block's work; the others wait until it is done.
+
+    They wait where the processes are connected, that is after a training, however long it takes.
+    Processes that have had nothing to do together are not, and need not wait.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    group = None
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        # A group of its own: the usual one gives up after minutes.
+        group = distributed.new_group(backend="gloo", timeout=timedelta(days=7))
+    yield is_first()
+    if group is not None and distributed is not None:
+        try:
+            distributed.barrier(group=group)
+        except RuntimeError as error:
+            raise StoppedError("The first process ended before its work was done.") from error

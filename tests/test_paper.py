@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import lingula
-from lingula.config import diff, read_config
+from lingula.config import Config, diff, read_config, vary
 from lingula.errors import InputError
-from lingula.paper import NINE, TABLE_1, TABLE_2, row_config
+from lingula.paper import ASSUMED, NINE, TABLE_1, TABLE_2, row_config
 from lingula.recipe import RECIPES, recipe
 from lingula.reporting.ladder import Ladder, Line, to_csv, to_html, to_markdown
 from lingula.verbs.lines import averaged
@@ -38,7 +40,7 @@ PARENTS = {2: 1, 3: 2, 4: 3, 5: 4, 9: 4, 7: 9, 8: 9, 6: 8}
 
 
 def test_every_row_is_the_papers() -> None:
-    encoders = {"ResNet-50": "resnet50", "DenseNet-121": "densenet121"}
+    encoders = {"ResNet-50": "resnet50.tv_in1k", "DenseNet-121": "densenet121.tv_in1k"}
     texts = {"PubMedBERT": "med-kebert", "Clinical-T5": "clinical-t5"}
     lines = PAPER.split("\n")[1:-1]
     assert len(lines) == len(TABLE_1) == 9
@@ -115,42 +117,132 @@ def test_text_encoders_that_are_not_here_say_how_to_get_them(
     assert embed(("Mass",), "clinical-t5").origin.startswith("clinical-t5, mean")
 
 
-def test_fetching_puts_files_where_training_looks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub
+def test_what_the_paper_leaves_open_is_listed_everywhere() -> None:
+    """`lingula recipes` and docs/reproducing.md give the same list, and the recipes do as it says."""
+    listed = lingula.recipes()
+    page = " ".join((Path(__file__).parents[1] / "docs" / "reproducing.md").read_text().split())
+    for line in ASSUMED:
+        assert f"- {line}" in listed and f"- {line}." in page, line
+    every = "\n".join(ASSUMED)
+    config = recipe("paper/exo-both")
+    decoder = config.model.decoder
+    assert f"{decoder.heads} heads, feed-forward {decoder.feedforward}" in every
+    assert (config.data.uncertain, decoder.positions) == ("ignore", "none")
+    assert f"best {signature(lingula.ensemble).parameters['top_k'].default} members" in every
+    for named in ("ReLU", "No Finding", "square", "fp32", "best epoch", "one linear map"):
+        assert named in every, named
+    ensembles = (Path(__file__).parents[1] / "docs" / "ensembles.md").read_text()
+    assert "top-3 (the paper" not in ensembles and "best three on dev (paper" not in ensembles
 
-    from lingula.model.tiny_text import save_tiny
 
-    asked = []
+class Hub:
+    """Stands in for the hub: notes what is asked for, and writes it."""
 
-    def snapshot(hub: str, local_dir: Path, **_: object) -> None:
-        asked.append(hub)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import huggingface_hub
+
+        self.asked: list[str] = []
+        self.closed: tuple[str, ...] = ()
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", self.file)
+
+    def snapshot(self, hub: str, local_dir: Path | None = None, **_: object) -> None:
+        from lingula.model.tiny_text import save_tiny
+
+        self.reach(hub)
+        assert local_dir is not None
         save_tiny(Path(local_dir), "bert", ("Mass",))
 
-    def file(hub: str, name: str, local_dir: Path) -> None:
-        asked.append(hub)
+    def file(self, hub: str, name: str, local_dir: Path) -> None:
+        self.reach(hub)
         Path(local_dir).mkdir()
         (Path(local_dir) / name).write_bytes(b"weights")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", file)
+    def reach(self, hub: str) -> None:
+        self.asked.append(hub)
+        if hub in self.closed:
+            raise OSError("no route to the hub")
+
+
+TEXT, RESNET, DENSENET = (
+    "xmcmic/Med-KEBERT",
+    "timm/resnet50.tv_in1k",
+    "timm/densenet121.tv_in1k",
+)
+
+
+def test_fetching_puts_files_where_training_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = Hub(monkeypatch)
     monkeypatch.setenv("LINGULA_WEIGHTS", str(tmp_path / "w"))
-    folder = lingula.fetch("paper/t1r5")
-    assert asked == ["xmcmic/Med-KEBERT", "timm/densenet121.ra_in1k"]
-    assert {path.name for path in folder.iterdir()} == {"med-kebert", "densenet121.safetensors"}
+    with caplog.at_level("INFO", "lingula"):
+        folder = lingula.fetch("paper/t1r5")
+    assert hub.asked == [TEXT, DENSENET] and "licence apache-2.0" in caplog.text
+    weights = {"med-kebert", "densenet121.tv_in1k.safetensors"}
+    assert {path.name for path in folder.iterdir()} == weights
     lingula.fetch("paper/t1r5")
-    assert len(asked) == 2  # what is there is not fetched again
+    assert len(hub.asked) == 2  # what is there is not fetched again
     with pytest.raises(InputError, match="PhysioNet"):
         lingula.fetch("paper/t1r8")
-
-    def unreachable(hub: str, local_dir: Path, **_: object) -> None:
-        raise OSError("no route to the hub")
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    assert hub.asked[2:] == [RESNET]  # all that can be brought was, before it was said
+    hub.closed = (TEXT,)
     with pytest.raises(InputError, match="no route to the hub"):
         lingula.fetch("paper/t1r1", out=tmp_path / "other")
     assert not (tmp_path / "other" / "med-kebert").exists()
+    assert (tmp_path / "other" / "resnet50.tv_in1k.safetensors").is_file()
+
+
+@pytest.mark.parametrize("table", ["table1", "table2"])
+def test_fetching_for_a_table_brings_all_there_is_and_names_the_rest(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub = Hub(monkeypatch)
+    monkeypatch.setenv("LINGULA_WEIGHTS", str(tmp_path))
+    lingula.fetch(table)
+    assert sorted(hub.asked) == sorted([TEXT, RESNET, DENSENET])
+    assert "Clinical-T5-Base" in caplog.text and "768 wide" in caplog.text
+    assert "-Large is 1024 wide" in caplog.text
+    hub.asked.clear()
+    hub.closed = (TEXT, RESNET)
+    with pytest.raises(InputError) as told:
+        lingula.fetch(table, out=tmp_path / "other")
+    assert "Med-KEBERT" in str(told.value) and "resnet50.tv_in1k" in str(told.value)
+    assert (tmp_path / "other" / "densenet121.tv_in1k.safetensors").is_file()
+
+
+def imagenet_of(name: str, folder: Path) -> None:
+    """What `fetch` would have brought, with random numbers."""
+    from safetensors.torch import save_file
+
+    from lingula.model.encoders import build_encoder
+
+    encoder, _, _ = build_encoder(name, 32)
+    save_file(encoder.state_dict(), folder / f"{name}.safetensors")
+
+
+def test_a_run_records_which_imagenet_weights_it_started_from(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LINGULA_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    imagenet_of("test_resnet.r160_in1k", tmp_path)
+    config = vary(
+        tiny_config, model__encoder="test_resnet", model__weights="imagenet", optim__epochs=1
+    )
+    run = lingula.train(config, out=tmp_path / "run")
+    assert read_config(run / "config.yaml").model.encoder == "test_resnet.r160_in1k"
+    facts = json.loads((run / "best" / "model.json").read_text())
+    assert facts["pretrained"]["name"] == "test_resnet.r160_in1k"
+    assert facts["pretrained"]["license"] == "apache-2.0"
+    assert "test_resnet.r160_in1k, licence apache-2.0" in (run / "report.html").read_text()
+    assert lingula.train(config, out=run) == run  # the same line again finds it finished
+    after = vary(tiny_config, model__weights=str(run), optim__epochs=1)
+    second = lingula.train(after, out=tmp_path / "second")
+    kept = json.loads((second / "best" / "model.json").read_text())
+    assert kept["pretrained"] == facts["pretrained"]
+    with pytest.raises(InputError, match=r"no weights 'resnet50.tv_in2k'.*resnet50.tv_in1k"):
+        lingula.train(vary(config, model__encoder="resnet50.tv_in2k"), out=tmp_path / "third")
 
 
 def test_the_table_in_three_formats() -> None:
@@ -184,35 +276,6 @@ def test_seeds_are_averaged_by_image(tmp_path: Path) -> None:
     found = averaged([tmp_path / f"s{seed}" / "test.csv" for seed in (0, 1)])
     assert found.images == ("x", "y")
     np.testing.assert_allclose(found.probabilities[:, 0], [0.3, 0.6])
-
-
-def test_jobs_for_a_cluster(tmp_path: Path) -> None:
-    lines = lingula.reproduce("table1", out=tmp_path / "o", scale="tiny", seeds=2, print_jobs=True)
-    assert isinstance(lines, list) and not (tmp_path / "o" / "phantom").exists()
-    trainings = [line for line in lines if line.startswith("lingula train")]
-    assert len(trainings) == 16  # eight trainings, for rows 2 and 3 share one, of two seeds
-    assert all("--out" in line and "seed=" in line for line in trainings)
-    assert lines[0].startswith("lingula data phantom")
-    assert lines[-1].startswith("lingula reproduce table1") and "--seeds 2" in lines[-1]
-    long = lingula.reproduce(
-        "table1", out=tmp_path / "o", scale="tiny", epochs=7, print_jobs=True, rows=[1]
-    )
-    assert "optim.epochs=7" in long[1] and "--epochs 7" in long[-1]
-
-
-def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LINGULA_WEIGHTS", str(tmp_path))
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    lines = lingula.reproduce("table1", out=tmp_path / "o", scale="small", print_jobs=True)
-    assert isinstance(lines, list)
-    assert sum("not run: needs med-kebert" in line for line in lines) == 7
-    assert sum("not run: needs clinical-t5" in line for line in lines) == 2
-    with pytest.raises(InputError, match="no text encoder's folder"):
-        lingula.reproduce("table1", out=tmp_path / "o", stand_ins={"med-kebert": tmp_path})
-    with pytest.raises(InputError, match="Did you mean 'tiny'"):
-        lingula.reproduce("table1", out=tmp_path / "o", scale="tinny")
-    with pytest.raises(InputError, match="table1 and table2"):
-        lingula.reproduce("table3", out=tmp_path / "o")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,22 @@ def unwritable(path: Path, error: Exception) -> InputError | StoppedError:
 def about_the_disk(error: OSError) -> bool:
     """Whether an error that no writer of ours met says that a disk is full, failing or closed."""
     return error.errno in (*_FULL, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+def byte_count(number: float) -> str:
+    """A number of bytes in words: `2.2 TB`."""
+    for unit, size, least in (("TB", 1e12, 1e11), ("GB", 1e9, 1e9), ("MB", 1e6, 1e6)):
+        if number >= least:
+            return f"{number / size:.1f} {unit}"
+    return f"{number / 1000:.0f} kB"
+
+
+def free_bytes(folder: str | Path) -> int:
+    """Bytes free on the disk of a folder, which need not be there yet."""
+    here = Path(folder).absolute()
+    while not here.exists():
+        here = here.parent
+    return shutil.disk_usage(here).free
 
 
 def sweep(folder: Path, stems: str) -> None:

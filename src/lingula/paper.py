@@ -23,15 +23,36 @@ NINE = (
     "Pneumoperitoneum",
     "Tortuous Aorta",
 )
+# Every choice that the paper leaves open; docs/reproducing.md repeats the list, and a test holds
+# the two together.
 ASSUMED = (
-    "image encoders start from ImageNet",
+    "image encoders start from torchvision's ImageNet weights (resnet50.tv_in1k, "
+    "densenet121.tv_in1k)",
+    "images are squeezed to a square, whatever their shape",
+    "DenseNet's map is the one after its last norm and ReLU",
+    "PubMedBERT tuned on UMLS is Med-KEBERT, and its pooler's output is taken; Clinical-T5 is any "
+    "of its variants, by the mean over its tokens",
+    "class names, lower case, are what the text encoder reads",
+    "no further MLP on the class embeddings: a linear projection only where they are not 768 wide",
+    "decoder layers norm before they attend; 4 heads, feed-forward 1024, dropout 0.1, no positions "
+    "on image tokens, and one norm shared by image tokens, queries and output",
+    'the "MLP layer" after the decoder is one linear map',
     "crops of 60 to 100 % of the area, rotations of up to 15 degrees",
     "the warm-up climbs linearly over its 20 epochs; the cosine ends at 1e-6",
     "weight decay 0.02, not on biases and norms",
+    "the weight of a class multiplies its whole loss, and the mean is not renormalised",
     "one MixUp share a batch, in every batch",
+    "the batch of 32 is that of all devices together",
+    "training in bfloat16 where the device has it; all scores in fp32",
+    "the best epoch is the one with the highest dev mAP, without test-time views",
     "test-time views: the film, its mirror image, a random crop of each, both zoomed out to 1.1",
+    "outside data: CheXpert's uncertain labels (-1) are masked, and NIH's No Finding is used",
     "an ensemble's members: all trainings of table 1 that are scored with test-time augmentation",
+    "the class-wise ensemble averages the best 3 members of each class",
 )
+# Torchvision's weights, which the code nearest to the paper's starts from. timm's own default of
+# the same architecture is another training (`a1_in1k`, `ra_in1k`).
+RESNET, DENSENET = "resnet50.tv_in1k", "densenet121.tv_in1k"
 
 
 @dataclass(frozen=True)
@@ -65,7 +86,7 @@ TABLE_1: tuple[Row, ...] = (
     Row(2, 1, {"model__classifier": "separate"}, 0.3193, tta=False),
     Row(3, 2, {"evaluation__tta": "paper"}, 0.3220),
     Row(4, 3, _weighted(2.0), 0.3273, factor=2),
-    Row(5, 4, {"model__encoder": "densenet121"}, 0.3236, encoder="DenseNet-121", factor=2),
+    Row(5, 4, {"model__encoder": DENSENET}, 0.3236, encoder="DenseNet-121", factor=2),
     Row(6, 8, _weighted(3.0), 0.3273, text="Clinical-T5", factor=3, mixup=True),
     Row(7, 9, _weighted(3.0), 0.3247, factor=3, mixup=True),
     Row(8, 9, {"model__text": "clinical-t5"}, 0.3244, text="Clinical-T5", factor=2, mixup=True),
@@ -79,7 +100,7 @@ def base() -> Config:
     return Config(
         data=Data(classes="cxr-lt-2023"),
         model=Model(
-            encoder="resnet50",
+            encoder=RESNET,
             weights="imagenet",
             image_size=512,
             text="med-kebert",
@@ -134,6 +155,16 @@ EXOGENOUS: tuple[Exogenous, ...] = (
         "row 9 with both beside it, unmentioned labels masked instead of zero",
     ),
 )
+
+
+# Training images of CXR-LT 2023, and of the official training lists of the outside data.
+IMAGES = 264_849
+OUTSIDE_IMAGES = {_NIH: 86_524, _CHEXPERT: 223_414}
+
+
+def images_of(training: Exogenous | None = None) -> int:
+    """Images of an epoch of a training of the paper; without outside data, of any row."""
+    return IMAGES + sum(OUTSIDE_IMAGES[name] for name in (training.outside if training else ()))
 
 
 def exogenous_config(training: Exogenous) -> Config:

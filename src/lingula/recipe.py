@@ -14,7 +14,15 @@ from functools import partial
 
 from lingula.config import Augment, Config, Data, Decoder, Evaluation, Model, Optim, vary
 from lingula.errors import InputError, nearest
-from lingula.paper import EXOGENOUS, TABLE_1, TABLE_2, exogenous_config, row_config
+from lingula.paper import (
+    EXOGENOUS,
+    TABLE_1,
+    TABLE_2,
+    Exogenous,
+    exogenous_config,
+    images_of,
+    row_config,
+)
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,18 @@ def smoke() -> Config:
     )
 
 
-_PAPER_COST = "50 epochs of 512 px: a GPU for a day; see `lingula reproduce --scale`"
+def paper_cost(training: Exogenous | None = None) -> str:
+    """What a training of the paper consists of; how long that takes is measured on the machine."""
+    config = row_config(1)
+    images, o = images_of(training), config.optim
+    steps = o.epochs * -(-images // o.batch_size)
+    more = "" if training is None else f", {images / images_of():.1f} times a row's"
+    return (
+        f"{o.epochs} epochs of {images:,} images{more}, at {config.model.image_size} px: {steps:,} "
+        f"steps of {o.batch_size}"
+    )
+
+
 RECIPES = {
     "demo": Recipe(demo, "the embedded phantom, from scratch", "about 2 minutes on 2 cores"),
     "small": Recipe(
@@ -94,14 +113,14 @@ RECIPES = {
         row.name: Recipe(
             partial(row_config, row.number),
             f"row {row.number} of the paper's Table 1, dev mAP {row.mAP:.4f} there",
-            _PAPER_COST,
+            paper_cost(),
             None if row.parent is None else f"paper/t1r{row.parent}",
         )
         for row in TABLE_1
     },
     **{
         other.name: Recipe(
-            partial(exogenous_config, other), other.purpose, _PAPER_COST, "paper/t1r9"
+            partial(exogenous_config, other), other.purpose, paper_cost(other), "paper/t1r9"
         )
         for other in EXOGENOUS
     },

@@ -54,21 +54,49 @@ def open_run(run: Path, config: Config) -> Literal["new", "unfinished", "finishe
         run.mkdir(parents=True, exist_ok=True)
         write_config(config, settings)
         return "new"
-    changed = changed_settings(read_config(settings), config)
+    done, there = is_finished(run), read_config(settings)
+    changed = changed_settings(there, config, finished=done)
     if changed:
         raise InputError(
             f"{run} is a run with other settings:\n{differences(changed)}\n"
             "Choose another --out, or --overwrite to set the old one aside."
         )
-    return "finished" if is_finished(run) else "unfinished"
+    other = {key: pair for key, pair in diff(there, config).items() if key in _COMPUTED}
+    if other and done:
+        log.info("%s was computed otherwise than asked for now:\n%s", run, differences(other))
+    return "finished" if done else "unfinished"
 
 
-def changed_settings(there: Config, now: Config) -> dict[str, tuple[Any, Any]]:
-    """What differs between a run's settings and those given now, but for what changes no result.
+# What changes neither weights nor scores is one's own affair, and may have to change before a run
+# can go on; how a run was computed is a fact about it once it is finished.
+_OWN_AFFAIR = ("data.workers", "model.checkpointing")
+_COMPUTED = ("device", "precision", "channels_last", "compile")
 
-    How many processes decode is one's own affair, and may have to change before a run can go on.
-    """
-    return {key: pair for key, pair in diff(there, now).items() if key != "data.workers"}
+
+def changed_settings(
+    there: Config, now: Config, finished: bool = False
+) -> dict[str, tuple[Any, Any]]:
+    """What differs between a run's settings and those given now, but for what changes no result."""
+    passed = {*_OWN_AFFAIR, *(_COMPUTED if finished else ())}
+    if _pixels(there) == _pixels(now):
+        passed.add("data.cache")
+    tagged, asked = there.model.encoder, now.model.encoder
+    if finished and "." not in asked and tagged.partition(".")[0] == asked:
+        passed.add("model.encoder")  # the weights that timm took by itself then
+    return {key: pair for key, pair in diff(there, now).items() if key not in passed}
+
+
+def _pixels(config: Config) -> str:
+    """How a cache changes the pixels: a raw one does not, one that can't be read may."""
+    cache = config.data.cache
+    if cache is None:
+        return ""
+    first = Path(cache if isinstance(cache, str) else cache[0])
+    try:
+        made = files.read_object(first / "cache.json")
+    except (OSError, InputError):
+        return str(first)
+    return "" if made.get("codec") == "raw" else f"{made.get('codec')} {made.get('quality')}"
 
 
 _PHANTOMS = ("phantom", "phantom-nih", "phantom-chexpert")

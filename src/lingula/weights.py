@@ -29,9 +29,11 @@ TEXT_SOURCES = {
     ),
     "clinical-t5": TextSource(
         None,
-        "It is given out by PhysioNet to credentialed users only "
-        "(physionet.org/content/clinical-t5): sign its agreement, download it there, and say "
-        "model.text=FOLDER.",
+        "PhysioNet gives it out to credentialed users only (physionet.org/content/clinical-t5): "
+        "sign its agreement, download the folder Clinical-T5-Base there, and say model.text=FOLDER "
+        "(`lingula reproduce`: --text clinical-t5=FOLDER). The paper names no variant; -Base, -Sci "
+        "and -Scratch are 768 wide, as its d is, and -Large is 1024 wide, for which a learned "
+        "projection is added.",
         "Clinical-T5 (Lehman and Johnson 2023), the paper's second text encoder",
     ),
     "sapbert": TextSource(
@@ -73,7 +75,7 @@ def find_text(name: str) -> Path | None:
 
 
 def fetched_image(encoder: str) -> Path | None:
-    """The ImageNet weights of an image encoder, if they have been fetched."""
+    """The ImageNet weights of an image encoder (with its tag), if they have been fetched."""
     path = weights_folder() / f"{encoder}.safetensors"
     return path if path.is_file() else None
 

@@ -14,7 +14,7 @@ import typer
 
 import lingula
 from lingula import files, interruption
-from lingula.cli import bench, data, ensemble, models, scores
+from lingula.cli import bench, data, ensemble, models, paper, scores
 from lingula.errors import InputError, StoppedError
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app = typer.Typer(
     + lingula.NOTICE,
 )
 app.add_typer(models.app)
+app.add_typer(paper.app)
 app.add_typer(scores.app)
 app.add_typer(data.app, name="data")
 app.add_typer(ensemble.app, name="ensemble")

@@ -35,25 +35,6 @@ def demo(
 
 
 @app.command()
-def recipes(
-    name: Annotated[str | None, typer.Argument(help="Print this one as YAML.")] = None,
-) -> None:
-    """List the recipes, or print one as YAML."""
-    typer.echo(lingula.recipes(name).rstrip("\n"))
-
-
-@app.command()
-def fetch(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE|config.yaml")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder; default: where training looks.")
-    ] = None,
-) -> None:
-    """Download the weights that a recipe needs, on a machine with internet."""
-    typer.echo(lingula.fetch(recipe, out=out))
-
-
-@app.command()
 def train(
     what: Annotated[
         list[str] | None,
@@ -111,7 +92,8 @@ def predict(
         Precision, typer.Option("--precision", help="fp32 and auto are exact; bf16 is faster.")
     ] = Precision.fp32,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Read images from this `data cache` folder.")
+        list[Path] | None,
+        typer.Option("--cache", help="Read images from this `data cache` folder; repeatable."),
     ] = None,
     allow_phantom_model: Annotated[
         bool, typer.Option("--allow-phantom-model", help="Score films with a phantom's model.")
@@ -193,50 +175,6 @@ def report(
 ) -> None:
     """One page, readable offline: what was trained on what, and how well it does."""
     typer.echo(lingula.report(runs, out=out))
-
-
-@app.command()
-def reproduce(
-    table: Annotated[str, typer.Argument(metavar="table1|table2")],
-    out: OutFolder,
-    data: Annotated[str, typer.Option("--data", help="A table, or phantom.")] = "phantom",
-    outside: Annotated[
-        list[Path] | None,
-        typer.Option("--outside", help="A table of outside data, for table 2; repeatable."),
-    ] = None,
-    scale: Annotated[str, typer.Option("--scale", help="tiny, small or paper.")] = "small",
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Trainings a row.")] = 1,
-    epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, help="Instead of the scale's.")
-    ] = None,
-    stand_in: Annotated[
-        list[str] | None,
-        typer.Option("--stand-in", metavar="NAME=FOLDER", help="Use this text encoder for NAME."),
-    ] = None,
-    rows: Annotated[
-        list[int] | None, typer.Option("--rows", help="Only this row; repeatable.")
-    ] = None,
-    print_jobs: Annotated[
-        bool, typer.Option("--print-jobs", help="Print a command a training; run nothing.")
-    ] = False,
-) -> None:
-    """The paper's tables on your data, ours beside theirs; the same line again continues."""
-    pairs = [word.partition("=") for word in stand_in or []]
-    if any(not equals for _, equals, _ in pairs):
-        raise InputError("--stand-in takes NAME=FOLDER, such as clinical-t5=my/t5.")
-    made = lingula.reproduce(
-        table,
-        out=out,
-        data=data,
-        outside=outside or (),
-        scale=scale,
-        seeds=seeds,
-        epochs=epochs,
-        stand_ins={name: folder for name, _, folder in pairs},
-        rows=rows or (),
-        print_jobs=print_jobs,
-    )
-    typer.echo("\n".join(made) if isinstance(made, list) else made)
 
 
 @app.command()

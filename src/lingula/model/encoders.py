@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from lingula.errors import InputError, nearest
+from lingula.errors import InputError, examples, nearest
 
 # Families whose convolutions are dense enough that bfloat16 makes them faster on CPUs with bfloat16
 # instructions; depthwise networks (EfficientNet, MobileNet) get slower in training.
@@ -111,9 +111,56 @@ def _map_channels(encoder: nn.Module, image_size: int) -> int | None:
     return channels if stated in (None, channels) else None
 
 
+def pretrained_settings(name: str) -> Any:
+    """What timm knows of an encoder's published weights (`PretrainedCfg`), or None.
+
+    Raises `InputError` for a tag (what follows the first dot) that timm doesn't know.
+    """
+    try:
+        return timm.get_pretrained_cfg(name, allow_unregistered=True)
+    except RuntimeError:
+        plain = name.partition(".")[0]
+        known = timm.list_models(f"{plain}.*", pretrained=True)
+        raise InputError(
+            f"timm has no weights '{name}'.{nearest(name, known)} There are "
+            f"{examples(known)}; or give the name without a tag, {plain}."
+        ) from None
+
+
 def _normalisation(name: str) -> Normalisation:
-    settings = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    settings = pretrained_settings(name)
     if settings is None:
         return Normalisation()
     (a, b, c), (x, y, z) = settings.mean, settings.std
     return Normalisation((a, b, c), (x, y, z))
+
+
+def recompute_activations(encoder: nn.Module) -> None:
+    """Turn on timm's gradient checkpointing; `InputError` if the encoder has none."""
+    body = getattr(encoder, "body", encoder)
+    switch = getattr(body, "set_grad_checkpointing", None)
+    try:
+        if switch is None:
+            raise AttributeError("no set_grad_checkpointing")
+        switch(True)
+        for module in body.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                _count_once(module)
+    except (AssertionError, AttributeError, NotImplementedError):
+        raise InputError(
+            "This encoder can't recompute its activations: model.checkpointing=false; a smaller "
+            "optim.batch_size or optim.accumulate saves memory too."
+        ) from None
+
+
+def _count_once(norm: nn.modules.batchnorm._BatchNorm) -> None:
+    """Keep a batch norm from counting a batch again while its activations are computed again."""
+    momentum = norm.momentum
+
+    def before(module: nn.Module, _: object) -> None:
+        again = torch._C._current_graph_task_id() != -1  # within a backward pass
+        norm.momentum = 0.0 if again else momentum
+        if again and norm.num_batches_tracked is not None:
+            norm.num_batches_tracked.sub_(1)
+
+    norm.register_forward_pre_hook(before)

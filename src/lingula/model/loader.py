@@ -8,7 +8,7 @@ import logging
 import pickle
 import sys
 import zipfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lingula import files
 from lingula.errors import InputError, examples
-from lingula.model.encoders import Normalisation
+from lingula.model.encoders import Normalisation, pretrained_settings
 from lingula.weights import fetched_image
 
 log = logging.getLogger("lingula")
@@ -210,39 +210,60 @@ def _described_normalisation(path: Path) -> Normalisation | None:
     return normalisation if files.sha256(path) == described else None
 
 
+@dataclass(frozen=True)
+class Pretrained:
+    """ImageNet weights that timm publishes: full name, place on the hub, and licence.
+
+    The name has its tag (`resnet50.tv_in1k`), for an architecture has several of different licences
+    and different quality.
+    """
+
+    name: str
+    hub: str
+    license: str
+
+
+def pretrained(name: str) -> Pretrained | None:
+    """The published weights of an encoder; None if timm names no place for them on the hub.
+
+    A name without a tag stands for the weights that this version of timm takes by itself. Raises
+    `InputError` for a tag that timm doesn't know.
+    """
+    settings: Any = pretrained_settings(name)
+    repository: str | None = getattr(settings, "hf_hub_id", None)
+    if not repository:
+        return None
+    full = f"{settings.architecture}.{settings.tag}" if settings.tag else name
+    hub = f"{repository}{full}" if repository.endswith("/") else repository
+    return Pretrained(full, hub, settings.license or "not stated")
+
+
 def imagenet_file(name: str) -> Path | None:
     """timm's ImageNet weights of an encoder, fetched or in the hub's cache; None if neither."""
-    fetched = fetched_image(name)
+    known = pretrained(name)
+    if known is None:
+        return None
+    fetched = fetched_image(known.name)
     if fetched is not None:
         return fetched
     from huggingface_hub import try_to_load_from_cache
 
-    repository = imagenet_repository(name)
-    found = (
-        try_to_load_from_cache(repository, "model.safetensors") if repository is not None else None
-    )
+    found = try_to_load_from_cache(known.hub, "model.safetensors")
     return Path(found) if isinstance(found, str) else None
 
 
-def imagenet_repository(name: str) -> str | None:
-    """Where on the hub timm keeps an encoder's default weights."""
-    from timm.models import get_pretrained_cfg
+def load_imagenet(encoder: nn.Module, name: str) -> tuple[Report, dict[str, str]]:
+    """Fill an encoder with timm's ImageNet weights; never downloads.
 
-    settings: Any = get_pretrained_cfg(name)
-    repository: str | None = getattr(settings, "hf_hub_id", None)
-    if repository and repository.endswith("/"):
-        repository = f"{repository}{settings.architecture}.{settings.tag}"
-    return repository
-
-
-def load_imagenet(encoder: nn.Module, name: str) -> Report:
-    """Fill an encoder with timm's ImageNet weights; never downloads."""
-    found = imagenet_file(name)
-    if found is None:
-        where = imagenet_repository(name) or f"timm/{name}"
+    Returns the report, and what is known of the weights: the fields of `Pretrained` and `sha256`.
+    """
+    known, found = pretrained(name), imagenet_file(name)
+    if known is None or found is None:
+        where = f"timm/{name}" if known is None else known.hub
         raise InputError(
             f"The ImageNet weights of '{name}' are not on this machine. Where there is internet: "
             f"`lingula fetch RECIPE`, or `hf download {where} model.safetensors`; or give a file, "
             "model.weights=FILE; or start at random on purpose, model.weights=none."
         )
-    return load_encoder(encoder, found)[0]
+    report = load_encoder(encoder, found)[0]
+    return report, {**asdict(known), "sha256": files.sha256(found)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,14 +119,15 @@ def _announcing(folder: Path, settings: CacheSettings) -> Callable[[Expected], N
             expected.images,
             settings.size,
             settings.codec,
-            _bytes(expected.bytes),
+            files.byte_count(expected.bytes),
             _time(expected.seconds),
             expected.workers,
         )
-        free = shutil.disk_usage(folder).free
-        if free < expected.bytes:
+        free, needed = files.free_bytes(folder), expected.bytes
+        if free < needed:
             raise InputError(
-                f"{folder} has {_bytes(free)} free, and {_bytes(expected.bytes)} are needed. "
+                f"{folder} has {files.byte_count(free)} free, and {files.byte_count(needed)} are "
+                "needed. "
                 "Choose another --out, a smaller --size or --codec jpeg."
             )
 
@@ -136,13 +136,6 @@ def _announcing(folder: Path, settings: CacheSettings) -> Callable[[Expected], N
 
 def _time(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
-
-
-def _bytes(number: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number / 1000:.0f} kB"
 
 
 def data_cache_verify(folder: str | Path) -> dict[str, Any]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
-from lingula.data.phantom import write_phantom
+from lingula.data.phantom import phantom_in, write_phantom
 from lingula.errors import InputError
 from lingula.progress import counting, progress
+from lingula.ranks import is_first
+from lingula.verbs.waiting import waited
 
 
 def data_phantom(
@@ -22,6 +25,8 @@ def data_phantom(
     overwrite: bool = False,
 ) -> Path:
     """Write `n` synthetic radiographs with labels and boxes into the folder `out`.
+
+    Of several processes the first draws, and the others wait for it.
 
     Args:
         out: the folder; one that was interrupted is continued.
@@ -47,15 +52,17 @@ def data_phantom(
         raise InputError(f"The shares of dev and test, {shares}, must leave some for train.")
     if imbalance is not None and not (math.isfinite(imbalance) and imbalance >= 1):
         raise InputError(f"imbalance is {imbalance}; it must be 1 or more.")
-    with progress("phantom") as tick:
-        return write_phantom(
-            Path(out),
-            n=n,
-            size=size,
-            seed=seed,
-            imbalance=imbalance,
-            style=style,
-            shares=shares,
-            overwrite=overwrite,
-            progress=counting(tick),
-        )
+    place = Path(out)
+    asked: dict[str, Any] = {
+        "n": n,
+        "size": size,
+        "seed": seed,
+        "imbalance": imbalance,
+        "style": style,
+        "shares": shares,
+    }
+    if not is_first():
+        what = f"{place} is being drawn"
+        return waited(lambda: phantom_in(place, **asked), what, place / "images")
+    with progress(f"drawing {place.name}") as tick:
+        return write_phantom(place, **asked, overwrite=overwrite, progress=counting(tick))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,18 +11,21 @@ import numpy as np
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
+from lingula import files
 from lingula.config import Config
 from lingula.data.batches import Memory, Radiographs, decode_all, fits_in_memory, together
 from lingula.data.cache_files import open_caches
 from lingula.data.cached import locate
 from lingula.data.configured import configured_targets
 from lingula.data.outside import Outside
+from lingula.data.presence import absent, size_of
 from lingula.data.table import Table, image_path, rows_of, subset
 from lingula.errors import InputError, examples
 from lingula.model.network import Network
 from lingula.prediction import encode
 from lingula.progress import counting, progress
 from lingula.training import Examples
+from lingula.verbs.space import check_room, features_bytes
 
 log = logging.getLogger("lingula")
 
@@ -32,10 +34,12 @@ def examples_of(config: Config, table: Table, split: str, *, decode: bool = True
     """A split's images and targets; decoded at once where they fit into memory."""
     part = subset(table, rows_of(table, split))
     dataset = dataset_of(part, config)
-    _check_there(dataset, split)
+    check_there(dataset, split)
     memory = None
     if decode and config.data.workers == 0 and fits_in_memory(dataset):
         memory = _decoded(dataset, split, [str(table.path)])
+    elif decode and split == "train":
+        _tell_of_reading(dataset)
     values, mask = configured_targets(config.data, part)
     return Examples(dataset, values, mask, memory)
 
@@ -51,6 +55,8 @@ def with_features(
         if kept.shape[:2] == shape:
             return replace(examples, features=kept)
     if fabric.global_rank == 0:
+        needed = features_bytes(network, examples.dataset.size, shape[1], shape[0])
+        check_room(path.parent, needed, f"the features of {path.stem}")
         with progress(f"features of {path.stem}") as tick:
             encode(
                 network,
@@ -78,15 +84,31 @@ def _features_in(path: Path) -> NDArray[np.float32]:
     return kept
 
 
-def _check_there(dataset: Radiographs, what: str) -> None:
+def check_there(dataset: Radiographs, what: str) -> None:
+    """Refuse images that are not there, all at once; what is in a cache need not be there."""
     if dataset.cached is not None:
         return
-    missing = [path for path in dataset.paths if not os.path.isfile(path)]  # noqa: PTH113
+    missing = absent([str(path) for path in dataset.paths])
     if missing:
+        first = dataset.paths[missing[0]]
         raise InputError(
-            f"{len(missing)} of {len(dataset)} {what} images are missing, first: {missing[0]}. "
+            f"{len(missing)} of {len(dataset)} {what} images are missing, first: {first}. "
             "Say data.root=FOLDER if the paths are relative to another folder."
         )
+
+
+def _tell_of_reading(dataset: Radiographs) -> None:
+    if dataset.cached is None:
+        log.info("%s", reading(dataset.paths.tolist(), dataset.size))
+
+
+def reading(paths: Sequence[str], size: int) -> str:
+    """What an epoch over image files reads, and how to spare that, in two sentences."""
+    return (
+        f"Without a cache every epoch reads and decodes {files.byte_count(size_of(paths))} of "
+        f"image files ({len(paths)}). `lingula data cache TABLE --size {size} --out DIR` decodes "
+        "them once; data.cache=DIR (`lingula reproduce`: --cache DIR) trains on what it kept."
+    )
 
 
 def _decoded(dataset: Radiographs, what: str, tables: Sequence[str]) -> Memory:
@@ -105,11 +127,13 @@ def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Ex
     """One's own examples followed by those of other tables."""
     tables = [other.table for other in others]
     dataset = together([own.dataset, *_datasets(tables, config)])
-    _check_there(dataset, "outside")
+    check_there(dataset, "outside")
     read = [configured_targets(config.data, table) for table in tables]
     memory = None
     if config.data.workers == 0 and fits_in_memory(dataset):
         memory = _decoded(dataset, "train and outside", [str(table.path) for table in tables])
+    else:
+        _tell_of_reading(dataset)
     return Examples(
         dataset,
         np.concatenate([own.targets, *(values for values, _ in read)]),

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from lingula.config import Config
 from lingula.errors import InputError
+from lingula.paper import TABLE_1, TABLE_2
+from lingula.recipe import recipe
 from lingula.verbs.train import settings_of
-from lingula.weights import TEXT_SOURCES, missing_text, weights_folder
+from lingula.weights import TEXT_SOURCES, find_text, missing_text, weights_folder
 
 log = logging.getLogger("lingula")
 
@@ -18,10 +20,13 @@ _TEXT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin"]
 
 
 def fetch(name: str | Path | Config, *, out: str | Path | None = None) -> Path:
-    """Download what a recipe needs: ImageNet weights, and its text encoder.
+    """Download what a recipe, or all trainings of a table of the paper, need.
+
+    That is the ImageNet weights and the text encoder. All that can be brought is brought before
+    anything is said to be missing; what must be obtained by hand for a table is logged.
 
     Args:
-        name: a recipe's name, a YAML file, or a `Config`.
+        name: a recipe's name, `table1` or `table2`, a YAML file, or a `Config`.
         out: the folder; None is `$LINGULA_WEIGHTS`, or `lingula/weights` in the cache folder.
             Training looks there by itself; take another folder along to the compute nodes and
             name it in `LINGULA_WEIGHTS`.
@@ -30,19 +35,43 @@ def fetch(name: str | Path | Config, *, out: str | Path | None = None) -> Path:
         The folder. What is there already is not fetched again.
 
     Raises:
-        InputError: there is no way to the hub, or something is not given out there.
+        InputError: there is no way to the hub, or what the recipe needs is not given out there.
     """
-    config = settings_of(name)
+    trainings = TABLES.get(name) if isinstance(name, str) else None
+    configs = [settings_of(name)] if trainings is None else [recipe(each) for each in trainings]
     folder = weights_folder() if out is None else Path(out)
-    text, encoder = config.model.text, config.model.encoder
-    if config.model.classifier != "linear" and _named(text):
+    failed: list[str] = []
+    by_hand: list[str] = []
+    for text in dict.fromkeys(c.model.text for c in configs if c.model.classifier != "linear"):
+        if not _named(text):
+            continue
         hub = TEXT_SOURCES[text].hub if text in TEXT_SOURCES else text
-        if hub is None:
-            raise missing_text(text)
-        _fetch_text(hub, folder / text.replace("/", "--"))
-    if config.model.weights == "imagenet":
-        _fetch_image(encoder, folder / f"{encoder}.safetensors")
+        if hub is not None:
+            _try(failed, _fetch_text, hub, folder / text.replace("/", "--"))
+        elif find_text(text) is None:
+            by_hand.append(str(missing_text(text)))
+    for encoder in dict.fromkeys(c.model.encoder for c in configs if c.model.weights == "imagenet"):
+        _try(failed, _fetch_image, encoder, folder)
+    if failed or (by_hand and trainings is None):
+        raise InputError("\n".join([*failed, *by_hand]))
+    for what in by_hand:
+        log.warning("To be obtained by hand: %s", what)
     return folder
+
+
+# The trainings behind each table of the paper.
+TABLES = {
+    "table1": tuple(row.name for row in TABLE_1),
+    "table2": tuple(dict.fromkeys(name for row in TABLE_2 for name in row.members)),
+}
+
+
+def _try(failed: list[str], bring: Callable[..., None], *what: object) -> None:
+    """Bring something; the reason is added to `failed` if that can't be."""
+    try:
+        bring(*what)
+    except InputError as error:
+        failed.append(str(error))
 
 
 def _named(text: str) -> bool:
@@ -66,30 +95,31 @@ def _fetch_text(hub: str, folder: Path) -> None:
     log.info("Fetched %s to %s.", hub, folder)
 
 
-def _fetch_image(encoder: str, path: Path) -> None:
-    if path.is_file():
-        log.info("%s is there already.", path)
-        return
+def _fetch_image(encoder: str, folder: Path) -> None:
     from huggingface_hub import hf_hub_download
 
-    from lingula.model.loader import imagenet_repository  # imports torch
+    from lingula.model.loader import pretrained  # imports torch
 
-    repository = imagenet_repository(encoder)
-    if repository is None:
+    known = pretrained(encoder)
+    if known is None:
         raise InputError(
             f"timm names no place on the hub for the weights of '{encoder}'. Give a file, "
             "model.weights=FILE."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{known.name}.safetensors"
+    if path.is_file():
+        log.info("%s is there already.", path)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
 
     def download() -> object:
-        return hf_hub_download(repository, "model.safetensors", local_dir=part)
+        return hf_hub_download(known.hub, "model.safetensors", local_dir=part)
 
-    _reached(repository, download)
+    _reached(known.hub, download)
     (part / "model.safetensors").replace(path)
     shutil.rmtree(part)
-    log.info("Fetched %s to %s.", repository, path)
+    log.info("Fetched %s (licence %s) to %s.", known.hub, known.license, path)
 
 
 def _reached(what: str, download: Callable[[], object]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import shutil
@@ -26,11 +25,12 @@ from lingula.data.configured import configured_targets
 from lingula.data.outside import Outside
 from lingula.data.reading import write_table
 from lingula.data.table import Table, rows_of, subset
-from lingula.devices import layout_of, make_fabric, resolve_device
+from lingula.devices import layout_of, make_fabric, processes, resolve_device
 from lingula.errors import InputError
 from lingula.evaluation import to_json as evaluation_to_json
-from lingula.model.checkpoint import load_model, start_from_run
-from lingula.model.loader import load_encoder, load_imagenet
+from lingula.model.checkpoint import load_model, read_facts, start_from_run
+from lingula.model.encoders import recompute_activations
+from lingula.model.loader import load_encoder, load_imagenet, pretrained
 from lingula.model.network import Architecture, Network
 from lingula.model.text import embed
 from lingula.prediction import score
@@ -38,7 +38,7 @@ from lingula.predictions import Predictions, read_scores, write_scores
 from lingula.progress import counting, progress
 from lingula.training import fit
 from lingula.verbs.examples import dataset_of, examples_of, with_features, with_outside
-from lingula.verbs.plan import Plan
+from lingula.verbs.plan import Plan, data_sha256
 from lingula.verbs.run_labels import RunLabels, measured
 
 log = logging.getLogger("lingula")
@@ -47,7 +47,12 @@ log = logging.getLogger("lingula")
 def fit_and_score(plan: Plan, *, resuming: bool) -> None:
     """Do what is left to do of a run: train, score dev and test, evaluate, report."""
     run, table = plan.run, plan.table
-    config = plan.config if resuming else resolve_device(plan.config)
+    alone = processes() == (1, 1)
+    if alone and runs.is_finished(run):  # on a node without its device too
+        _opened(plan, plan.config)
+        log.info("%s is finished; nothing to do.", run)
+        return
+    config = plan.config if resuming else resolved(plan.config)
     fabric = make_fabric(config.device, config.precision)
     first = fabric.global_rank == 0
     standing = fabric.broadcast(_opened(plan, config) if first else "")
@@ -66,7 +71,7 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
         if plan.outside:
             train = with_outside(config, train, plan.outside)
         if config.model.checkpointing:
-            recompute_activations(network)
+            recompute_activations(network.encoder)
         if config.model.frozen:
             network.freeze_encoder()
             network.to(fabric.device)
@@ -113,13 +118,30 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
             shutil.rmtree(run / "features", ignore_errors=True)
 
 
+def resolved(config: Config) -> Config:
+    """The config with the device, the number format and the published weights decided.
+
+    `imagenet` for an encoder without a tag is what this version of timm takes for it; the tag is
+    written down, so that the run says which weights these were.
+    """
+    config = resolve_device(config)
+    known = pretrained(config.model.encoder) if config.model.weights == "imagenet" else None
+    if known is None:
+        return config
+    return config.model_copy(
+        update={"model": config.model.model_copy(update={"encoder": known.name})}
+    )
+
+
 def _opened(plan: Plan, config: Config) -> str:
     """Claim the run folder and write what belongs to its start; new, unfinished or finished."""
     standing = runs.open_run(plan.run, config)
     if standing == "unfinished":
         runs.check_same_training(plan.run)
     with _taken_back(plan, standing == "new"):
-        environment = runs.environment(config, _data_sha256(plan), torch.get_num_threads())
+        environment = runs.environment(
+            config, data_sha256(plan.table, plan.outside), torch.get_num_threads()
+        )
         _same_data(plan.run, environment)
         # A run that was killed right after it was claimed lacks them; the environment is written
         # last.
@@ -154,14 +176,6 @@ def _check_steps(config: Config, plan: Plan, world: int) -> None:
     """Refuse batches that can't be shared out before any image is read."""
     own, outside = len(rows_of(plan.table, "train")), sum(len(o.table) for o in plan.outside)
     steps.plan(config, Rows(own + outside, outside, config.data.outside_ratio), world)
-
-
-def _data_sha256(plan: Plan) -> str:
-    """Hash of the table; with outside tables, of all their hashes."""
-    every = [plan.table.sha256, *(other.table.sha256 for other in plan.outside)]
-    if len(every) == 1:
-        return every[0]
-    return hashlib.sha256("\n".join(every).encode()).hexdigest()
 
 
 def _same_data(run: Path, environment: Mapping[str, Any]) -> None:
@@ -236,7 +250,7 @@ def build(
         {
             **facts,
             "text": "none (linear)" if m.classifier == "linear" else text.origin,
-            "weights": _start(network, architecture, config, classes, text.origin),
+            **_start(network, architecture, config, classes, text.origin),
         },
     )
 
@@ -251,21 +265,30 @@ def _start(
     config: Config,
     classes: tuple[str, ...],
     text: str,
-) -> str:
-    """Fill the network's start as `model.weights` says; a description of where it came from."""
+) -> dict[str, Any]:
+    """Fill the network's start as `model.weights` says; the facts of where it came from.
+
+    `pretrained` are the published weights that it goes back to, through other runs too.
+    """
     weights = config.model.weights
     if weights == "none":
-        return "none (random)"
+        return {"weights": "none (random)"}
     if weights == "imagenet":
-        report = load_imagenet(network.encoder, config.model.encoder)
-        return f"ImageNet, {config.model.encoder} ({report})"
+        report, known = load_imagenet(network.encoder, config.model.encoder)
+        told = f"ImageNet, {known['name']}, licence {known['license']} ({report})"
+        return {"weights": told, "pretrained": known}
     place = Path(weights).expanduser()
     if place.is_dir():
-        return f"run {place.name} ({start_from_run(network, architecture, classes, place, text)})"
+        told = start_from_run(network, architecture, classes, place, text)
+        before = read_facts(place).get("pretrained")
+        return {
+            "weights": f"run {place.name} ({told})",
+            **({} if before is None else {"pretrained": before}),
+        }
     report, normalisation = load_encoder(network.encoder, place)
     if normalisation is not None:
         network.set_normalisation(normalisation)
-    return f"file {place.name}, sha256 {files.sha256(place)[:16]} ({report})"
+    return {"weights": f"file {place.name}, sha256 {files.sha256(place)[:16]} ({report})"}
 
 
 def start_at_prior(network: Network, values: NDArray[np.float32], mask: NDArray[np.bool_]) -> None:
@@ -313,21 +336,6 @@ def share_statistics(network: Network, config: Config, fabric: Fabric) -> None:
             config.optim.accumulate,
             ", or model.sync_batch_norm=true" if fabric.world_size > 1 else "",
         )
-
-
-def recompute_activations(network: Network) -> None:
-    """Turn on timm's gradient checkpointing; `InputError` if the encoder has none."""
-    encoder = getattr(network.encoder, "body", network.encoder)
-    switch = getattr(encoder, "set_grad_checkpointing", None)
-    try:
-        if switch is None:
-            raise AttributeError("no set_grad_checkpointing")
-        switch(True)
-    except (AssertionError, AttributeError, NotImplementedError):
-        raise InputError(
-            "This encoder can't recompute its activations: model.checkpointing=false; a smaller "
-            "optim.batch_size or optim.accumulate saves memory too."
-        ) from None
 
 
 def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> dict[str, Any]:

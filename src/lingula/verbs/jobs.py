@@ -1,18 +1,22 @@
-"""The trainings of a reproduction: what each is, what it lacks, and its command line."""
+"""The trainings of a reproduction: what each is, and why it can't be run where that is so."""
 
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lingula.config import Config, diff, vary
-from lingula.errors import InputError, nearest
+from lingula import runs
+from lingula.config import Config, diff, overridden, vary
 from lingula.labels import SPACES
-from lingula.paper import EXOGENOUS, SCALES, TABLE_1, TABLE_2, Scale, scaled
+from lingula.paper import EXOGENOUS, TABLE_1, TABLE_2, EnsembleRow, Row, scaled
+from lingula.ranks import is_first
 from lingula.recipe import recipe
+from lingula.verbs.reproduction import TEXTS, Reproduction
+from lingula.verbs.train import absolute
+from lingula.verbs.waiting import waited
 from lingula.weights import TEXT_SOURCES, find_text
 
 
@@ -31,78 +35,120 @@ class Job:
     same_as: str | None = None
 
 
-def texts_of(
-    folder: Path, stand_ins: Mapping[str, str | Path], scale: str
-) -> dict[str, tuple[str | None, str]]:
-    """For each named text encoder what `model.text` is to be (None: nothing) and a note."""
-    unknown = [name for name in stand_ins if name not in TEXT_SOURCES]
-    if unknown:
-        raise InputError(
-            f"No text encoder of the paper is called '{unknown[0]}'."
-            f"{nearest(unknown[0], TEXT_SOURCES)} There are med-kebert and clinical-t5."
-        )
+def texts_of(asked: Reproduction, faults: list[str]) -> dict[str, tuple[str | None, str]]:
+    """For each named text encoder what `model.text` is to be (None: nothing) and a note.
+
+    What was named and is no text encoder's folder is added to `faults`.
+    """
     found: dict[str, tuple[str | None, str]] = {}
-    for name in ("med-kebert", "clinical-t5"):
-        if name in stand_ins:
-            place = Path(stand_ins[name]).expanduser().resolve()
+    given = {**(asked.texts or {}), **(asked.stand_ins or {})}
+    for name in TEXTS:
+        if name in given:
+            place = given[name]
             if not (place / "config.json").is_file():
-                raise InputError(f"{place} is no text encoder's folder: it holds no config.json.")
-            found[name] = (str(place), f"{place.parent.name}/{place.name} stands in for {name}")
+                faults.append(f"{place} is no text encoder's folder: it holds no config.json.")
+            stands_in = name in (asked.stand_ins or {})
+            note = f"{place.parent.name}/{place.name} stands in for {name}" if stands_in else ""
+            found[name] = (str(place), note)
         elif find_text(name) is not None:
             found[name] = (name, "")
-        elif scale == "tiny":
-            from lingula.model.tiny_text import save_tiny
-
-            place = folder / "stand-ins" / name
-            words = [finding for space in SPACES.values() for finding in space.classes]
-            save_tiny(place, "t5" if name == "clinical-t5" else "bert", words)
-            found[name] = (str(place.resolve()), f"a tiny random encoder stands in for {name}")
+        elif asked.scale == "tiny":
+            place = _tiny(asked.folder / "stand-ins" / name)
+            found[name] = (str(place), f"a tiny random encoder stands in for {name}")
         else:
             how = TEXT_SOURCES[name].obtain
             found[name] = (None, f"not run: needs {name}. {how}")
     return found
 
 
-def jobs_of(
-    table: str,
-    rows: Sequence[int],
-    own: Path,
-    others: Sequence[Path],
-    texts: Mapping[str, tuple[str | None, str]],
-    size: Scale,
-) -> dict[str, Job]:
+def _tiny(place: Path) -> Path:
+    if is_first():
+        from lingula.model.tiny_text import save_tiny
+
+        words = [finding for space in SPACES.values() for finding in space.classes]
+        return save_tiny(place, "t5" if place.name == "clinical-t5" else "bert", words)
+    made = place / "config.json"
+    waited(lambda: made if made.is_file() else None, f"{place} is being made", place.parent)
+    return place
+
+
+def jobs_of(asked: Reproduction, texts: Mapping[str, tuple[str | None, str]]) -> dict[str, Job]:
     """The trainings that a table needs, each after those that it is compared with."""
-    wanted = [row.name for row in TABLE_1 if not rows or row.number in _with_parents(rows)]
-    if table == "table2":
-        chosen = [row for row in TABLE_2 if not rows or row.number in rows]
-        wanted = list(dict.fromkeys(name for row in chosen for name in row.members))
+    if asked.table == "table2":
+        members = [name for row in ensembles_of(asked.rows) for name in row.members]
+        wanted = list(dict.fromkeys(members))
+    else:
+        numbers = with_parents(asked.rows, TABLE_1)
+        wanted = [row.name for row in TABLE_1 if row.number in numbers]
     # A row that differs from an earlier one in evaluation alone needs that one's training.
     wanted = list(dict.fromkeys(name for row in wanted for name in (_trained_as(row), row)))
     jobs: dict[str, Job] = {}
     for name in wanted:
-        config = vary(scaled(recipe(name), size), data__table=str(own))
-        missing = ""
-        if name in {other.name for other in EXOGENOUS}:
-            config = vary(config, data__outside=[str(other) for other in others])
-            missing = "" if others else "not run: needs tables of outside data (--outside)"
+        config, missing = _config(asked, name), ""
+        if is_exogenous(name):
+            config = vary(config, data__outside=[str(other) for other in asked.others])
+            missing = "" if asked.others else "not run: needs tables of outside data (--outside)"
         text, note = texts[config.model.text]
         if text is not None:
             config = vary(config, model__text=text)
         else:
             missing, note = missing or note, ""
-        missing = missing or _missing_weights(config)
         short = name.removeprefix("paper/")
+        # What is trained needs no weights any more: the line that joins may run on any node.
+        if all(runs.is_finished(asked.run(short, seed)) for seed in range(asked.seeds)):
+            missing = ""
+        else:
+            missing = missing or _missing_weights(config)
         twin = next((job.name for job in jobs.values() if _same_training(job.config, config)), None)
+        if twin is not None:
+            missing = jobs[twin].missing
         jobs[short] = Job(short, name, config, missing, note, twin)
     return jobs
 
 
-def _with_parents(rows: Sequence[int]) -> set[int]:
-    by_number = {row.number: row for row in TABLE_1}
-    unknown = [number for number in rows if number not in by_number]
-    if unknown:
-        raise InputError(f"Table 1 has the rows 1 to {len(TABLE_1)}, not {unknown[0]}.")
+def _config(asked: Reproduction, name: str) -> Config:
+    """A recipe's config at the scale, on the table, with the settings of one's own."""
+    config = vary(scaled(recipe(name), asked.size), data__table=str(asked.own))
+    if asked.cache:
+        places = [str(place) for place in asked.cache]
+        config = vary(config, data__cache=places[0] if len(places) == 1 else places)
+    return absolute(overridden(config, asked.settings))
+
+
+def is_exogenous(name: str) -> bool:
+    """Whether a recipe trains on outside data."""
+    return name in {other.name for other in EXOGENOUS}
+
+
+def ensembles_of(rows: Sequence[int]) -> list[EnsembleRow]:
+    """These rows of Table 2 and what they are compared with; all where none is named."""
+    numbers = with_parents(rows, TABLE_2)
+    return [row for row in TABLE_2 if row.number in numbers]
+
+
+def with_parents(rows: Sequence[int], table: Sequence[Row | EnsembleRow]) -> set[int]:
+    """The rows' numbers, those of their parents, and the first; all where none is named."""
+    by_number = {row.number: row for row in table}
+    if not rows:
+        return set(by_number)
     return {1, *rows, *(by_number[n].parent or n for n in rows)}
+
+
+def runnable(asked: Reproduction, jobs: Mapping[str, Job]) -> list[int]:
+    """The rows among those asked for that can be run; the others lack something."""
+    if asked.table == "table1":
+        rows = [row.number for row in TABLE_1 if row.number in (asked.rows or {row.number})]
+        return [number for number in rows if not jobs[f"t1r{number}"].missing]
+    there = {job.recipe for job in jobs.values() if not job.missing}
+    wanted = [row for row in TABLE_2 if row.number in (asked.rows or {row.number})]
+    return [row.number for row in wanted if can_be_joined(row, there)]
+
+
+def can_be_joined(row: EnsembleRow, there: set[str]) -> bool:
+    """Whether enough members are there: two, and those with outside data, which it is about."""
+    members = [name for name in row.members if name in there]
+    needed = {name for name in row.members if is_exogenous(name)}
+    return len(members) >= 2 and needed <= there
 
 
 def _trained_as(name: str) -> str:
@@ -126,57 +172,65 @@ def _missing_weights(config: Config) -> str:
     return f"not run: needs the ImageNet weights of {config.model.encoder} (`lingula fetch`)"
 
 
-def commands_of(
-    jobs: Mapping[str, Job],
-    seeds: int,
-    folder: Path,
-    table: str,
-    data: str | Path,
-    outside: Sequence[str | Path],
-    scale: str,
-    stand_ins: Mapping[str, str | Path],
-    rows: Sequence[int],
-    epochs: int | None = None,
-) -> list[str]:
-    """A command for each training, for a GPU each; then the one that waits for all of them."""
-    size, lines = SCALES[scale], []
-    if str(data) == "phantom":
-        styles = ["cxr-lt"] + (["nih", "chexpert"] if table == "table2" else [])
-        lines += [_phantom_command(folder, style, size) for style in styles]
-    for job in jobs.values():
-        if job.missing or job.same_as is not None:
-            if job.missing:
-                lines.append(f"# {job.recipe}: {job.missing}")
-            continue
-        changed = diff(recipe(job.recipe), job.config)
-        settings = [f"{key}={_plain(new)}" for key, (_, new) in changed.items()]
-        for seed in range(seeds):
-            run = folder / "trainings" / f"{job.name}-s{seed}"
-            words = ["lingula", "train", job.recipe, *settings, f"seed={seed}", "--out", str(run)]
-            lines.append(shlex.join(words))
-    last = ["lingula", "reproduce", table, "--data", str(data), "--scale", scale]
-    last += ["--seeds", str(seeds), "--out", str(folder)]
-    last += ["--epochs", str(epochs)] if epochs else []
-    last += [word for place in outside for word in ("--outside", str(place))]
-    last += [
-        word for name, place in stand_ins.items() for word in ("--stand-in", f"{name}={place}")
+def outside_wanted(jobs: Mapping[str, Job]) -> int:
+    """How many tables of outside data the trainings are meant to have."""
+    counts = {other.name: len(other.outside) for other in EXOGENOUS}
+    return max((counts.get(job.recipe, 0) for job in jobs.values()), default=0)
+
+
+def unfinished(asked: Reproduction, jobs: Mapping[str, Job]) -> list[tuple[Job, int]]:
+    """The trainings that are still to be done, with their seeds."""
+    return [
+        (job, seed)
+        for seed in range(asked.seeds)
+        for job in jobs.values()
+        if not job.missing and job.same_as is None
+        if not runs.is_finished(asked.run(job.name, seed))
     ]
-    last += [word for row in rows for word in ("--rows", str(row))]
-    return [*lines, "# after all of the above:", shlex.join(last)]
 
 
-def _phantom_command(folder: Path, style: str, size: Scale) -> str:
-    own = style == "cxr-lt"
-    place = folder / ("phantom" if own else f"phantom-{style}")
-    dev, test = size.shares if own else (0.0, 0.0)
-    words = ["lingula", "data", "phantom", str(place), "--n"]
-    words += [str(size.images if own else size.outside), "--size", str(size.size)]
-    words += ["--dev", f"{dev:g}", "--test", f"{test:g}"]
-    if own and size.imbalance is not None:
-        words += ["--imbalance", f"{size.imbalance:g}"]
-    return shlex.join([*words, *([] if own else ["--style", style])])
+def config_of(job: Job, seed: int) -> Config:
+    """The config of a seed's training."""
+    return vary(job.config, seed=seed)
 
 
-def _plain(value: object) -> str:
-    """A setting's value as `key=value` takes it."""
-    return "null" if value is None else json.dumps(value) if isinstance(value, list) else str(value)
+def scoring_of(asked: Reproduction, job: Job, seed: int, split: str) -> dict[str, Any]:
+    """The arguments of `predict` for a row that only scores another one's training anew."""
+    assert job.same_as is not None
+    config = job.config
+    cache = [str(place) for place in asked.cache]
+    return {
+        "run": asked.run(job.same_as, seed),
+        "data": asked.own,
+        "split": split,
+        "tta": config.evaluation.tta,
+        **({"workers": config.data.workers} if config.data.workers else {}),
+        **({"device": config.device} if config.device != "auto" else {}),
+        **({"cache": cache} if cache else {}),
+        "out": asked.scores(job.name, seed, split),
+    }
+
+
+def scorings(asked: Reproduction, jobs: Mapping[str, Job]) -> list[dict[str, Any]]:
+    """All predictions that a table needs beside the trainings' own scores, by their arguments."""
+    return [
+        scoring_of(asked, job, seed, split)
+        for job in jobs.values()
+        for seed in range(0 if job.missing or job.same_as is None else asked.seeds)
+        for split in ("dev", "test")
+    ]
+
+
+def setting(key: str, value: object) -> str:
+    """A setting as `key=value` takes it."""
+    plain = "null" if value is None else value
+    return f"{key}={json.dumps(plain) if isinstance(plain, list) else plain}"
+
+
+def missing_of(jobs: Mapping[str, Job]) -> dict[str, list[str]]:
+    """Why trainings can't be run, each reason with their names."""
+    reasons: dict[str, list[str]] = {}
+    for job in jobs.values():
+        if job.missing:
+            reasons.setdefault(job.missing.removeprefix("not run: "), []).append(job.name)
+    return reasons

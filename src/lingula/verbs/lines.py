@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 import lingula
-from lingula import ensembles
+from lingula import ensembles, files
+from lingula.config import Data
 from lingula.data.table import Table, class_counts, rows_of
 from lingula.ensembles import model_wise, same_rows
+from lingula.evaluated import Evaluation
 from lingula.evaluation import evaluate_predictions
 from lingula.labels import groups
-from lingula.paper import TABLE_1, TABLE_2, Row, Scale
+from lingula.paper import TABLE_1, TABLE_2, EnsembleRow, Row
 from lingula.predictions import Predictions, class_columns, read_scores
 from lingula.reporting.ladder import Line
 from lingula.verbs.ensemble import ensemble
-from lingula.verbs.jobs import Job
+from lingula.verbs.jobs import Job, can_be_joined, ensembles_of
+from lingula.verbs.reproduction import Reproduction
 
 DRAWS = 1000
 
@@ -43,16 +47,46 @@ def tail_classes(table: Table, limit: float) -> tuple[str, ...]:
     return groups(class_counts(table, rows), len(rows), max(limit, 0.1), limit)["tail"]
 
 
+@dataclass(frozen=True)
+class Measure:
+    """What every row is measured on, and how: a table, what its unknown cells mean, its tail.
+
+    `limit` is the training prevalence below which a class is in the tail.
+    """
+
+    table: Table
+    data: Data
+    limit: float
+
+    @cached_property
+    def tail(self) -> tuple[str, ...]:
+        """The tail classes."""
+        return tail_classes(self.table, self.limit)
+
+    def __call__(
+        self, scores: Predictions, split: str, against: Predictions | None = None
+    ) -> Evaluation:
+        """The evaluation of scores on a split, with an interval where they are compared."""
+        return evaluate_predictions(
+            scores,
+            self.table,
+            split=split,
+            ci=0 if against is None else DRAWS,
+            against=against,
+            uncertain=self.data.uncertain,
+            blank=self.data.blank,
+        )
+
+
 def measured_line(
     line: Line,
     scores: Sequence[Mapping[str, Path]],
     parent: Sequence[Mapping[str, Path]],
     first: Sequence[Mapping[str, Path]],
-    table: Table,
-    tail: Sequence[str],
+    measure: Measure,
 ) -> Line:
     """The line with our figures: means over seeds, and differences on scores averaged over them."""
-    single = {split: _each(scores, split, table) for split in ("dev", "test")}
+    single = {split: _each(scores, split, measure) for split in ("dev", "test")}
     ours = averaged([seed["test"] for seed in scores])
     line = replace(
         line,
@@ -62,29 +96,26 @@ def measured_line(
     )
     if parent:
         if len(scores) > 1:
-            alone = np.subtract(single["test"], _each(parent, "test", table))
+            alone = np.subtract(single["test"], _each(parent, "test", measure))
             line = replace(line, alone=(float(alone.mean()), float(alone.std(ddof=1))))
         theirs = averaged([seed["test"] for seed in parent])
-        found = evaluate_predictions(ours, table, split="test", ci=DRAWS, against=theirs).against
+        found = measure(ours, "test", theirs).against
         assert found is not None
         line = replace(line, gain=found.difference, gain_ci=found.ci)
-    if tail:
-        part = _only(ours, tail)
-        line = replace(line, tail=evaluate_predictions(part, table, split="test").found.mAP)
+    if measure.tail:
+        part = _only(ours, measure.tail)
+        line = replace(line, tail=measure(part, "test").found.mAP)
         if first and first is not scores:
-            theirs = _only(averaged([seed["test"] for seed in first]), tail)
-            found = evaluate_predictions(
-                part, table, split="test", ci=DRAWS, against=theirs
-            ).against
+            theirs = _only(averaged([seed["test"] for seed in first]), measure.tail)
+            found = measure(part, "test", theirs).against
             assert found is not None
             line = replace(line, tail_gain=found.difference, tail_ci=found.ci)
     return line
 
 
-def _each(seeds: Sequence[Mapping[str, Path]], split: str, table: Table) -> list[float]:
+def _each(seeds: Sequence[Mapping[str, Path]], split: str, measure: Measure) -> list[float]:
     """The mAP of each seed's training."""
-    found = (evaluate_predictions(read_scores(s[split]), table, split=split) for s in seeds)
-    return [each.found.mAP for each in found]
+    return [measure(read_scores(paths[split]), split).found.mAP for paths in seeds]
 
 
 def _design(row: Row) -> tuple[str, ...]:
@@ -93,17 +124,17 @@ def _design(row: Row) -> tuple[str, ...]:
     return (row.encoder, row.text, marks[0], factor, marks[1], marks[2])
 
 
+Made = Mapping[str, list[dict[str, Path]]]
+
+
 def lines_of_table_1(
-    jobs: Mapping[str, Job],
-    made: Mapping[str, list[dict[str, Path]]],
-    folder: Path,
-    seeds: int,
-    table: Table,
-    size: Scale,
-    rows: Sequence[int],
+    asked: Reproduction, jobs: Mapping[str, Job], made: Made, measure: Measure
 ) -> list[Line]:
-    """The rows of Table 1, in the paper's order; a row that was not run says why."""
-    by_number, tail = {row.number: row for row in TABLE_1}, tail_classes(table, size.tail)
+    """The rows of Table 1, in the paper's order; a row that was not run says why.
+
+    `made` has for each training and seed the scores files by split.
+    """
+    by_number = {row.number: row for row in TABLE_1}
     lines = []
     for row in TABLE_1:
         short = f"t1r{row.number}"
@@ -112,39 +143,35 @@ def lines_of_table_1(
         if above is not None:
             line = replace(line, paper_gain=row.mAP - above.mAP)
         if short not in jobs:
-            line = replace(line, note=f"not run: rows {', '.join(map(str, rows))} were asked for")
+            line = replace(line, note=_not_asked(asked))
         elif not made[short]:
             line = replace(line, note=jobs[short].missing)
         else:
-            line = replace(
-                line, note=jobs[short].note, seconds=_seconds(jobs[short], folder, seeds)
-            )
+            line = replace(line, note=jobs[short].note, seconds=_seconds(asked, jobs[short]))
             parent = made.get(f"t1r{row.parent}", [])
-            line = measured_line(line, made[short], parent, made["t1r1"], table, tail)
+            line = measured_line(line, made[short], parent, made["t1r1"], measure)
         lines.append(line)
     return lines
 
 
-def _seconds(job: Job, folder: Path, seeds: int) -> float:
+def _not_asked(asked: Reproduction) -> str:
+    return f"not run: rows {', '.join(map(str, asked.rows))} were asked for"
+
+
+def _seconds(asked: Reproduction, job: Job) -> float:
     if job.same_as is not None:
         return 0.0
-    runs = [folder / "trainings" / f"{job.name}-s{seed}" for seed in range(seeds)]
+    runs = [asked.run(job.name, seed) for seed in range(asked.seeds)]
     facts = [json.loads((run / "finished.json").read_text(encoding="utf-8")) for run in runs]
     return float(sum(fact["seconds"] for fact in facts))
 
 
 def lines_of_table_2(
-    made: Mapping[str, list[dict[str, Path]]],
-    notes: Mapping[str, str],
-    folder: Path,
-    seeds: int,
-    table: Table,
-    size: Scale,
-    rows: Sequence[int],
+    asked: Reproduction, jobs: Mapping[str, Job], made: Made, measure: Measure
 ) -> list[Line]:
     """The rows of Table 2: ensembles of the trainings that were run."""
-    tail = tail_classes(table, size.tail)
     joined: dict[int, list[dict[str, Path]]] = {}
+    wanted = ensembles_of(asked.rows)
     lines = []
     for row in TABLE_2:
         shorts = [name.removeprefix("paper/") for name in row.members]
@@ -156,60 +183,75 @@ def lines_of_table_2(
         )
         if above is not None:
             line = replace(line, paper_gain=row.mAP - above.mAP)
-        if rows and row.number not in rows:
-            line = replace(line, note=f"not run: rows {', '.join(map(str, rows))} were asked for")
-        elif len(there) < 2 or (row.number == 3 and "exo-both" in absent):
+        if row not in wanted:
+            line = replace(line, note=_not_asked(asked))
+        elif not can_be_joined(row, {f"paper/{short}" for short in there}):
             line = replace(line, note=f"not run: needs {', '.join(absent)}")
         else:
-            joined[row.number] = _ensembles(row.number, row.rule, there, made, folder, seeds, table)
+            joined[row.number] = _ensembles(asked, row, there, made)
             said = [f"without {', '.join(absent)} (not run)"] if absent else []
-            said += sorted({notes[short] for short in there if notes[short]})
+            said += sorted({jobs[short].note for short in there if jobs[short].note})
             line = replace(line, note="; ".join(said))
             above_scores = joined.get(row.parent or 0, [])
             first = joined.get(1, [])
-            line = measured_line(line, joined[row.number], above_scores, first, table, tail)
+            line = measured_line(line, joined[row.number], above_scores, first, measure)
         lines.append(line)
     return lines
 
 
 def _ensembles(
-    number: int,
-    rule: str,
-    members: Sequence[str],
-    made: Mapping[str, list[dict[str, Path]]],
-    folder: Path,
-    seeds: int,
-    table: Table,
+    asked: Reproduction, row: EnsembleRow, names: Sequence[str], made: Made
 ) -> list[dict[str, Path]]:
     """One ensemble a seed, of that seed's trainings; its scores files by split."""
     found = []
-    for seed in range(seeds):
-        place = ensemble(
-            rule,
-            members=[(m, made[m][seed]["dev"], made[m][seed]["test"]) for m in members],
-            labels=table.path,
-            out=folder / "ensembles" / f"t2r{number}-s{seed}",
-        )
+    for seed in range(asked.seeds):
+        members = [(name, made[name][seed]["dev"], made[name][seed]["test"]) for name in names]
+        out = asked.folder / "ensembles" / f"t2r{row.number}-s{seed}"
+        other = _has_other_members(out, members)
+        place = ensemble(row.rule, members=members, labels=asked.own, out=out, overwrite=other)
         found.append({split: place / "scores" / f"{split}.csv" for split in ("dev", "test")})
     return found
 
 
-def facts_of(table: Table, scale: str, size: Scale, seeds: int) -> tuple[str, ...]:
+def _has_other_members(out: Path, members: Sequence[tuple[str, Path, Path]]) -> bool:
+    """Whether an ensemble was made of other trainings: more of them may have been run since."""
+    made = out / "ensemble.json"
+    if not made.is_file():
+        return False
+    before = files.read_object(made).get("made_from", {}).get("members")
+    now = {name: [files.sha256(dev), files.sha256(test)] for name, dev, test in members}
+    return bool(before != now)
+
+
+def facts_of(
+    asked: Reproduction, jobs: Mapping[str, Job], measure: Measure, said: str
+) -> tuple[str, ...]:
     """What must be known to read the table."""
+    table, seeds = measure.table, asked.seeds
     counts = {split: len(rows_of(table, split)) for split in ("train", "dev", "test")}
-    tail = tail_classes(table, size.tail)
     what = "the phantom (synthetic)" if table.phantom else str(table.path)
+    own = [f"Settings of one's own, for every training: {' '.join(asked.settings)}."]
     return (
         f"Data: {what}; {counts['train']} train, {counts['dev']} dev and {counts['test']} test "
         "images.",
-        f"Scale {scale}; {seeds} seed{'s' if seeds > 1 else ''} a row. mAPs are means over "
+        f"Scale {said}; {seeds} seed{'s' if seeds > 1 else ''} a row. mAPs are means over "
         "seeds. The gain of a training is the difference of test mAP to the parent of the same "
         "seed. The gain of averaged seeds is that of the mean of all seeds' scores, an ensemble, "
         f"with a 95 % interval from {DRAWS} paired bootstrap draws of patients, which does not "
         "contain the noise of the seed. The tail is measured on averaged seeds.",
-        f"Tail: {', '.join(tail) or 'none'} (below {100 * size.tail:g} % of the training images).",
-        "Image encoders start from ImageNet at the scale `paper` (our assumption), at random at "
-        "the others, where the rates are raised (the decoder's less), the warm-up is 5 % of the "
-        "steps, the decoder is smaller, and the map before the encoder's last one is used.",
+        *(own if asked.settings else []),
+        f"Tail: {', '.join(measure.tail) or 'none'} (below {100 * measure.limit:g} % of the "
+        "training images).",
+        "Image encoders start from torchvision's ImageNet weights at the scale `paper` (our "
+        "assumption), at random at the others, where the rates are raised (the decoder's less), "
+        "the warm-up is 5 % of the steps, the decoder is smaller, and the map before the encoder's "
+        "last one is used.",
+        f"Text encoders: {'; '.join(_texts(jobs)) or 'none'}.",
+        "All scores are computed in fp32, whatever the trainings ran in.",
         f"lingula {lingula.__version__}. {lingula.NOTICE}",
     )
+
+
+def _texts(jobs: Mapping[str, Job]) -> list[str]:
+    """The text encoders that the trainings used."""
+    return sorted({job.config.model.text for job in jobs.values() if not job.missing})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,3 +24,11 @@ class Plan:
     run: Path
     split_made: bool = False
     outside: tuple[Outside, ...] = ()
+
+
+def data_sha256(table: Table, others: Sequence[Outside] = ()) -> str:
+    """Hash of the table; with outside tables, of all their hashes."""
+    every = [table.sha256, *(other.table.sha256 for other in others)]
+    if len(every) == 1:
+        return every[0]
+    return hashlib.sha256("\n".join(every).encode()).hexdigest()

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from lingula import files
 from lingula.calibration import Calibration
 from lingula.config import Config, from_plain, vary
 from lingula.csv_cells import original_cell, plain_csv
-from lingula.data.cache_files import open_cache, source_of
+from lingula.data.cache_files import open_caches, source_of
 from lingula.data.cached import CachedImages, locate
 from lingula.data.folder import images_in
 from lingula.data.phantom import is_phantom
@@ -58,7 +58,7 @@ def predict(
     workers: int = 0,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     precision: Literal["fp32", "bf16", "auto"] = "fp32",
-    cache: str | Path | None = None,
+    cache: str | Path | Sequence[str | Path] | None = None,
     allow_phantom_model: bool = False,
     overwrite: bool = False,
 ) -> Predicted:
@@ -77,7 +77,7 @@ def predict(
         device: where to run.
         precision: fp32 is exact; bf16 is faster and moves logits by some hundredths; `auto` is
             the fastest that has been seen to keep every AP to 0.001, which so far is fp32.
-        cache: read the images from this folder, made by `lingula data cache`.
+        cache: read the images from this folder, or these, made by `lingula data cache`.
         allow_phantom_model: let a model trained on the phantom score real films.
         overwrite: replace a scores file made with other settings (the old one is set aside).
 
@@ -139,14 +139,16 @@ class _Asked:
     cached: CachedImages | None
 
 
-def _asked(data: Path, split: str | None, by: str, cache: str | Path | None) -> _Asked:
+def _asked(
+    data: Path, split: str | None, by: str, cache: str | Path | Sequence[str | Path] | None
+) -> _Asked:
     root, images, table = _chosen(data, split)
     if by == "study" and (table is None or table.studies is None):
         raise InputError("--by study needs a table with a study column.")
     sound, bad = _paths(root, images)
     paths, rows = list(sound.values()), np.array(list(sound), dtype=np.intp)
     names = [images[row] for row in rows]
-    cached = None if cache is None else locate(open_cache(Path(cache)), root, names, paths)
+    cached = None if cache is None else locate(open_caches(cache), root, names, paths)
     return _Asked(root, images, table, paths, rows, bad, cached)
 
 

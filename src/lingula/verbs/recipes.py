@@ -24,11 +24,18 @@ def recipes(name: str | None = None) -> str:
     width = max(len(known) for known in [*own, *(other.name for other in EXOGENOUS)])
     lines = [f"{known:<{width}}  {entry.purpose} ({entry.cost})" for known, entry in own.items()]
     lines += ["", "Table 1 of the paper (mAP on its development set):", *ladder(), ""]
-    lines += [f"{other.name:<{width}}  {other.purpose}" for other in EXOGENOUS]
+    lines += [f"Each row: {RECIPES[TABLE_1[0].name].cost}.", ""]
+    for other in EXOGENOUS:
+        lines.append(f"{other.name:<{width}}  {other.purpose} ({RECIPES[other.name].cost})")
     lines += ["", "Table 2 of the paper (mAP on its test set), made by `lingula reproduce table2`:"]
     for row in TABLE_2:
         beside = " with outside data" if "paper/exo-both" in row.members else ""
         lines.append(f"{row.name}  {row.rule}, {len(row.members)} members{beside}: {row.mAP:.3f}")
+    lines += [
+        "",
+        "Hours, memory and disk on this machine, by some steps of each training: "
+        "lingula reproduce table1 --scale paper --out DIR --estimate",
+    ]
     lines += ["", "Assumed, for the paper does not say:", *(f"- {text}" for text in ASSUMED)]
     return "\n".join(lines)
 

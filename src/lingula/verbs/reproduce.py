@@ -11,30 +11,29 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import lingula
 from lingula import files
-from lingula.config import vary
-from lingula.data.configured import configured_table
-from lingula.data.table import Table, rows_of
-from lingula.errors import InputError, nearest
-from lingula.paper import SCALES, Scale
-from lingula.recipe import recipe
+from lingula.data.table import Table
+from lingula.errors import InputError
 from lingula.reporting.ladder import Ladder, to_csv, to_html, to_markdown
 from lingula.verbs.data_phantom import data_phantom
-from lingula.verbs.jobs import Job, commands_of, jobs_of, texts_of
-from lingula.verbs.lines import facts_of, lines_of_table_1, lines_of_table_2
+from lingula.verbs.job_scripts import commands_of, gpu_script, slurm_script, stages_of
+from lingula.verbs.jobs import Job, config_of, jobs_of, scorings, texts_of, unfinished
+from lingula.verbs.lines import Measure, facts_of, lines_of_table_1, lines_of_table_2
 from lingula.verbs.predict import predict
+from lingula.verbs.readiness import films_of, make_ready, refuse
+from lingula.verbs.reproduction import Reproduction, checked
 from lingula.verbs.train import train
+from lingula.verbs.waiting import by_the_first
 
 log = logging.getLogger("lingula")
 
 COLUMNS = ("image encoder", "text encoder", "separate", "re-weighting", "MixUp", "TTA")
 
 
-def reproduce(
+def reproduce(  # noqa: PLR0913 (an argument an option)
     table: str,
     *,
     out: str | Path,
@@ -43,11 +42,21 @@ def reproduce(
     scale: str = "small",
     seeds: int = 1,
     epochs: int | None = None,
+    texts: Mapping[str, str | Path] | None = None,
     stand_ins: Mapping[str, str | Path] | None = None,
     rows: Sequence[int] = (),
+    cache: Sequence[str | Path] = (),
+    settings: Sequence[str] = (),
+    estimate: bool = False,
     print_jobs: bool = False,
+    gpus: int | None = None,
+    slurm: str | Path | None = None,
+    template: str | Path | None = None,
+    join: bool = False,
 ) -> Path | list[str]:
     """Train, score, join and measure what a table of the paper needs; write it as a table.
+
+    Whatever is missing or wrong is told in one list before the first step of any training.
 
     Args:
         table: `table1` or `table2`.
@@ -57,123 +66,150 @@ def reproduce(
         scale: `tiny`, `small` or `paper`: image size, decoder, epochs and rates.
         seeds: trainings a row, with the seeds 0, 1, ...
         epochs: of every training, instead of the scale's.
-        stand_ins: folders of text encoders to use for those named `med-kebert` or `clinical-t5`;
-            the table says so.
+        texts: folders of the real text encoders `med-kebert` and `clinical-t5`.
+        stand_ins: folders of text encoders to use in their place; the table says so.
         rows: only these rows of the table and what they are compared with; none: all.
-        print_jobs: return the commands instead: one a training, then this one to join them.
+        cache: folders that `lingula data cache` made, for every training and prediction.
+        settings: `key=value` for every training.
+        estimate: return what it would cost instead, by some steps of each training on this machine.
+        print_jobs: return the commands instead: one a training and prediction, then the one that
+            joins them.
+        gpus: return a bash script instead that keeps a job on each of so many GPUs.
+        slurm: write a script to this file instead that submits itself to SLURM as job arrays.
+        template: a site's script, whose `#SBATCH` lines and set-up that script takes over.
+        join: train and score nothing; only join what is finished. What is not is named.
 
     Returns:
-        The path of the table as markdown (.csv and .html lie beside it), or the commands.
+        The path of the table as markdown (.csv and .html lie beside it); or the commands, the bill
+        or the script's path.
+
+    Raises:
+        InputError: something is wrong or missing, or no row can be run.
     """
-    _check(table, scale, seeds)
-    folder, size = Path(out), _sized(scale, epochs)
-    own, others = _data(folder, data, outside, size, scale, table, dry=print_jobs)
-    texts = texts_of(folder, stand_ins or {}, scale)
-    jobs = jobs_of(table, rows, own, others, texts, size)
-    if print_jobs:
-        return commands_of(
-            jobs, seeds, folder, table, data, outside, scale, stand_ins or {}, rows, epochs
+    asked = checked(
+        Reproduction(
+            table,
+            Path(out).resolve(),
+            None if str(data) == "phantom" else _absolute(data),
+            tuple(map(_absolute, outside)),
+            scale,
+            seeds,
+            epochs,
+            {name: _absolute(place) for name, place in (texts or {}).items()},
+            {name: _absolute(place) for name, place in (stand_ins or {}).items()},
+            tuple(rows),
+            tuple(map(_absolute, cache)),
+            tuple(map(_absolute_setting, settings)),
         )
-    measured = configured_table(recipe("paper/t1r1").data.model_copy(update={"table": str(own)}))
-    for seed in range(seeds):
-        for job in jobs.values():
-            if not job.missing:
-                _run(job, seed, folder, measured)
-    made = {name: _scores(job, jobs, folder, seeds) for name, job in jobs.items()}
-    notes = {name: job.note for name, job in jobs.items()}
-    if table == "table1":
-        lines = lines_of_table_1(jobs, made, folder, seeds, measured, size, rows)
-    else:
-        lines = lines_of_table_2(made, notes, folder, seeds, measured, size, rows)
-    said = f"`{scale}`" + (f", {epochs} epochs" if epochs else "")
-    facts = facts_of(measured, said, size, seeds)
-    ladder = Ladder(
-        f"Table {table[-1]} of the paper, at the scale {said}",
-        COLUMNS if table == "table1" else ("rule", "members"),
-        tuple(lines),
-        comparable=not measured.phantom and scale == "paper",
-        facts=facts,
     )
-    files.write_text(folder / f"{table}.csv", to_csv(ladder))
-    files.write_text(folder / f"{table}.html", to_html(ladder, lingula.NOTICE))
-    files.write_text(folder / f"{table}.md", to_markdown(ladder))
-    return folder / f"{table}.md"
+    as_jobs = print_jobs or gpus is not None or slurm is not None
+    _check_ways(join, estimate, as_jobs, template is not None and slurm is None, gpus)
+    faults: list[str] = []
+    jobs = jobs_of(asked, texts_of(asked, faults))
+    if estimate:
+        from lingula.verbs.estimate import bill  # imports torch
+
+        return bill(asked, jobs, faults)
+    films = make_ready(asked, jobs, faults, join=join, here=not as_jobs)
+    if as_jobs:
+        stages = stages_of(asked, jobs)
+        if slurm is not None:
+            site = None if template is None else Path(template)
+            return slurm_script(asked, stages, jobs, Path(slurm), site)
+        return commands_of(stages, jobs) if gpus is None else gpu_script(asked, stages, jobs, gpus)
+    if films.table is None and not join:
+        _draw(asked)
+        films = films_of(asked, jobs, faults)
+    refuse(faults)
+    assert films.table is not None
+    for job, seed in unfinished(asked, jobs):
+        train(config_of(job, seed), out=asked.run(job.name, seed))
+    _score(asked, jobs)
+    with by_the_first() as first:
+        if first:
+            _write(asked, jobs, films.table)
+    return asked.folder / f"{table}.md"
 
 
-def _check(table: str, scale: str, seeds: int) -> None:
-    if table not in ("table1", "table2"):
-        raise InputError(f"The paper has table1 and table2, not '{table}'.")
-    if scale not in SCALES:
+def _absolute(place: str | Path) -> Path:
+    return Path(place).expanduser().resolve()
+
+
+def _absolute_setting(assignment: str) -> str:
+    """The setting with a path made absolute, so that it means the same in any working folder."""
+    key, _, value = assignment.partition("=")
+    path = key == "data.root" or (key == "model.weights" and Path(value).expanduser().exists())
+    return f"{key}={_absolute(value)}" if path else assignment
+
+
+def _check_ways(
+    join: bool, estimate: bool, as_jobs: bool, template_alone: bool, gpus: int | None
+) -> None:
+    if join + estimate + as_jobs > 1:
         raise InputError(
-            f"There is no scale '{scale}'.{nearest(scale, SCALES)} There are {', '.join(SCALES)}."
+            "Give one of --estimate, --join, and --print-jobs (or --gpus, or --slurm): each does "
+            "something else instead of the trainings."
         )
-    if seeds < 1:
-        raise InputError(f"seeds is a number of trainings a row, at least 1, not {seeds}.")
+    if template_alone:
+        raise InputError("--template is for the script that --slurm FILE writes.")
+    if gpus is not None and gpus < 1:
+        raise InputError(f"gpus is a number of GPUs, at least 1, not {gpus}.")
 
 
-def _sized(scale: str, epochs: int | None) -> Scale:
-    """The scale, with epochs of one's own if given."""
-    size = SCALES[scale]
-    if epochs is None:
-        return size
-    if epochs < 1:
-        raise InputError(f"epochs is at least 1, not {epochs}.")
-    return replace(size, changes={**size.changes, "optim__epochs": epochs})
-
-
-def _data(
-    folder: Path,
-    data: str | Path,
-    outside: Sequence[str | Path],
-    size: Scale,
-    scale: str,
-    table: str,
-    *,
-    dry: bool,
-) -> tuple[Path, tuple[Path, ...]]:
-    """The tables to work on; phantoms are drawn unless `dry`."""
-    if str(data) != "phantom":
-        path = Path(data)
-        if not path.is_file():
-            raise InputError(f"There is no table {path}.")
-        return path.resolve(), tuple(Path(other).resolve() for other in outside)
-    if outside:
-        raise InputError("On the phantom the outside data are phantoms too; leave --outside out.")
-    own, others = folder / "phantom", [folder / "phantom-nih", folder / "phantom-chexpert"]
-    if not dry:
-        data_phantom(
-            own, n=size.images, size=size.size, imbalance=size.imbalance, shares=size.shares
-        )
-        for other in others if table == "table2" else ():
-            style = other.name.removeprefix("phantom-")
-            data_phantom(other, n=size.outside, size=size.size, style=style, shares=(0.0, 0.0))
-    return (own / "labels.csv").resolve(), tuple((o / "labels.csv").resolve() for o in others)
-
-
-def _run(job: Job, seed: int, folder: Path, table: Table) -> None:
-    """Train, or, where another row shares the training, only score its model with other views."""
-    config = vary(job.config, seed=seed)
-    if job.same_as is None:
-        train(config, out=folder / "trainings" / f"{job.name}-s{seed}")
+def _draw(asked: Reproduction) -> None:
+    """The phantoms, where they stand in for data; what is there is left as it is."""
+    if asked.data is not None:
         return
-    for split in ("dev", "test"):
-        if len(rows_of(table, split)):
-            predict(
-                folder / "trainings" / f"{job.same_as}-s{seed}",
-                data=str(table.path),
-                split=split,
-                tta=config.evaluation.tta,
-                out=folder / "scores" / f"{job.name}-s{seed}" / f"{split}.csv",
-            )
+    size = asked.size
+    data_phantom(
+        asked.own.parent,
+        n=size.images,
+        size=size.size,
+        imbalance=size.imbalance,
+        shares=size.shares,
+    )
+    for other in asked.others if asked.table == "table2" else ():
+        style = other.parent.name.removeprefix("phantom-")
+        data_phantom(other.parent, n=size.outside, size=size.size, style=style, shares=(0.0, 0.0))
 
 
-def _scores(job: Job, jobs: Mapping[str, Job], folder: Path, seeds: int) -> list[dict[str, Path]]:
+def _score(asked: Reproduction, jobs: Mapping[str, Job]) -> None:
+    """Score the rows that share another one's training with their own views."""
+    for wanted in scorings(asked, jobs):
+        # What is there is only looked at, on a node without the device too.
+        predict(**wanted | ({"device": "auto"} if wanted["out"].is_file() else {}))
+
+
+def _scores(asked: Reproduction, job: Job) -> list[dict[str, Path]]:
     """For each seed the scores files by split; empty where the job was not run."""
-    if job.missing or (job.same_as is not None and jobs[job.same_as].missing):
+    if job.missing:
         return []
-    place = folder / ("scores" if job.same_as else "trainings")
-    inner = "" if job.same_as else "scores"
     return [
-        {split: place / f"{job.name}-s{seed}" / inner / f"{split}.csv" for split in ("dev", "test")}
-        for seed in range(seeds)
+        {
+            split: asked.run(job.name, seed) / "scores" / f"{split}.csv"
+            if job.same_as is None
+            else asked.scores(job.name, seed, split)
+            for split in ("dev", "test")
+        }
+        for seed in range(asked.seeds)
     ]
+
+
+def _write(asked: Reproduction, jobs: Mapping[str, Job], table: Table) -> None:
+    """Join the trainings to the table's lines, and write it in three formats."""
+    made = {name: _scores(asked, job) for name, job in jobs.items()}
+    measure = Measure(table, next(iter(jobs.values())).config.data, asked.size.tail)
+    make = lines_of_table_1 if asked.table == "table1" else lines_of_table_2
+    lines = make(asked, jobs, made, measure)
+    said = f"`{asked.scale}`" + (f", {asked.epochs} epochs" if asked.epochs else "")
+    ladder = Ladder(
+        f"Table {asked.table[-1]} of the paper, at the scale {said}",
+        COLUMNS if asked.table == "table1" else ("rule", "members"),
+        tuple(lines),
+        comparable=not table.phantom and asked.scale == "paper",
+        facts=facts_of(asked, jobs, measure, said),
+    )
+    folder = asked.folder
+    files.write_text(folder / f"{asked.table}.csv", to_csv(ladder))
+    files.write_text(folder / f"{asked.table}.html", to_html(ladder, lingula.NOTICE))
+    files.write_text(folder / f"{asked.table}.md", to_markdown(ladder))

@@ -15,8 +15,8 @@ import numpy as np
 
 from lingula import files
 from lingula.data.mapping import Known, coverage, coverage_text
+from lingula.data.presence import absent
 from lingula.data.reading import read_description, write_table
-from lingula.data.sources.places import absent
 from lingula.data.splits import classes_missing
 from lingula.data.table import (
     BLANK,
@@ -53,7 +53,7 @@ def with_images(table: Table, drop: bool) -> tuple[Table, tuple[str, ...]]:
 
     Raises `InputError` if none is there, with one full path that was tried.
     """
-    rows = absent(table.root, table.images)
+    rows = absent([table.root / name for name in table.images])
     if not rows:
         return table, ()
     names = tuple(table.images[i] for i in rows)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,15 +13,14 @@ from lingula import files, runs
 from lingula.config import Config, Worst, overridden, read_config
 from lingula.data.configured import configured_outside, configured_table, configured_targets
 from lingula.data.outside import Outside, check_apart, outside
-from lingula.data.phantom import write_phantom
 from lingula.data.splits import patients_in_two_splits, patients_spelled_twice, split_by_patient
 from lingula.data.table import Table, rows_of, with_splits
 from lingula.errors import InputError, differences, examples
 from lingula.evaluation import worst_classes
 from lingula.predictions import read_scores
-from lingula.progress import counting, progress
 from lingula.ranks import is_first
 from lingula.recipe import recipe
+from lingula.verbs.data_phantom import data_phantom
 from lingula.verbs.plan import Plan
 from lingula.verbs.run_labels import labels_of, measured, warn_of_changed_runs
 
@@ -97,7 +95,7 @@ def _settings(
     if name is None or out is None:
         raise InputError("Say what to train and where: lingula train RECIPE|config.yaml --out RUN.")
     config = overridden(settings_of(name), overrides)
-    return _absolute(config), Path(out)
+    return absolute(config), Path(out)
 
 
 def settings_of(name: str | Path | Config) -> Config:
@@ -109,7 +107,7 @@ def settings_of(name: str | Path | Config) -> Config:
     return recipe(str(name))
 
 
-def _absolute(config: Config) -> Config:
+def absolute(config: Config) -> Config:
     """Paths made absolute, so that the run can be continued from any working folder."""
     data, model = config.data, config.model
     if data.table != "phantom":
@@ -144,16 +142,9 @@ def _with_phantom(config: Config, run: Path) -> Config:
     _check_phantoms(config)
     if data.table != "phantom":
         return config
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(
-            "Several processes can't draw the phantom at once: run `lingula data phantom DIR` "
-            "first, and say data.table=DIR/labels.csv."
-        )
 
     def draw(folder: str, style: str) -> str:
-        with progress(f"drawing {folder}") as tick:
-            table = write_phantom(run / folder, size=size, style=style, progress=counting(tick))
-        return str(table.resolve())
+        return str(data_phantom(run / folder, size=size, style=style).resolve())
 
     outside = tuple(
         draw(place.replace(":", "-"), OUTSIDE_PHANTOMS[place])
@@ -220,6 +211,12 @@ def prepared_table(config: Config) -> tuple[Table, bool]:
         )
         table = with_splits(table, made)
         log.info("The table has no split; made one by patient (70 % train, 10 % dev, 20 % test).")
+    check_table(table, config)
+    return table, split_made
+
+
+def check_table(table: Table, config: Config) -> None:
+    """Refuse a table with splits that can't be trained on as the config says; name odd classes."""
     shared = patients_in_two_splits(table)
     if shared:
         named = [f"{name} ({', '.join(splits)})" for name, splits in shared.items()]
@@ -244,7 +241,6 @@ def prepared_table(config: Config) -> tuple[Table, bool]:
     _name_empty_classes(table, config)
     for name in config.loss.class_weights:
         table.space.index(name)
-    return table, split_made
 
 
 def _name_empty_classes(table: Table, config: Config) -> None:

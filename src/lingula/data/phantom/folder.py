@@ -21,6 +21,7 @@ from lingula.data.phantom.drawing import draw
 from lingula.data.phantom.frequency import SHARE, Study, plan
 from lingula.data.phantom.person import Seeds
 from lingula.data.phantom.style import CXR_LT, Style, style_of
+from lingula.data.presence import absent
 from lingula.errors import InputError, changes, differences
 
 VERSION = 2
@@ -134,7 +135,7 @@ def _finished(out: Path, films: list[_Film]) -> bool:
     known = _read(out / "labels.json").get("sha256")
     if not table.is_file() or not (out / "boxes.csv").is_file() or files.sha256(table) != known:
         return False
-    return all((out / "images" / f"{film.name}.png").is_file() for film in films)
+    return not absent([out / "images" / f"{film.name}.png" for film in films])
 
 
 def _description(sha: str, settings: dict[str, Any], style: Style) -> dict[str, Any]:
@@ -149,6 +150,55 @@ def _description(sha: str, settings: dict[str, Any], style: Style) -> dict[str, 
         "sha256": sha,
         "made_by": settings,
     }
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a phantom is to consist of, and the settings that say so."""
+
+    settings: dict[str, Any]
+    films: list[_Film]
+    style: Style
+
+
+def _asked(
+    n: int,
+    size: int,
+    seed: int,
+    imbalance: float | None,
+    style: str,
+    shares: tuple[float, float],
+) -> _Asked:
+    settings: dict[str, Any] = {"n": n, "size": size, "seed": seed}
+    settings |= {"imbalance": None if imbalance is None else float(imbalance), "version": VERSION}
+    kind = style_of(style)
+    if kind is not CXR_LT:
+        settings["style"] = style
+    parts = {"dev": shares[0], "test": shares[1]}
+    if parts != SHARE:
+        settings["shares"] = list(shares)
+    return _Asked(settings, list(_films(plan(n, seed, imbalance, kind, parts), kind.letter)), kind)
+
+
+def phantom_in(
+    out: Path,
+    *,
+    n: int = 2000,
+    size: int = 128,
+    seed: int = 0,
+    imbalance: float | None = None,
+    style: str = "cxr-lt",
+    shares: tuple[float, float] = (SHARE["dev"], SHARE["test"]),
+) -> Path | None:
+    """The table of a phantom in a folder, drawn by `write_phantom`; None where it is not whole.
+
+    Raises `InputError` if it is a phantom with other settings.
+    """
+    asked = _asked(n, size, seed, imbalance, style, shares)
+    if _made_by(Path(out)) is None:
+        return None  # whoever draws it has not begun
+    _check(Path(out), asked.settings)
+    return Path(out) / "labels.csv" if _finished(Path(out), asked.films) else None
 
 
 def write_phantom(
@@ -183,18 +233,11 @@ def write_phantom(
         InputError: `out` holds something else, or a phantom with other settings.
     """
     out = Path(out)
-    settings: dict[str, Any] = {"n": n, "size": size, "seed": seed}
-    settings |= {"imbalance": None if imbalance is None else float(imbalance), "version": VERSION}
-    kind = style_of(style)
-    if kind is not CXR_LT:
-        settings["style"] = style
-    parts = {"dev": shares[0], "test": shares[1]}
-    if parts != SHARE:
-        settings["shares"] = list(shares)
+    asked = _asked(n, size, seed, imbalance, style, shares)
+    settings, films, kind = asked.settings, asked.films, asked.style
     if overwrite and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
         files.set_aside(out)
     _check(out, settings)
-    films = list(_films(plan(n, seed, imbalance, kind, parts), kind.letter))
     if _finished(out, films):
         return out / "labels.csv"
     (out / "images").mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lingula.data.table import image_path
@@ -15,7 +14,6 @@ log = logging.getLogger("lingula")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".dicom", ".dcm", ".tif", ".tiff")
 _TRIED = 200
-_AT_ONCE = 4096
 
 
 def folder(root: str | Path) -> Path:
@@ -134,17 +132,6 @@ def _image_files(root: Path) -> list[str]:
             if not name.startswith(".") and name.lower().endswith(SUFFIXES)
         ]
     return paths
-
-
-def absent(root: Path, images: Sequence[str]) -> list[int]:
-    """Rows whose image is no file below `root`."""
-
-    def look(begin: int) -> list[int]:
-        part = range(begin, min(begin + _AT_ONCE, len(images)))
-        return [i for i in part if not _is_file(root / images[i])]
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [i for found in pool.map(look, range(0, len(images), _AT_ONCE)) for i in found]
 
 
 def note(what: str, found: Collection[object]) -> None:

@@ -1,0 +1,85 @@
+"""Several processes, one of which makes a thing that the others wait for."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import lingula
+from lingula.config import Config, vary, write_config
+from lingula.errors import InputError, StoppedError
+from lingula.interruption import Interrupted
+from lingula.verbs import waiting
+
+
+def second(monkeypatch: pytest.MonkeyPatch, launcher: str) -> None:
+    names = ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    rank, world = names[:2] if launcher == "torchrun" else names[2:]
+    monkeypatch.setenv(rank, "1")
+    monkeypatch.setenv(world, "2")
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_the_second_process_waits_for_the_phantom_that_the_first_draws(
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "phantom"
+    second(monkeypatch, launcher)
+    monkeypatch.setattr(waiting, "LOOK", 0.01)
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "SLURM_PROCID")}
+    code = f"import lingula; lingula.data_phantom({str(out)!r}, n=60, size=32)"
+    with caplog.at_level("INFO", "lingula"):
+        first = subprocess.Popen([sys.executable, "-c", code], env=environment)
+        table = lingula.data_phantom(out, n=60, size=32)
+    assert first.wait() == 0 and table == out / "labels.csv"
+    assert len(table.read_text().splitlines()) == 61
+    assert "Waiting for the first process" in caplog.text
+    with pytest.raises(InputError, match="n: 60 there, 61 now"):
+        lingula.data_phantom(out, n=61, size=32)
+
+
+def test_waiting_ends_by_a_signal_and_where_nothing_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "LOOK", 0.01)
+    monkeypatch.setattr(waiting, "PATIENCE", 0.2)
+    began = time.monotonic()
+    with pytest.raises(StoppedError, match="may have ended before"):
+        waiting.waited(lambda: None, "a thing is made", tmp_path)
+    assert time.monotonic() - began < 5
+
+    def stop() -> None:
+        raise Interrupted(15)
+
+    with pytest.raises(Interrupted):
+        waiting.waited(stop, "a thing is made", tmp_path)  # type: ignore[arg-type]
+
+    files = iter(range(1000))
+
+    def look() -> Path | None:
+        time.sleep(0.05)  # a file every now and then is a sign of life
+        (tmp_path / str(next(files))).touch()
+        return tmp_path if time.monotonic() - began > 1.5 else None
+
+    assert waiting.waited(look, "a thing is made", tmp_path) == tmp_path
+
+
+@pytest.mark.slow
+def test_a_run_on_two_processes_draws_its_phantom_once(tiny_config: Config, tmp_path: Path) -> None:
+    config = vary(tiny_config, data__table="phantom", optim__epochs=1)
+    write_config(config, tmp_path / "c.yaml")
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words += ["-m", "lingula", "train", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "finished.json").is_file()
+    assert done.stderr.count("Waiting for the first process") == 1

@@ -13,7 +13,7 @@ from lingula import files
 from lingula.config import diff
 from lingula.errors import InputError
 from lingula.recipe import recipe
-from lingula.verbs.jobs import Job, config_of, scorings, setting
+from lingula.verbs.jobs import Job, config_of, phantoms_of, scorings, setting, starts_of
 from lingula.verbs.reproduction import Reproduction, closing_line
 
 
@@ -30,7 +30,7 @@ class Stage:
 
 
 def stages_of(asked: Reproduction, jobs: Mapping[str, Job]) -> list[Stage]:
-    """What a reproduction does, in order: draw, train, score with other views, join."""
+    """What a reproduction does, in order: draw, start, train, score with other views, join."""
     train: dict[str, str] = {}
     for job in jobs.values():
         for seed in range(asked.seeds if job.same_as is None and not job.missing else 0):
@@ -40,7 +40,8 @@ def stages_of(asked: Reproduction, jobs: Mapping[str, Job]) -> list[Stage]:
         for wanted in scorings(asked, jobs)
     }
     stages = [
-        Stage("draw", _phantoms(asked), alone=True),
+        Stage("draw", _phantoms(asked, jobs), alone=True),
+        Stage("start", _starts(asked, jobs)),
         Stage("train", train),
         Stage("score", score),
         Stage("join", {"join": closing_line(asked)}, alone=True),
@@ -63,22 +64,29 @@ def _scoring(wanted: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
-def _phantoms(asked: Reproduction) -> dict[str, str]:
+def _phantoms(asked: Reproduction, jobs: Mapping[str, Job]) -> dict[str, str]:
     """The commands that draw the phantoms; none on one's own table."""
-    if asked.data is not None:
-        return {}
-    size, found = asked.size, {}
-    tables = [asked.own] + (list(asked.others) if asked.table == "table2" else [])
-    for table in tables:
-        place, own = table.parent, table == asked.own
-        dev, test = size.shares if own else (0.0, 0.0)
-        words = ["lingula", "data", "phantom", str(place), "--n"]
-        words += [str(size.images if own else size.outside), "--size", str(size.size)]
-        words += ["--dev", f"{dev:g}", "--test", f"{test:g}"]
-        if own and size.imbalance is not None:
-            words += ["--imbalance", f"{size.imbalance:g}"]
-        words += [] if own else ["--style", place.name.removeprefix("phantom-")]
+    found = {}
+    for place, wanted in phantoms_of(asked, jobs).items():
+        dev, test = wanted["shares"]
+        words = ["lingula", "data", "phantom", str(place), "--n", str(wanted["n"])]
+        words += ["--size", str(wanted["size"]), "--dev", f"{dev:g}", "--test", f"{test:g}"]
+        if wanted.get("imbalance") is not None:
+            words += ["--imbalance", f"{wanted['imbalance']:g}"]
+        words += ["--style", wanted["style"]] if "style" in wanted else []
+        words += ["--seed", str(wanted["seed"])] if "seed" in wanted else []
         found[place.name] = shlex.join(words)
+    return found
+
+
+def _starts(asked: Reproduction, jobs: Mapping[str, Job]) -> dict[str, str]:
+    """The commands that train the encoders' starts."""
+    found = {}
+    for run, config in starts_of(asked, jobs).items():
+        changed = diff(recipe("paper/t1r1"), config)
+        settings = [setting(key, new) for key, (_, new) in changed.items()]
+        words = ["lingula", "train", "paper/t1r1", *settings, "--out", str(run)]
+        found[f"start-{run.name}"] = shlex.join(words)
     return found
 
 

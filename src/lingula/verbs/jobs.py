@@ -109,10 +109,64 @@ def jobs_of(asked: Reproduction, texts: Mapping[str, tuple[str | None, str]]) ->
 def _config(asked: Reproduction, name: str) -> Config:
     """A recipe's config at the scale, on the table, with the settings of one's own."""
     config = vary(scaled(recipe(name), asked.size), data__table=str(asked.own))
+    if asked.data is None and asked.size.start is not None:
+        config = vary(config, model__weights=str(start_weights(asked, config.model.encoder)))
     if asked.cache:
         places = [str(place) for place in asked.cache]
         config = vary(config, data__cache=places[0] if len(places) == 1 else places)
     return absolute(overridden(config, asked.settings))
+
+
+def start_weights(asked: Reproduction, encoder: str) -> Path:
+    """The file that a training starts its encoder from, where the scale has a start."""
+    return asked.start(encoder) / "best" / "model.safetensors"
+
+
+def starts_of(asked: Reproduction, jobs: Mapping[str, Job]) -> dict[Path, Config]:
+    """The trainings of the encoders' starts that are still to be done, by their run folders."""
+    start = asked.size.start
+    if start is None or asked.data is not None:
+        return {}
+    config = vary(recipe("paper/t1r1"), **start.changes, data__table=str(asked.start_table))
+    encoders = dict.fromkeys(job.config.model.encoder for job, _ in unfinished(asked, jobs))
+    return {
+        asked.start(encoder): vary(config, model__encoder=encoder)
+        for encoder in encoders
+        if not runs.is_finished(asked.start(encoder))
+    }
+
+
+def phantoms_of(asked: Reproduction, jobs: Mapping[str, Job]) -> dict[Path, dict[str, Any]]:
+    """The phantoms that are trained on, by their folders: the arguments of `data_phantom`."""
+    size = asked.size
+    if asked.data is not None:
+        return {}
+    found: dict[Path, dict[str, Any]] = {
+        asked.own.parent: {
+            "n": size.images,
+            "size": size.size,
+            "shares": size.shares,
+            "imbalance": size.imbalance,
+        }
+    }
+    for other in asked.others if asked.table == "table2" else ():
+        style = other.parent.name.removeprefix("phantom-")
+        found[other.parent] = {
+            "n": size.outside,
+            "size": size.size,
+            "shares": (0.0, 0.0),
+            "style": style,
+        }
+    if size.start is not None and starts_of(asked, jobs):
+        found[asked.start_table.parent] = {
+            "n": size.start.images,
+            "size": size.size,
+            "seed": size.start.seed,
+            "shares": (0.1, 0.0),
+            "imbalance": size.start.imbalance,
+            "style": size.start.style,
+        }
+    return found
 
 
 def is_exogenous(name: str) -> bool:

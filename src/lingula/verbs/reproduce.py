@@ -3,8 +3,8 @@
 Everything lies in one folder, and every part of it is made by the verb that makes it elsewhere, so
 what is there is used again and what was interrupted is continued:
 
-phantom/ phantom-nih/ ...  stand-ins/  trainings/t1r1-s0/  scores/t1r3-s0/  ensembles/t2r1-s0/
-table1.md  table1.csv  table1.html
+phantom/ phantom-nih/ ...  stand-ins/  phantom-start/  starts/resnet50.tv_in1k/
+trainings/t1r1-s0/  scores/t1r3-s0/  ensembles/t2r1-s0/  table1.md  table1.csv  table1.html
 """
 
 from __future__ import annotations
@@ -20,7 +20,16 @@ from lingula.errors import InputError
 from lingula.reporting.ladder import Ladder, to_csv, to_html, to_markdown
 from lingula.verbs.data_phantom import data_phantom
 from lingula.verbs.job_scripts import commands_of, gpu_script, slurm_script, stages_of
-from lingula.verbs.jobs import Job, config_of, jobs_of, scorings, texts_of, unfinished
+from lingula.verbs.jobs import (
+    Job,
+    config_of,
+    jobs_of,
+    phantoms_of,
+    scorings,
+    starts_of,
+    texts_of,
+    unfinished,
+)
 from lingula.verbs.lines import Measure, facts_of, lines_of_table_1, lines_of_table_2
 from lingula.verbs.predict import predict
 from lingula.verbs.readiness import films_of, make_ready, refuse
@@ -118,10 +127,12 @@ def reproduce(  # noqa: PLR0913 (an argument an option)
             return slurm_script(asked, stages, jobs, Path(slurm), site)
         return commands_of(stages, jobs) if gpus is None else gpu_script(asked, stages, jobs, gpus)
     if films.table is None and not join:
-        _draw(asked)
+        _draw(asked, jobs)
         films = films_of(asked, jobs, faults)
     refuse(faults)
     assert films.table is not None
+    for run, config in ({} if join else starts_of(asked, jobs)).items():
+        train(config, out=run)
     for job, seed in unfinished(asked, jobs):
         train(config_of(job, seed), out=asked.run(job.name, seed))
     _score(asked, jobs)
@@ -156,21 +167,10 @@ def _check_ways(
         raise InputError(f"gpus is a number of GPUs, at least 1, not {gpus}.")
 
 
-def _draw(asked: Reproduction) -> None:
+def _draw(asked: Reproduction, jobs: Mapping[str, Job]) -> None:
     """The phantoms, where they stand in for data; what is there is left as it is."""
-    if asked.data is not None:
-        return
-    size = asked.size
-    data_phantom(
-        asked.own.parent,
-        n=size.images,
-        size=size.size,
-        imbalance=size.imbalance,
-        shares=size.shares,
-    )
-    for other in asked.others if asked.table == "table2" else ():
-        style = other.parent.name.removeprefix("phantom-")
-        data_phantom(other.parent, n=size.outside, size=size.size, style=style, shares=(0.0, 0.0))
+    for folder, wanted in phantoms_of(asked, jobs).items():
+        data_phantom(folder, **wanted)
 
 
 def _score(asked: Reproduction, jobs: Mapping[str, Job]) -> None:

@@ -67,6 +67,15 @@ class Reproduction:
             return self.outside
         return tuple(self.folder / f"phantom-{s}" / "labels.csv" for s in ("nih", "chexpert"))
 
+    @property
+    def start_table(self) -> Path:
+        """The table of the phantom that encoders are trained on before, where the scale says so."""
+        return self.folder / "phantom-start" / "labels.csv"
+
+    def start(self, encoder: str) -> Path:
+        """The run that trains an encoder's start."""
+        return self.folder / "starts" / encoder
+
     def run(self, job: str, seed: int) -> Path:
         """The run folder of a training."""
         return self.folder / "trainings" / f"{job}-s{seed}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lingula import runs, steps
-from lingula.config import Config, read_config
+from lingula.config import Config, read_config, vary
 from lingula.data.batches import MEMORY_LIMIT
 from lingula.data.table import SPLITS, Table, subset
 from lingula.devices import processes
@@ -19,7 +19,7 @@ from lingula.model.encoders import recompute_activations
 from lingula.ranks import is_first
 from lingula.verbs.examples import check_there, dataset_of, reading
 from lingula.verbs.fitting import build, resolved
-from lingula.verbs.jobs import Job, config_of
+from lingula.verbs.jobs import Job, config_of, start_weights
 from lingula.verbs.readiness import Films, tried
 from lingula.verbs.reproduction import Reproduction
 from lingula.verbs.space import Sizes, all_features, check_room, sizes_of
@@ -44,6 +44,9 @@ def check_starts(
     kept, features = [0], [0]
     for job, seed in rest:
         config = config_of(job, seed)
+        start = start_weights(asked, config.model.encoder)
+        if config.model.weights == str(start) and not start.is_file():
+            config = vary(config, model__weights="none")  # it is trained first
         key = config.model.model_dump_json()
         if key not in built:
             built[key] = tried(faults, _built, config, films)

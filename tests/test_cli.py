@@ -7,8 +7,8 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,41 +70,91 @@ def test_the_demo_as_typed_without_a_network(tmp_path: Path) -> None:
     assert again.returncode == 0 and "nothing to do" in again.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "status", "mend"),
-    [
-        (["--help"], 0, "Classify chest radiographs"),
-        (["--version"], 0, "not a medical device"),
-        (["recipes"], 0, "smoke"),
-        (["recipes", "paper/t1r9"], 0, "encoder"),
-        (["train", "smoke", "model.layerz=6", "--out", "x"], 2, "model.decoder.layers"),
-        (["train", "smok", "--out", "x"], 2, "Did you mean 'smoke'"),
-        (["train", "smoke", "data.table=nowhere.csv", "--out", "x"], 2, "no table"),
-        (["train", "smoke"], 2, "--out RUN"),
-        (["train", "smoke", "optim.warmup_epochs=20", "--out", "x"], 2, "as long as the run"),
-        (["train", "nowhere.yaml", "--out", "x"], 2, "no configuration file"),
-        (["train", "--resume", "nowhere"], 2, "no run folder"),
-        (["evaluate", "nowhere.csv", "--labels", "t.csv"], 2, "no scores file"),
-        (["data", "check", "nowhere.csv"], 2, "no table"),
-        (["data", "phantom", "x", "--n", "3"], 2, "30"),
-        (["ensemble", "class-wise", "--member", "a", "b", "--out", "x"], 2, "NAME DEV TEST"),
-        (["nonsense"], 2, "nonsense"),
-    ],
-)
-def test_quick_answers_without_torch(
-    words: list[str], status: int, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# Commands, each with its exit status and what it says; those of LIGHT load no tables either.
+LIGHT: list[tuple[list[str], int, str]] = [
+    (["--help"], 0, "Classify chest radiographs"),
+    (["--version"], 0, "not a medical device"),
+    (["nonsense"], 2, "nonsense"),
+    (["train", "smoke", "--outt", "x"], 2, "--out"),
+    (["train", "smoke", "model.layerz=6", "--out", "x"], 2, "model.decoder.layers"),
+    (["train", "smok", "--out", "x"], 2, "Did you mean 'smoke'"),
+    (["train", "smoke"], 2, "--out RUN"),
+    (["train", "nowhere.yaml", "--out", "x"], 2, "no configuration file"),
+    (["train", "--resume", "nowhere"], 2, "no run folder"),
+    (["fetch", "smok"], 2, "Did you mean 'smoke'"),
+]
+QUICK: list[tuple[list[str], int, str]] = [
+    (["recipes"], 0, "smoke"),
+    (["recipes", "paper/t1r9"], 0, "encoder"),
+    (["train", "smoke", "data.table=nowhere.csv", "--out", "x"], 2, "no table"),
+    (["train", "smoke", "optim.warmup_epochs=20", "--out", "x"], 2, "as long as the run"),
+    (["predict", "nowhere", "--data", "x", "--out", "s.csv"], 2, "no trained model"),
+    (["explain", "nowhere", "--data", "x", "--out", "x"], 2, "no trained model"),
+    (["report", "nowhere", "--out", "r.html"], 2, "nowhere"),
+    (["calibrate", "nowhere"], 2, "nowhere"),
+    (["reproduce", "table3", "--out", "x"], 2, "table1 and table2"),
+    (["evaluate", "nowhere.csv", "--labels", "t.csv"], 2, "no scores file"),
+    (["review", "nowhere.csv", "--labels", "t.csv", "--out", "x"], 2, "no table"),
+    (["data", "check", "nowhere.csv"], 2, "no table"),
+    (["data", "phantom", "x", "--n", "3"], 2, "30"),
+    (["ensemble", "class-wise", "--member", "a", "b", "--out", "x"], 2, "NAME DEV TEST"),
+]
+ANSWERS = """
+import contextlib, io, json, sys
+from lingula.cli import main
+for words in json.loads(sys.argv[1]):
+    sys.argv = ['lingula', *words]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as ended:
+            status = ended.code
+    print(json.dumps([status, said.getvalue(), sorted(m for m in sys.modules if '.' not in m)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """Status, words and loaded packages of each command in turn, in one process: quickest first."""
+    lines = [words for words, _, _ in (*LIGHT, *QUICK)]
+    done = subprocess.run(
+        [sys.executable, "-c", ANSWERS, json.dumps(lines)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=CHILD,
+        cwd=tmp_path_factory.mktemp("empty"),
+    )
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {" ".join(words): answer for words, answer in zip(lines, found, strict=True)}
+
+
+@pytest.mark.parametrize(("words", "status", "mend"), [*LIGHT, *QUICK])
+def test_quick_answers(
+    words: list[str], status: int, mend: str, answers: dict[str, list[Any]]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = lingula(*words)
-    assert done.returncode == status, done.stderr
-    assert mend in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    ended, said, loaded = answers[" ".join(words)]
+    assert ended == status and mend in said, said
+    assert "Traceback" not in said
+    assert not {"torch", "timm", "transformers", "lightning_fabric"} & set(loaded)
+    if words in [light for light, _, _ in LIGHT]:
+        # Each of these takes longer to load than the answer to find.
+        assert not {"numpy", "polars", "omegaconf", "rich", "PIL", "matplotlib"} & set(loaded)
 
 
-def test_help_is_instant() -> None:
-    began = time.monotonic()
-    lingula("--help")
-    assert time.monotonic() - began < 2  # a fifth of a second on an idle machine
+@pytest.mark.parametrize(
+    ("words", "most"), [(["--help"], 0.5), (["train", "smoke", "optim.epoch=3", "--out", "x"], 0.8)]
+)
+def test_quick_answers_take_little_time(words: list[str], most: float) -> None:
+    """In seconds of a core, which other processes leave alone: 0.13 and 0.26 when written."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    lingula(*words)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    assert spent < most
 
 
 def test_evaluation_and_ensembles_need_no_torch(tmp_path: Path) -> None:

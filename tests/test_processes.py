@@ -16,7 +16,7 @@ import lingula
 from lingula.config import Config, vary, write_config
 from lingula.devices import processes
 from lingula.predictions import read_scores
-from lingula.training import read_rows
+from lingula.runs import read_rows
 
 pytestmark = pytest.mark.slow
 

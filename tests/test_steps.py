@@ -21,8 +21,8 @@ from lingula.model.augment import Batch
 from lingula.model.losses import LOSSES, bce, reduce_loss
 from lingula.model.network import Architecture, Network
 from lingula.model.text import orthogonal
+from lingula.runs import read_rows
 from lingula.steps import backward, cut, plan
-from lingula.training import read_rows
 from lingula.verbs.fitting import start_at_prior
 
 BAD = (float("nan"), float("inf"), -float("inf"), 1e30)

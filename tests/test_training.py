@@ -28,8 +28,8 @@ from lingula.data.batches import (
 from lingula.errors import InputError
 from lingula.model.checkpoint import load_model, newest_checkpoint
 from lingula.predictions import read_scores
+from lingula.runs import read_rows
 from lingula.steps import seed_of
-from lingula.training import read_rows
 
 WEIGHTS = Path("best") / "model.safetensors"
 

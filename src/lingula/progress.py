@@ -7,15 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
-
 Tick = Callable[[int, int, str], None]
 
 PLAIN_SECONDS = 15.0
@@ -44,6 +35,15 @@ def _silent(done: int, total: int, text: str = "") -> None:
 
 @contextlib.contextmanager
 def _bar(title: str) -> Iterator[Tick]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -24,6 +24,7 @@ from lingula.errors import InputError, differences
 
 log = logging.getLogger("lingula")
 
+MODEL_FORMAT = 1  # of model.json
 PACKAGES = (
     "torch",
     "torchvision",
@@ -99,6 +100,33 @@ def read_environment(run: Path) -> dict[str, Any]:
     """What `environment.json` says, or an empty dict."""
     path = run / "environment.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `model.json` in a model folder or a run folder says."""
+    place = folder / "best" if (folder / "best" / "model.json").is_file() else folder
+    description = place / "model.json"
+    if not description.is_file():
+        raise InputError(
+            f"{folder} has no trained model (no best/model.json). Train one: "
+            f"`lingula train RECIPE --out {folder}`."
+        )
+    try:
+        facts: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{description} is damaged: {error}") from None
+    if facts.get("format") != MODEL_FORMAT:
+        raise InputError(
+            f"{description} has format {facts.get('format')}; this version reads {MODEL_FORMAT}."
+        )
+    return facts
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, or none if there is no such file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def environment(config: Config, data_sha256: str, threads: int) -> dict[str, Any]:

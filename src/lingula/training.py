@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from lingula import files, metrics
+from lingula import files, metrics, runs
 from lingula.config import Config
 from lingula.data.batches import (
     Loaded,
@@ -330,15 +330,8 @@ def finish_epoch(
 
 def _append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Add an epoch's row; rows of this epoch or later, left by a killed run, go first."""
-    kept = [old for old in read_rows(path) if old["epoch"] < row["epoch"]]
+    kept = [old for old in runs.read_rows(path) if old["epoch"] < row["epoch"]]
     files.write_text(path, "".join(json.dumps(r) + "\n" for r in [*kept, dict(row)]))
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl, or none if there is no such file."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _keep(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps, rc_context
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from lingula.reliability import Bin
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 COLOURS = ("#1f6f8b", "#d1495b", "#66a182", "#edae49", "#5c5470", "#00798c")
 _STYLE: Any = {
@@ -43,6 +45,16 @@ class Curve:
     y: NDArray[np.float64]
 
 
+@contextlib.contextmanager
+def _figure(height: float) -> Iterator[Figure]:
+    """An empty figure as wide as the page, and the page's style while it is drawn."""
+    from matplotlib import rc_context  # imported late: it takes longer than a refusal
+    from matplotlib.figure import Figure
+
+    with rc_context(_STYLE):
+        yield Figure(figsize=(10.4, height), layout="constrained")
+
+
 def svg(figure: Figure) -> str:
     """The figure as an <svg> element without XML header, the same for the same data."""
     stream = io.StringIO()
@@ -54,8 +66,7 @@ def svg(figure: Figure) -> str:
 def history(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Loss, dev mAP and dev AUROC by epoch, one line a run; rows are those of metrics.jsonl."""
     panels = (("loss", "training loss"), ("dev_mAP", "dev mAP"), ("dev_AUROC", "dev AUROC"))
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(10.4, 2.7), layout="constrained")
+    with _figure(2.7) as figure:
         for axes, (key, title) in zip(figure.subplots(1, 3), panels, strict=True):
             for i, (name, rows) in enumerate(runs.items()):
                 points = [(row["epoch"], row[key]) for row in rows if row[key] is not None]
@@ -71,8 +82,7 @@ def history(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
 
 def curves(roc: Sequence[Curve], precision_recall: Sequence[Curve]) -> str:
     """ROC and precision-recall curves, a class a line, named beside the panels."""
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(10.4, 3.9), layout="constrained")
+    with _figure(3.9) as figure:
         left, right = figure.subplots(1, 2)
         left.plot([0, 1], [0, 1], "--", lw=1, color="#b4bccb")
         for i, curve in enumerate(roc):
@@ -92,8 +102,7 @@ def curves(roc: Sequence[Curve], precision_recall: Sequence[Curve]) -> str:
 
 def reliabilities(curves: Mapping[str, Sequence[Bin]]) -> str:
     """Share of positives over mean score, a small panel a class, with intervals."""
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(10.4, 2.2 * -(-len(curves) // 6) + 0.2), layout="constrained")
+    with _figure(2.2 * -(-len(curves) // 6) + 0.2) as figure:
         panels = figure.subplots(max(1, -(-len(curves) // 6)), 6, squeeze=False).ravel()
         for axes in panels[len(curves) :]:
             axes.set_axis_off()
@@ -129,6 +138,8 @@ def overlay(
 
     The map is scaled by its own maximum: it says where the decoder looked most, not how much.
     """
+    from matplotlib import colormaps
+
     grey = np.asarray(film(image, side), dtype=np.float32)
     heat = attention / max(float(attention.max()), 1e-12)
     smooth = Image.fromarray(heat.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)

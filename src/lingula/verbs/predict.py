@@ -30,6 +30,7 @@ from lingula.labels import fold
 from lingula.parts import Parts, held, parts_folder, remove_parts, settings_of
 from lingula.predictions import write_scores_of
 from lingula.ranks import is_first
+from lingula.runs import read_facts
 from lingula.verbs.calibrate import calibration_of_run
 from lingula.verbs.scoring import Job, pieces, scored
 
@@ -85,8 +86,6 @@ def predict(
     Finished batches go to `.OUT.parts/`, from where the same call goes on if it was interrupted.
     What is there of other images, or of files that changed in size or time since, is refused.
     """
-    from lingula.model.checkpoint import read_facts  # imports torch
-
     target, facts = _scores_path(out), read_facts(Path(run))
     asked = _asked(Path(data), split, by, cache)
     if facts["trained_on"]["phantom"] and not allow_phantom_model:

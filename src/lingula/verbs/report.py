@@ -25,7 +25,7 @@ from lingula.predictions import Predictions, read_scores
 from lingula.reliability import reliability
 from lingula.reporting import figures
 from lingula.reporting.page import Entry, Guess, Page, Sample, render
-from lingula.training import read_rows
+from lingula.runs import read_rows
 from lingula.verbs.run_labels import (
     RunLabels,
     dev_thresholds,

@@ -7,24 +7,20 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from lingula import files, runs
 from lingula.config import Config, Worst, overridden, read_config
-from lingula.data.configured import configured_outside, configured_table, configured_targets
-from lingula.data.outside import Outside, check_apart, outside
-from lingula.data.phantom import write_phantom
-from lingula.data.splits import patients_in_two_splits, patients_spelled_twice, split_by_patient
-from lingula.data.table import Table, rows_of, with_splits
 from lingula.errors import InputError, differences, examples
-from lingula.evaluation import worst_classes
-from lingula.predictions import read_scores
 from lingula.progress import counting, progress
 from lingula.ranks import is_first
 from lingula.recipe import recipe
-from lingula.verbs.plan import Plan
-from lingula.verbs.run_labels import labels_of, measured, warn_of_changed_runs
+
+if TYPE_CHECKING:
+    from lingula.data.outside import Outside
+    from lingula.data.table import Table
+
+# What reads tables is imported where it is used: it takes longer than the answer to wrong settings.
 
 log = logging.getLogger("lingula")
 
@@ -69,6 +65,7 @@ def train(
         table, split_made = prepared_table(config)
         others = outside_tables(config, table)
         from lingula.verbs.fitting import fit_and_score  # imports torch
+        from lingula.verbs.plan import Plan
 
         fit_and_score(Plan(config, table, run, split_made, others), resuming=resume is not None)
     return run
@@ -144,6 +141,8 @@ def _with_phantom(config: Config, run: Path) -> Config:
     _check_phantoms(config)
     if data.table != "phantom":
         return config
+    from lingula.data.phantom import write_phantom
+
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(
             "Several processes can't draw the phantom at once: run `lingula data phantom DIR` "
@@ -176,6 +175,9 @@ def _check_phantoms(config: Config) -> None:
 
 def outside_tables(config: Config, own: Table) -> tuple[Outside, ...]:
     """The tables of `data.outside`, joined to the classes by name; what they lack is logged."""
+    from lingula.data.configured import configured_outside
+    from lingula.data.outside import check_apart, outside
+
     found = []
     for place in config.data.outside:
         joined = outside(configured_outside(config.data, Path(place)), own.space)
@@ -197,6 +199,10 @@ def with_worst(config: Config) -> Config:
     run = Path(str(worst.run))
     if not (run / "scores" / "dev.csv").is_file() or not (run / "config.yaml").is_file():
         raise InputError(f"{run} (loss.worst.run) is no finished run: it has no scores/dev.csv.")
+    from lingula.evaluation import worst_classes
+    from lingula.predictions import read_scores
+    from lingula.verbs.run_labels import labels_of, measured, warn_of_changed_runs
+
     labels = labels_of(run)
     warn_of_changed_runs([(run, labels)])
     found = measured(read_scores(run / "scores" / "dev.csv"), labels, "dev")
@@ -211,6 +217,10 @@ def with_worst(config: Config) -> Config:
 
 def prepared_table(config: Config) -> tuple[Table, bool]:
     """The table as the config reads it, with disjoint splits; and whether they were made here."""
+    from lingula.data.configured import configured_table
+    from lingula.data.splits import patients_in_two_splits, patients_spelled_twice, split_by_patient
+    from lingula.data.table import rows_of, with_splits
+
     data = config.data
     table = configured_table(data)
     split_made = table.splits is None
@@ -248,6 +258,11 @@ def prepared_table(config: Config) -> tuple[Table, bool]:
 
 
 def _name_empty_classes(table: Table, config: Config) -> None:
+    import numpy as np
+
+    from lingula.data.configured import configured_targets
+    from lingula.data.table import rows_of
+
     values, mask = configured_targets(config.data, table)
     here = (values >= 0.5) & mask
     for split, so in (
@@ -264,6 +279,9 @@ def _name_empty_classes(table: Table, config: Config) -> None:
 
 
 def _describe(config: Config, run: Path) -> None:
+    from lingula.data.configured import configured_outside
+    from lingula.data.table import rows_of
+
     log.info("Would train %s into %s.", config.model.encoder, run)
     _check_phantoms(config)
     if config.data.table == "phantom":

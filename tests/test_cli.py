@@ -35,14 +35,16 @@ finally:
 """
 
 
-def lingula(*words: str, torch: bool = False) -> subprocess.CompletedProcess[str]:
+def lingula(
+    *words: str, torch: bool = False, env: dict[str, str] = CHILD
+) -> subprocess.CompletedProcess[str]:
     start = ["-m", "lingula"] if torch else ["-c", NO_TORCH]
     return subprocess.run(
         [sys.executable, *start, *words],
         capture_output=True,
         text=True,
         timeout=300,
-        env=CHILD,
+        env=env,
     )
 
 
@@ -230,8 +232,11 @@ def test_train_predict_evaluate_as_typed(tiny_table: Path, tmp_path: Path) -> No
 
 
 def test_doctor() -> None:
-    done = lingula("doctor", "--json", torch=True)
+    env = {k: v for k, v in CHILD.items() if k != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "true"}
+    done = lingula("doctor", "--json", torch=True, env=env)
     assert json.loads(done.stdout)["packages"]["torch"]
+    if "OPENMP DISPLAY ENVIRONMENT" in done.stderr:  # of GNU's OpenMP, as torch has loaded it
+        assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -79,7 +79,7 @@ def bench_train(
         for name, step in (("ours", ours), ("plain", plain)):
             times[name].append(timed(step, steps, config.device) / steps)
     seconds = {name: statistics.median(every) for name, every in times.items()}
-    peak = _peak(config)
+    peak = peak_of(config, rounds)
     rate = batch_size / seconds["ours"]
     return {
         "images_per_s": rate,
@@ -155,13 +155,19 @@ def _ours(
             parts[name].append(end - begin)
         count["step"] += 1
 
+    flops = operations(step)
+    for every in parts.values():
+        every.clear()
+    return step, parts, flops
+
+
+def operations(step: Callable[[], object]) -> float:
+    """The arithmetic operations of a step's matrix products and convolutions."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
         step()
-    for every in parts.values():
-        every.clear()
-    return step, parts, float(counter.get_total_flops())
+    return float(counter.get_total_flops())
 
 
 def _plain(config: Config, films: Tensor, targets: Tensor) -> Callable[[], None]:
@@ -227,7 +233,7 @@ def timed(step: Callable[[], object], steps: int, device: str) -> float:
     return _now(device) - begin
 
 
-def _peak(config: Config) -> float:
+def peak_of(config: Config, rounds: int) -> float:
     """Operations a second of the faster of a large matrix product and a large convolution."""
     kind = torch.bfloat16 if config.precision == "bf16" else torch.float32
     n = 8192 if config.device == "cuda" else 1536
@@ -245,7 +251,7 @@ def _peak(config: Config) -> float:
         for operations, run in work:
             run()
             seconds = math.inf
-            for _ in range(8):
+            for _ in range(2 * rounds):
                 begin = _now(config.device)
                 run()
                 seconds = min(seconds, _now(config.device) - begin)

@@ -76,7 +76,8 @@ def predict(
         batch_size: changes speed and memory, never a score; `auto` is sized to the memory.
         workers: decoding processes; 0 decodes in threads.
         device: where to run.
-        precision: fp32 is exact; bf16 is faster and moves logits by some hundredths; `auto` is
+        precision: fp32 is exact; bf16 moves logits by some hundredths, and is faster where the
+            machine has instructions for it and much slower elsewhere; `auto` is
             the fastest that has been seen to keep every AP to 0.001, which so far is fp32.
         cache: read the images from this folder, made by `lingula data cache`.
         allow_phantom_model: let a model trained on the phantom score real films.

@@ -24,6 +24,15 @@ def progress(title: str, quiet: bool = False) -> Iterator[Tick]:
         yield _plain(title)
 
 
+def spoken(seconds: float) -> str:
+    """A length of time as one says it: `40 seconds`, `3 minutes`, `5 hours`."""
+    units = ((5400.0, 3600.0, "hours"), (90.0, 60.0, "minutes"))
+    for least, unit, name in units:
+        if seconds >= least:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} seconds"
+
+
 def counting(tick: Tick) -> Callable[[int, int], None]:
     """The tick without its text, for work that only counts."""
     return lambda done, total: tick(done, total, "")

@@ -158,5 +158,5 @@ def overlay(
 def png(picture: Image.Image) -> str:
     """A picture as a data URI."""
     stream = io.BytesIO()
-    picture.save(stream, format="PNG", optimize=True)
+    picture.save(stream, format="PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

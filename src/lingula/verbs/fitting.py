@@ -26,6 +26,7 @@ from lingula.data.reading import write_table
 from lingula.data.table import Table, rows_of, subset
 from lingula.devices import layout_of, make_fabric, resolve_device
 from lingula.errors import InputError
+from lingula.evaluation import in_words
 from lingula.evaluation import to_json as evaluation_to_json
 from lingula.model.checkpoint import load_model, start_from_run
 from lingula.model.loader import load_encoder, load_imagenet
@@ -33,8 +34,8 @@ from lingula.model.network import Architecture, Network
 from lingula.model.text import embed
 from lingula.prediction import score
 from lingula.predictions import Predictions, read_scores, write_scores
-from lingula.progress import counting, progress
-from lingula.training import fit
+from lingula.progress import counting, progress, spoken
+from lingula.training import RunState, fit
 from lingula.verbs.examples import dataset_of, examples_of, with_features, with_outside
 from lingula.verbs.plan import Plan
 from lingula.verbs.run_labels import RunLabels, measured
@@ -108,6 +109,19 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
                 },
             )
             shutil.rmtree(run / "features", ignore_errors=True)
+            _say_the_end(plan, config, state)
+
+
+def _say_the_end(plan: Plan, config: Config, state: RunState) -> None:
+    log.info(
+        "Trained in %s; of %d epochs, number %s is kept. The report is %s.",
+        spoken(state.seconds),
+        config.optim.epochs,
+        state.best_epoch,
+        plan.run / "report.html",
+    )
+    images = plan.table.path if plan.table.phantom else "IMAGES"  # its model is for no others
+    log.info("Next: lingula predict %s --data %s --out scores.csv", plan.run, images)
 
 
 def _opened(plan: Plan, config: Config) -> str:
@@ -318,8 +332,9 @@ def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> di
             path = run / "scores" / f"{split}.csv"
             write_scores(predictions, path)
             result = measured(read_scores(path), RunLabels(part, config.data), None)
-            summary[split] = {k: evaluation_to_json(result)[k] for k in ("mAP", "AUROC", "n")}
-            log.info("%s: %s", split, summary[split])
+            value = evaluation_to_json(result)
+            summary[split] = {k: value[k] for k in ("mAP", "AUROC", "n")}
+            log.info("On the %d images of %s: %s.", value["n"], split, in_words(value))
     return summary
 
 

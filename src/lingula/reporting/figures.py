@@ -46,13 +46,27 @@ class Curve:
 
 
 @contextlib.contextmanager
-def _figure(height: float) -> Iterator[Figure]:
-    """An empty figure as wide as the page, and the page's style while it is drawn."""
+def _figure(height: float, **margins: float) -> Iterator[Figure]:
+    """An empty figure as wide as the page, and the page's style while it is drawn.
+
+    Its panels are laid out by `margins` in inches; without them so that everything fits, which
+    takes as long again as drawing it.
+    """
     from matplotlib import rc_context  # imported late: it takes longer than a refusal
     from matplotlib.figure import Figure
 
     with rc_context(_STYLE):
-        yield Figure(figsize=(10.4, height), layout="constrained")
+        figure = Figure(figsize=(10.4, height), layout=None if margins else "constrained")
+        if margins:
+            figure.subplots_adjust(
+                left=margins["side"] / 10.4,
+                right=1 - 0.1 / 10.4,
+                bottom=margins["below"] / height,
+                top=1 - 0.25 / height,
+                wspace=margins["between"],
+                hspace=margins["between"],
+            )
+        yield figure
 
 
 def svg(figure: Figure) -> str:
@@ -66,7 +80,7 @@ def svg(figure: Figure) -> str:
 def history(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """Loss, dev mAP and dev AUROC by epoch, one line a run; rows are those of metrics.jsonl."""
     panels = (("loss", "training loss"), ("dev_mAP", "dev mAP"), ("dev_AUROC", "dev AUROC"))
-    with _figure(2.7) as figure:
+    with _figure(2.7, side=0.55, below=0.45, between=0.22) as figure:
         for axes, (key, title) in zip(figure.subplots(1, 3), panels, strict=True):
             for i, (name, rows) in enumerate(runs.items()):
                 points = [(row["epoch"], row[key]) for row in rows if row[key] is not None]
@@ -102,7 +116,7 @@ def curves(roc: Sequence[Curve], precision_recall: Sequence[Curve]) -> str:
 
 def reliabilities(curves: Mapping[str, Sequence[Bin]]) -> str:
     """Share of positives over mean score, a small panel a class, with intervals."""
-    with _figure(2.2 * -(-len(curves) // 6) + 0.2) as figure:
+    with _figure(2.2 * -(-len(curves) // 6) + 0.2, side=0.42, below=0.3, between=0.32) as figure:
         panels = figure.subplots(max(1, -(-len(curves) // 6)), 6, squeeze=False).ravel()
         for axes in panels[len(curves) :]:
             axes.set_axis_off()
@@ -114,6 +128,7 @@ def reliabilities(curves: Mapping[str, Sequence[Bin]]) -> str:
                     axes.plot([b.score] * 2, b.ci, lw=1.4, color=_colour(i), alpha=0.45)
             axes.plot([b.score for b in bins], [b.share for b in bins], "o", ms=3, color=_colour(i))
             axes.set(xlim=(0, top), ylim=(0, top))
+            axes.locator_params(nbins=3)  # more would not fit beside a rare class's panel
             axes.set_title(name, fontsize=8, loc="left", color="#3b4252")
             axes.tick_params(labelsize=7)
         return svg(figure)
@@ -156,7 +171,7 @@ def overlay(
 
 
 def png(picture: Image.Image) -> str:
-    """A picture as a data URI."""
+    """A picture as a data URI; at this level a tenth of the time of the best, and 3 % larger."""
     stream = io.BytesIO()
-    picture.save(stream, format="PNG")
+    picture.save(stream, format="PNG", compress_level=4)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -7,6 +7,7 @@ import pytest
 import lingula
 from lingula.errors import InputError
 from lingula.verbs.bench_frozen import to_text as frozen_text
+from lingula.verbs.bench_predict import to_text as predict_text
 from lingula.verbs.bench_train import to_text
 
 
@@ -42,6 +43,11 @@ def test_scoring_exact_fast_and_plain() -> None:
     )
     assert found["views"] == 2 and found["largest_change_of_a_logit"] < 0.5
     assert found["ratio"] == pytest.approx(found["images_per_s"] / found["baseline"])
+    spent = found["images_per_s"] * found["GFLOP_per_image"] / found["peak_GFLOPS"]
+    assert 0 < found["share_of_peak"] < 1.5 and found["share_of_peak"] == pytest.approx(spent)
+    for rate, said in ((0.2, True), (3.0, False)):
+        text = predict_text(found | {"bf16_images_per_s": rate * found["images_per_s"]})
+        assert ("slower than exact" in text) is said and "fast" not in text
 
 
 def test_a_frozen_encoder_beside_a_trained_one() -> None:

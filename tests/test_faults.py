@@ -37,7 +37,6 @@ from lingula.errors import InputError, StoppedError
 from lingula.model.checkpoint import (
     load_model,
     newest_checkpoint,
-    read_facts,
     save_checkpoint,
     save_model,
 )
@@ -47,7 +46,7 @@ from lingula.model.network import Architecture
 from lingula.model.optim import Schedule, learning_rate
 from lingula.predictions import read_scores
 from lingula.recipe import recipe
-from lingula.runs import read_rows
+from lingula.runs import read_facts, read_rows
 from lingula.verbs import examples, fitting
 
 resource = pytest.importorskip("resource")

@@ -22,7 +22,8 @@ from conftest import write_tiny
 from lingula import parts
 from lingula.config import vary
 from lingula.data import batches
-from lingula.data.batches import Radiographs, consecutive_batches
+from lingula.data.batches import Radiographs
+from lingula.data.order import consecutive_batches
 from lingula.errors import InputError
 from lingula.parts import Block, appending, held, parts_folder, rows_between, scan
 from lingula.prediction import VIEWS, View, fitting_batch, merge_views, score_batch

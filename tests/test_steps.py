@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import lingula
 from lingula.config import Config, vary
-from lingula.data.batches import Rows, epoch_batches, training_batches
+from lingula.data.order import Rows, epoch_batches, training_batches
 from lingula.devices import make_fabric
 from lingula.errors import InputError
 from lingula.model.augment import Batch, Labels, mixup

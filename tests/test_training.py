@@ -18,15 +18,8 @@ import torch
 import lingula
 from conftest import TINY
 from lingula.config import Config, to_yaml, vary
-from lingula.data.batches import (
-    Radiographs,
-    Rows,
-    decode_all,
-    epoch_batches,
-    epoch_order,
-    load,
-    training_batches,
-)
+from lingula.data.batches import Radiographs, decode_all, load
+from lingula.data.order import Rows, epoch_batches, epoch_order, training_batches
 from lingula.devices import make_fabric
 from lingula.errors import InputError
 from lingula.model.checkpoint import load_model, newest_checkpoint

@@ -8,11 +8,16 @@ that `import lingula` costs nothing.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0.dev0"
 
 NOTICE = "Research use only; not a medical device."
+
+# Threads that wait for work sleep. By default they spin, which takes the cores from whatever else
+# runs there. OpenMP reads this once, when torch loads it; child processes inherit it.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from lingula.verbs.bench_data import bench_data

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
-from omegaconf import OmegaConf
 from pydantic import BaseModel, ConfigDict, Field
 
 from lingula import files
@@ -275,6 +274,8 @@ def overridden(config: Config, assignments: Sequence[str]) -> Config:
             raise InputError(f"'{assignment}' is not key=value, such as optim.epochs=10.")
         if key not in KEYS and not key.startswith("loss.class_weights."):
             raise InputError(f"Unknown key '{key}'.{_nearest_key(key)}")
+    from omegaconf import OmegaConf  # takes longer than the answer to a wrong key
+
     try:
         changes = OmegaConf.to_container(OmegaConf.from_dotlist(list(assignments)), resolve=False)
     except Exception as error:  # of its own, of YAML, of Python
@@ -295,6 +296,8 @@ def _merged(base: Mapping[str, Any], changes: Any) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """The config as YAML that `read_config` takes back unchanged."""
+    from omegaconf import OmegaConf
+
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
 
 
@@ -303,6 +306,8 @@ def read_config(path: str | Path) -> Config:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"There is no configuration file {file}.")
+    from omegaconf import OmegaConf
+
     try:
         plain = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except Exception as error:

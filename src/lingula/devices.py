@@ -12,6 +12,7 @@ from lightning_fabric import Fabric
 from lingula.config import Config
 from lingula.errors import InputError
 from lingula.model.encoders import is_dense
+from lingula.ranks import is_first
 
 log = logging.getLogger("lingula")
 
@@ -57,9 +58,20 @@ def autocast_to(fabric: Fabric) -> torch.dtype | None:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
+    """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX) and oneDNN may do so.
+
+    `ONEDNN_MAX_CPU_ISA` keeps oneDNN, which does the multiplying, to older instructions.
+    """
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", ""))
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
+    seen = any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
+    return seen and limit.upper() not in _WITHOUT_BFLOAT16
+
+
+_WITHOUT_BFLOAT16 = (
+    *("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"),
+    *("AVX512_CORE", "AVX512_CORE_VNNI"),
+)
 
 
 def processes() -> tuple[int, int]:
@@ -78,6 +90,12 @@ def make_fabric(device: str, precision: str) -> Fabric:
     it moves scores in the third decimal.
     """
     accelerator = {"cpu": "cpu", "cuda": "cuda", "mps": "mps"}[device]
+    if device == "cpu" and precision == "bf16" and not cpu_has_bfloat16() and is_first():
+        log.warning(
+            "bf16 on a CPU without instructions for it (AVX512-BF16 or AMX): torch emulates it, at "
+            "a tenth to a half of the speed of fp32, which is exact too. Use precision=fp32 "
+            "(--precision fp32) here."
+        )
     here, nodes = processes()
     torch.backends.cudnn.allow_tf32 = False
     with warnings.catch_warnings():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -323,19 +323,26 @@ def _summary(result: Evaluation, value: Mapping[str, Any]) -> list[str]:
 
 
 def _line(name: str, row: Mapping[str, Any]) -> str:
-    """The means of a group; those over as many classes as the mAP first, then the others."""
-    defined = row["defined"]
+    return f"{name + ':':<8}{in_words(row, ('mAP', 'AUROC', 'mF1', 'mECE'))}"
+
+
+def in_words(value: Mapping[str, Any], means: Sequence[str] = ("mAP", "AUROC")) -> str:
+    """The means of an evaluation's JSON in a line, to three decimals.
+
+    Those over as many classes as the mAP come first, then the others.
+    """
+    defined = value["defined"]
     parts: dict[int, list[str]] = {defined["mAP"]: []}
-    for mean in ("mAP", "AUROC", "mF1", "mECE"):
+    for mean in means:
         if mean in defined:
-            ends = _range(row.get(f"{mean}_ci"))
-            text = f"{mean} {_three(row[mean])}{' ' * bool(ends)}{ends}"
+            ends = _range(value.get(f"{mean}_ci"))
+            text = f"{mean} {_three(value[mean])}{' ' * bool(ends)}{ends}"
             parts.setdefault(defined[mean], []).append(text)
     words = [
-        f"{' '.join(texts)} over {many} {'class' if many == 1 else 'classes'}"
+        f"{', '.join(texts)} over {many} {'class' if many == 1 else 'classes'}"
         for many, texts in parts.items()
     ]
-    return f"{name + ':':<8}{', '.join(words)}"
+    return ", ".join(words)
 
 
 def _three(value: float | None) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from lingula import metrics
 from lingula.data.table import Table, rows_of, subset
 from lingula.errors import InputError, nearest
-from lingula.evaluated import Comparison, Evaluation, to_json, to_text
+from lingula.evaluated import Comparison, Evaluation, in_words, to_json, to_text
 from lingula.intervals import (
     Draws,
     benjamini_hochberg,
@@ -32,6 +32,7 @@ __all__ = [
     "Comparison",
     "Evaluation",
     "evaluate_predictions",
+    "in_words",
     "to_json",
     "to_text",
     "worst_classes",

@@ -17,7 +17,8 @@ from lingula.metrics import Floats, Ranking, rankings
 
 Interval = tuple[float, float] | None
 
-CHUNK = 12  # draws at a time: bounds the memory
+CHUNK = 12  # the fewest draws at a time
+CELLS = 300_000  # rows times draws at a time, where that is more draws: bounds the memory
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ def bootstrap(
     random = np.random.default_rng(seed)
     ap = np.full((draws, classes), np.nan)
     auroc = np.full((draws, classes), np.nan)
-    for start in range(0, draws if rows else 0, CHUNK):
-        part = slice(start, min(start + CHUNK, draws))
-        # One draw at a time, so that the draws don't depend on CHUNK.
+    chunk = max(CHUNK, CELLS // max(rows, 1))
+    for start in range(0, draws if rows else 0, chunk):
+        part = slice(start, min(start + chunk, draws))
+        # One draw at a time, so that the draws don't depend on the chunk.
         drawn = [random.integers(0, len(units), many) for _ in range(start, part.stop)]
         counts = np.stack([np.bincount(one, minlength=len(units)) for one in drawn])
         bits = int(

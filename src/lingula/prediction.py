@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lingula import files
-from lingula.data.batches import Memory, Radiographs, consecutive_batches, load
+from lingula.data.batches import Memory, Radiographs, load
+from lingula.data.order import consecutive_batches
 from lingula.devices import autocast_to
 from lingula.errors import InputError
 from lingula.model.augment import warp_images

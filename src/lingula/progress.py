@@ -7,15 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
-
 Tick = Callable[[int, int, str], None]
 
 PLAIN_SECONDS = 15.0
@@ -33,6 +24,15 @@ def progress(title: str, quiet: bool = False) -> Iterator[Tick]:
         yield _plain(title)
 
 
+def spoken(seconds: float) -> str:
+    """A length of time as one says it: `40 seconds`, `3 minutes`, `5 hours`."""
+    units = ((5400.0, 3600.0, "hours"), (90.0, 60.0, "minutes"))
+    for least, unit, name in units:
+        if seconds >= least:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} seconds"
+
+
 def counting(tick: Tick) -> Callable[[int, int], None]:
     """The tick without its text, for work that only counts."""
     return lambda done, total: tick(done, total, "")
@@ -44,6 +44,15 @@ def _silent(done: int, total: int, text: str = "") -> None:
 
 @contextlib.contextmanager
 def _bar(title: str) -> Iterator[Tick]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

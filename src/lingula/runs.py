@@ -27,6 +27,7 @@ log = logging.getLogger("lingula")
 # Goes up by one whenever the same settings, seed and data give other weights than before.
 TRAINING = 2
 
+MODEL_FORMAT = 1  # of model.json
 PACKAGES = (
     "torch",
     "torchvision",
@@ -143,6 +144,26 @@ def check_same_training(run: Path) -> None:
             f"with it. Finish it with that version (pip install lingula=={other}); or begin anew: "
             "--overwrite sets it aside, and model.weights=RUN starts from its best model."
         )
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `model.json` in a model folder or a run folder says."""
+    place = folder / "best" if (folder / "best" / "model.json").is_file() else folder
+    description = place / "model.json"
+    if not description.is_file():
+        raise InputError(
+            f"{folder} has no trained model (no best/model.json). Train one: "
+            f"`lingula train RECIPE --out {folder}`."
+        )
+    try:
+        facts: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{description} is damaged: {error}") from None
+    if facts.get("format") != MODEL_FORMAT:
+        raise InputError(
+            f"{description} has format {facts.get('format')}; this version reads {MODEL_FORMAT}."
+        )
+    return facts
 
 
 def environment(config: Config, data_sha256: str, threads: int) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from lingula.config import Config
-from lingula.data.batches import Loaded, Rows, epoch_batches
+from lingula.data.batches import Loaded
+from lingula.data.order import Rows, epoch_batches
 from lingula.errors import InputError, examples
 from lingula.labels import LabelSpace
 from lingula.model.augment import Batch, Labels, Warp, draw_warps, mixup, warp_levels

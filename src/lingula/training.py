@@ -20,15 +20,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lingula import metrics
 from lingula.config import Config
-from lingula.data.batches import (
-    Loaded,
-    Memory,
-    Radiographs,
-    Rows,
-    from_features,
-    load,
-    training_batches,
-)
+from lingula.data.batches import Loaded, Memory, Radiographs, from_features, load
+from lingula.data.order import Rows, training_batches
 from lingula.devices import layout_of
 from lingula.errors import StoppedError
 from lingula.interruption import Asked, Interrupted, never

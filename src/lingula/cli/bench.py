@@ -118,7 +118,7 @@ def _bench_predict(
     device: OnDevice = Device.auto,
     as_json: Json = False,
 ) -> None:
-    """Images a second of scoring, exact and fast, beside a plain model."""
+    """Images a second of scoring, exact and in bf16, beside a plain model."""
     from lingula.verbs.bench_predict import to_text
 
     found = lingula.bench_predict(

@@ -89,7 +89,10 @@ def predict(
     workers: Annotated[int, typer.Option("--workers", min=0, help="Decoding processes.")] = 0,
     device: Annotated[Device, typer.Option("--device")] = Device.auto,
     precision: Annotated[
-        Precision, typer.Option("--precision", help="fp32 and auto are exact; bf16 is faster.")
+        Precision,
+        typer.Option(
+            "--precision", help="fp32 and auto are exact; bf16: doctor says if it is faster."
+        ),
     ] = Precision.fp32,
     cache: Annotated[
         list[Path] | None,

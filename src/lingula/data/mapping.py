@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import OmegaConf
 
 from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table, blank_is_zero
 from lingula.errors import InputError, examples, nearest
@@ -92,6 +91,8 @@ def written_map(path: str | Path) -> dict[str, Any]:
     file = Path(path)
     if not file.is_file():
         raise InputError(f"There is no map {file}.")
+    from omegaconf import OmegaConf
+
     try:
         read = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     except Exception as error:

@@ -6,7 +6,6 @@ holds tensors and plain values only and is read with `weights_only=True`.
 
 from __future__ import annotations
 
-import json
 import logging
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -23,10 +22,9 @@ from lingula.errors import InputError, differences, examples
 from lingula.model.encoders import Normalisation
 from lingula.model.loader import Report
 from lingula.model.network import Architecture, Network
+from lingula.runs import MODEL_FORMAT, read_facts
 
 log = logging.getLogger("lingula")
-
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ def save_model(
     with files.whole(folder / "model.json") as described, files.whole(path) as weights:
         save_file(state, weights, metadata={"format": "pt"})
         description = {
-            "format": FORMAT,
+            "format": MODEL_FORMAT,
             "architecture": asdict(architecture),
             "normalisation": asdict(network.normalisation),
             "classes": list(classes),
@@ -89,26 +87,6 @@ def load_model(folder: Path) -> Trained:
     )
     network.load_state_dict(state)
     return Trained(network.eval(), tuple(facts["classes"]), facts)
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """What `model.json` in a model folder or a run folder says. No torch is needed for it."""
-    place = folder / "best" if (folder / "best" / "model.json").is_file() else folder
-    description = place / "model.json"
-    if not description.is_file():
-        raise InputError(
-            f"{folder} has no trained model (no best/model.json). Train one: "
-            f"`lingula train RECIPE --out {folder}`."
-        )
-    try:
-        facts: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{description} is damaged: {error}") from None
-    if facts.get("format") != FORMAT:
-        raise InputError(
-            f"{description} has format {facts.get('format')}; this version reads {FORMAT}."
-        )
-    return facts
 
 
 def start_from_run(

@@ -6,8 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from lingula import files
 from lingula.data.boxes import Box, boxes_beside
@@ -15,8 +14,9 @@ from lingula.data.images import read_image
 from lingula.data.table import Table, image_path
 from lingula.errors import ImageError
 from lingula.localisation import FORMAT, Look, Rate, from_json, look, rates, to_json
-from lingula.model.checkpoint import Trained, load_model
-from lingula.prediction import attend
+
+if TYPE_CHECKING:
+    from lingula.model.checkpoint import Trained
 
 log = logging.getLogger("lingula")
 
@@ -37,6 +37,8 @@ def measure_attention(run: Path, table: Table) -> dict[str, Rate]:
     boxes = boxes_beside(table)
     if not boxes or table.splits is None:
         return {}
+    from lingula.model.checkpoint import load_model  # imports torch
+
     trained = load_model(run)
     if trained.facts["architecture"]["classifier"] == "linear":
         return {}
@@ -69,6 +71,10 @@ def _looks(
     by_image: Mapping[str, Sequence[str]],
     boxes: Mapping[tuple[str, str], Sequence[Box]],
 ) -> list[Look]:
+    import torch
+
+    from lingula.prediction import attend
+
     reading = trained.facts["reading"]
     pixels, sides, read = [], [], []
     for row in rows:

@@ -25,11 +25,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from lingula.config import Augment
-from lingula.data.batches import Radiographs, consecutive_batches, load
+from lingula.data.batches import Radiographs, load
 from lingula.data.cache import fill
 from lingula.data.cache_files import CacheSettings, claim, open_cache
 from lingula.data.cached import locate
 from lingula.data.images import read_image
+from lingula.data.order import consecutive_batches
 from lingula.data.phantom import write_phantom
 from lingula.errors import InputError
 from lingula.model.augment import Warp, draw_warps, warp_levels

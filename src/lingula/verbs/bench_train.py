@@ -70,16 +70,19 @@ def bench_train(
         np.random.default_rng(0).integers(0, 256, (batch_size, 1, image_size, image_size), np.uint8)
     )
     targets = (torch.rand(batch_size, len(CXR_LT_2023)) < 0.1).float()
-    ours, parts, flops = _ours(config, films, targets)
+    ours, parts = training_step(config, films, targets)
+    flops = operations(ours)
     plain = _plain(config, films, targets)
     for step in (ours, plain):
         step()  # the first step allocates
+    for every in parts.values():
+        every.clear()
     times: dict[str, list[float]] = {"ours": [], "plain": []}
     for _ in range(rounds):
         for name, step in (("ours", ours), ("plain", plain)):
             times[name].append(timed(step, steps, config.device) / steps)
     seconds = {name: statistics.median(every) for name, every in times.items()}
-    peak = _peak(config)
+    peak = peak_of(config, rounds)
     rate = batch_size / seconds["ours"]
     return {
         "images_per_s": rate,
@@ -122,10 +125,16 @@ def network_of(config: Config) -> Network:
     return Network(architecture, orthogonal(CXR_LT_2023, m.decoder.width))
 
 
-def _ours(
+def training_step(
     config: Config, films: Tensor, targets: Tensor
-) -> tuple[Callable[[], None], dict[str, list[float]], float]:
-    """A step as `lingula train` makes it, the times of its parts, and its arithmetic operations."""
+) -> tuple[Callable[[], None], dict[str, list[float]]]:
+    """A step as `lingula train` makes it, and the seconds of its parts, to which each step adds.
+
+    Args:
+        config: the settings, with device and number format decided.
+        films: (B, 1, S, S) uint8, decoded.
+        targets: (B, 26) float32, all of them known.
+    """
     fabric = make_fabric(config.device, config.precision)
     layout = layout_of(config)
     network = network_of(config).to(memory_format=layout)
@@ -155,13 +164,16 @@ def _ours(
             parts[name].append(end - begin)
         count["step"] += 1
 
+    return step, parts
+
+
+def operations(step: Callable[[], object]) -> float:
+    """The arithmetic operations of a step's matrix products and convolutions."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
         step()
-    for every in parts.values():
-        every.clear()
-    return step, parts, float(counter.get_total_flops())
+    return float(counter.get_total_flops())
 
 
 def _plain(config: Config, films: Tensor, targets: Tensor) -> Callable[[], None]:
@@ -227,7 +239,7 @@ def timed(step: Callable[[], object], steps: int, device: str) -> float:
     return _now(device) - begin
 
 
-def _peak(config: Config) -> float:
+def peak_of(config: Config, rounds: int) -> float:
     """Operations a second of the faster of a large matrix product and a large convolution."""
     kind = torch.bfloat16 if config.precision == "bf16" else torch.float32
     n = 8192 if config.device == "cuda" else 1536
@@ -245,7 +257,7 @@ def _peak(config: Config) -> float:
         for operations, run in work:
             run()
             seconds = math.inf
-            for _ in range(8):
+            for _ in range(2 * rounds):
                 begin = _now(config.device)
                 run()
                 seconds = min(seconds, _now(config.device) - begin)

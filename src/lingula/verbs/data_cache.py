@@ -14,7 +14,7 @@ from lingula.data.cache import Expected, Part, failed_path, fill, parts_missing
 from lingula.data.cache_files import CacheSettings, claim, open_cache, verify
 from lingula.data.folder import images_in
 from lingula.errors import InputError, examples
-from lingula.progress import counting, progress
+from lingula.progress import counting, progress, spoken
 
 log = logging.getLogger("lingula")
 
@@ -120,7 +120,7 @@ def _announcing(folder: Path, settings: CacheSettings) -> Callable[[Expected], N
             settings.size,
             settings.codec,
             files.byte_count(expected.bytes),
-            _time(expected.seconds),
+            spoken(expected.seconds),
             expected.workers,
         )
         free, needed = files.free_bytes(folder), expected.bytes
@@ -132,10 +132,6 @@ def _announcing(folder: Path, settings: CacheSettings) -> Callable[[Expected], N
             )
 
     return announce
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
 
 
 def data_cache_verify(folder: str | Path) -> dict[str, Any]:

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,13 +21,15 @@ from lingula.data.images import read_image
 from lingula.data.table import image_path, rows_of
 from lingula.errors import ImageError, InputError, examples, nearest
 from lingula.localisation import Rate, described
-from lingula.model.checkpoint import Trained, load_model
-from lingula.prediction import attend
 from lingula.reporting import figures
 from lingula.reporting.overlays import Overlay, Sheet, render
+from lingula.runs import read_facts
 from lingula.verbs.attention import in_parts, known_rates
 from lingula.verbs.predict import refuse_films
 from lingula.verbs.run_labels import dev_thresholds, labels_of, warn_of_changed_runs
+
+if TYPE_CHECKING:
+    from lingula.model.checkpoint import Trained
 
 log = logging.getLogger("lingula")
 
@@ -66,12 +68,12 @@ def explain(
         InputError: the network has no decoder, so nothing attends; wrong data or class names.
     """
     place, folder = Path(run), Path(out)
-    trained = load_model(place)
-    if trained.facts["architecture"]["classifier"] == "linear":
+    facts = read_facts(place)
+    if facts["architecture"]["classifier"] == "linear":
         raise InputError(f"{run} has no decoder (model.classifier=linear): nothing attends.")
     for name in classes:
-        if name not in trained.classes:
-            raise InputError(f"{run} knows no '{name}'.{nearest(name, trained.classes)}")
+        if name not in facts["classes"]:
+            raise InputError(f"{run} knows no '{name}'.{nearest(name, facts['classes'])}")
     root, images, table = images_in(data)
     if split is not None:
         if table is None:
@@ -82,13 +84,16 @@ def explain(
     if len(images) > limit:
         log.warning("Only the first %d of %d films are drawn (--limit).", limit, len(images))
     chosen = images[:limit]
-    if trained.facts["trained_on"]["phantom"] and not allow_phantom_model:
+    if facts["trained_on"]["phantom"] and not allow_phantom_model:
         refuse_films([image_path(root, name) for name in chosen])
     if folder.exists() and any(folder.iterdir()):
         if not overwrite:
             raise InputError(f"{folder} is there already; choose another --out, or --overwrite.")
         log.info("Moved the old %s to %s.", folder, files.set_aside(folder))
-    limits, why = _thresholds(place, trained)
+    from lingula.model.checkpoint import load_model  # imports torch
+
+    trained = load_model(place)
+    limits, why = _thresholds(place, facts)
     boxes: Mapping[tuple[str, str], Sequence[Box]] = boxes_beside(table) if table else {}
     known = known_rates(place)
     sheets = [
@@ -102,13 +107,13 @@ def explain(
     return folder / "index.html"
 
 
-def _thresholds(run: Path, trained: Trained) -> tuple[dict[str, float], str]:
+def _thresholds(run: Path, facts: Mapping[str, Any]) -> tuple[dict[str, float], str]:
     """The threshold of each class, and where they come from."""
     if (run / "scores" / "dev.csv").is_file() and (run / "config.yaml").is_file():
         labels = labels_of(run)
         warn_of_changed_runs([(run, labels)])
         return dev_thresholds(run, labels), "max-F1 on the run's dev split"
-    return dict.fromkeys(trained.classes, 0.5), "0.5, for the folder has no dev scores"
+    return dict.fromkeys(facts["classes"], 0.5), "0.5, for the folder has no dev scores"
 
 
 def _sheet(
@@ -123,6 +128,10 @@ def _sheet(
     boxes: Mapping[tuple[str, str], Sequence[Box]],
 ) -> Sheet:
     """One film: read, looked at, and drawn for each finding above its threshold."""
+    import torch
+
+    from lingula.prediction import attend
+
     reading = trained.facts["reading"]
     try:
         path = image_path(root, name)

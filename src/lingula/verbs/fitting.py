@@ -20,23 +20,24 @@ from torch import nn
 import lingula
 from lingula import files, interruption, runs, steps
 from lingula.config import Config
-from lingula.data.batches import Rows
 from lingula.data.configured import configured_targets
+from lingula.data.order import Rows
 from lingula.data.outside import Outside
 from lingula.data.reading import write_table
 from lingula.data.table import Table, rows_of, subset
 from lingula.devices import layout_of, make_fabric, processes, resolve_device
 from lingula.errors import InputError
+from lingula.evaluation import in_words
 from lingula.evaluation import to_json as evaluation_to_json
-from lingula.model.checkpoint import load_model, read_facts, start_from_run
+from lingula.model.checkpoint import load_model, start_from_run
 from lingula.model.encoders import recompute_activations
 from lingula.model.loader import load_encoder, load_imagenet, pretrained
 from lingula.model.network import Architecture, Network
 from lingula.model.text import embed
 from lingula.prediction import score
 from lingula.predictions import Predictions, read_scores, write_scores
-from lingula.progress import counting, progress
-from lingula.training import fit
+from lingula.progress import counting, progress, spoken
+from lingula.training import RunState, fit
 from lingula.verbs.examples import dataset_of, examples_of, with_features, with_outside
 from lingula.verbs.plan import Plan, data_sha256
 from lingula.verbs.run_labels import RunLabels, measured
@@ -47,8 +48,7 @@ log = logging.getLogger("lingula")
 def fit_and_score(plan: Plan, *, resuming: bool) -> None:
     """Do what is left to do of a run: train, score dev and test, evaluate, report."""
     run, table = plan.run, plan.table
-    alone = processes() == (1, 1)
-    if alone and runs.is_finished(run):  # on a node without its device too
+    if processes() == (1, 1) and runs.is_finished(run):  # on a node without its device too
         _opened(plan, plan.config)
         log.info("%s is finished; nothing to do.", run)
         return
@@ -116,6 +116,19 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
                 },
             )
             shutil.rmtree(run / "features", ignore_errors=True)
+            _say_the_end(plan, config, state)
+
+
+def _say_the_end(plan: Plan, config: Config, state: RunState) -> None:
+    log.info(
+        "Trained in %s; of %d epochs, number %s is kept. The report is %s.",
+        spoken(state.seconds),
+        config.optim.epochs,
+        state.best_epoch,
+        plan.run / "report.html",
+    )
+    images = plan.table.path if plan.table.phantom else "IMAGES"  # its model is for no others
+    log.info("Next: lingula predict %s --data %s --out scores.csv", plan.run, images)
 
 
 def resolved(config: Config) -> Config:
@@ -280,7 +293,7 @@ def _start(
     place = Path(weights).expanduser()
     if place.is_dir():
         told = start_from_run(network, architecture, classes, place, text)
-        before = read_facts(place).get("pretrained")
+        before = runs.read_facts(place).get("pretrained")
         return {
             "weights": f"run {place.name} ({told})",
             **({} if before is None else {"pretrained": before}),
@@ -369,8 +382,9 @@ def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> di
             path = run / "scores" / f"{split}.csv"
             write_scores(predictions, path)
             result = measured(read_scores(path), RunLabels(part, config.data), None)
-            summary[split] = {k: evaluation_to_json(result)[k] for k in ("mAP", "AUROC", "n")}
-            log.info("%s: %s", split, summary[split])
+            value = evaluation_to_json(result)
+            summary[split] = {k: value[k] for k in ("mAP", "AUROC", "n")}
+            log.info("On the %d images of %s: %s.", value["n"], split, in_words(value))
     return summary
 
 

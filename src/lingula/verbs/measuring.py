@@ -16,7 +16,8 @@ from torch import Tensor
 
 from lingula import steps
 from lingula.config import Config
-from lingula.data.batches import Loaded, consecutive_batches, load
+from lingula.data.batches import Loaded, load
+from lingula.data.order import consecutive_batches
 from lingula.data.table import Table, subset
 from lingula.devices import layout_of, make_fabric, resolve_device
 from lingula.model.encoders import recompute_activations

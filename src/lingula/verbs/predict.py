@@ -30,6 +30,7 @@ from lingula.labels import fold
 from lingula.parts import Parts, held, parts_folder, remove_parts, settings_of
 from lingula.predictions import write_scores_of
 from lingula.ranks import is_first
+from lingula.runs import read_facts
 from lingula.verbs.calibrate import calibration_of_run
 from lingula.verbs.scoring import Job, pieces, scored
 
@@ -75,7 +76,8 @@ def predict(
         batch_size: changes speed and memory, never a score; `auto` is sized to the memory.
         workers: decoding processes; 0 decodes in threads.
         device: where to run.
-        precision: fp32 is exact; bf16 is faster and moves logits by some hundredths; `auto` is
+        precision: fp32 is exact; bf16 moves logits by some hundredths, and is faster where the
+            machine has instructions for it and much slower elsewhere; `auto` is
             the fastest that has been seen to keep every AP to 0.001, which so far is fp32.
         cache: read the images from this folder, or these, made by `lingula data cache`.
         allow_phantom_model: let a model trained on the phantom score real films.
@@ -85,8 +87,6 @@ def predict(
     Finished batches go to `.OUT.parts/`, from where the same call goes on if it was interrupted.
     What is there of other images, or of files that changed in size or time since, is refused.
     """
-    from lingula.model.checkpoint import read_facts  # imports torch
-
     target, facts = _scores_path(out), read_facts(Path(run))
     asked = _asked(Path(data), split, by, cache)
     if facts["trained_on"]["phantom"] and not allow_phantom_model:

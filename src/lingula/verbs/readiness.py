@@ -10,8 +10,8 @@ from typing import ParamSpec, TypeVar
 
 from lingula import runs
 from lingula.config import Config, read_config
-from lingula.data.batches import Rows
 from lingula.data.configured import configured_outside, configured_table
+from lingula.data.order import Rows
 from lingula.data.outside import Outside, check_apart, outside
 from lingula.data.reading import read_table
 from lingula.data.table import SPLITS, Table, rows_of

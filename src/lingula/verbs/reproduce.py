@@ -32,7 +32,7 @@ from lingula.verbs.jobs import (
 )
 from lingula.verbs.lines import Measure, facts_of, lines_of_table_1, lines_of_table_2
 from lingula.verbs.predict import predict
-from lingula.verbs.readiness import films_of, make_ready, refuse
+from lingula.verbs.readiness import Films, films_of, make_ready, refuse
 from lingula.verbs.reproduction import Reproduction, checked
 from lingula.verbs.train import train
 from lingula.verbs.waiting import by_the_first
@@ -91,55 +91,63 @@ def reproduce(  # noqa: PLR0913 (an argument an option)
     Returns:
         The path of the table as markdown (.csv and .html lie beside it); or the commands, the bill
         or the script's path.
-
-    Raises:
-        InputError: something is wrong or missing, or no row can be run.
     """
-    asked = checked(
-        Reproduction(
-            table,
-            Path(out).resolve(),
-            None if str(data) == "phantom" else _absolute(data),
-            tuple(map(_absolute, outside)),
-            scale,
-            seeds,
-            epochs,
-            {name: _absolute(place) for name, place in (texts or {}).items()},
-            {name: _absolute(place) for name, place in (stand_ins or {}).items()},
-            tuple(rows),
-            tuple(map(_absolute, cache)),
-            tuple(map(_absolute_setting, settings)),
-        )
+    asked = Reproduction(
+        table,
+        Path(out).resolve(),
+        None if str(data) == "phantom" else _absolute(data),
+        tuple(map(_absolute, outside)),
+        scale,
+        seeds,
+        epochs,
+        {name: _absolute(place) for name, place in (texts or {}).items()},
+        {name: _absolute(place) for name, place in (stand_ins or {}).items()},
+        tuple(rows),
+        tuple(map(_absolute, cache)),
+        tuple(map(_absolute_setting, settings)),
     )
     as_jobs = print_jobs or gpus is not None or slurm is not None
     _check_ways(join, estimate, as_jobs, template is not None and slurm is None, gpus)
+    if as_jobs or estimate:
+        return _written(checked(asked), estimate, gpus, slurm, template)
+    return _made(checked(asked), join)
+
+
+def _written(
+    asked: Reproduction,
+    estimate: bool,
+    gpus: int | None,
+    slurm: str | Path | None,
+    template: str | Path | None,
+) -> Path | list[str]:
+    """The bill, or the trainings as commands or scripts, in place of the trainings."""
     faults: list[str] = []
     jobs = jobs_of(asked, texts_of(asked, faults))
     if estimate:
         from lingula.verbs.estimate import bill  # imports torch
 
         return bill(asked, jobs, faults)
-    films = make_ready(asked, jobs, faults, join=join, here=not as_jobs)
-    if as_jobs:
-        stages = stages_of(asked, jobs)
-        if slurm is not None:
-            site = None if template is None else Path(template)
-            return slurm_script(asked, stages, jobs, Path(slurm), site)
-        return commands_of(stages, jobs) if gpus is None else gpu_script(asked, stages, jobs, gpus)
-    if films.table is None and not join:
-        _draw(asked, jobs)
-        films = films_of(asked, jobs, faults)
-    refuse(faults)
+    make_ready(asked, jobs, faults, join=False, here=False)
+    stages = stages_of(asked, jobs)
+    if slurm is not None:
+        site = None if template is None else Path(template)
+        return slurm_script(asked, stages, jobs, Path(slurm), site)
+    return commands_of(stages, jobs) if gpus is None else gpu_script(asked, stages, jobs, gpus)
+
+
+def _made(asked: Reproduction, join: bool) -> Path:
+    """The table, after all trainings that are still to be done, unless only to `join` them."""
+    faults: list[str] = []
+    jobs = jobs_of(asked, texts_of(asked, faults))
+    films = make_ready(asked, jobs, faults, join=join, here=True)
+    if not join:
+        films = _train(asked, jobs, films, faults)
     assert films.table is not None
-    for run, config in ({} if join else starts_of(asked, jobs)).items():
-        train(config, out=run)
-    for job, seed in unfinished(asked, jobs):
-        train(config_of(job, seed), out=asked.run(job.name, seed))
     _score(asked, jobs)
     with by_the_first() as first:
         if first:
             _write(asked, jobs, films.table)
-    return asked.folder / f"{table}.md"
+    return asked.folder / f"{asked.table}.md"
 
 
 def _absolute(place: str | Path) -> Path:
@@ -167,10 +175,21 @@ def _check_ways(
         raise InputError(f"gpus is a number of GPUs, at least 1, not {gpus}.")
 
 
-def _draw(asked: Reproduction, jobs: Mapping[str, Job]) -> None:
-    """The phantoms, where they stand in for data; what is there is left as it is."""
+def _train(asked: Reproduction, jobs: Mapping[str, Job], films: Films, faults: list[str]) -> Films:
+    """Draw the phantoms, train the encoders' starts, then the rows, all rows of a seed in turn.
+
+    What is there is left as it is. Returns what is trained on, the phantom too.
+    """
     for folder, wanted in phantoms_of(asked, jobs).items():
         data_phantom(folder, **wanted)
+    if films.table is None:
+        films = films_of(asked, jobs, faults)
+        refuse(faults)
+    for run, config in starts_of(asked, jobs).items():
+        train(config, out=run)
+    for job, seed in unfinished(asked, jobs):
+        train(config_of(job, seed), out=asked.run(job.name, seed))
+    return films
 
 
 def _score(asked: Reproduction, jobs: Mapping[str, Job]) -> None:

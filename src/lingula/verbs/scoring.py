@@ -82,7 +82,8 @@ def scored(job: Job, folder: Path, settings: dict[str, Any]) -> Iterator[Parts]:
 
 
 def _score_rest(job: Job, folder: Path, fabric: Any) -> None:
-    from lingula.data.batches import Radiographs, consecutive_batches
+    from lingula.data.batches import Radiographs
+    from lingula.data.order import consecutive_batches
     from lingula.devices import layout_of
     from lingula.model.checkpoint import load_model
     from lingula.prediction import fitting_batch, score_batches

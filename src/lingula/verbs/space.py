@@ -9,7 +9,7 @@ import torch
 
 from lingula import files
 from lingula.config import Config
-from lingula.data.batches import Rows
+from lingula.data.order import Rows
 from lingula.errors import InputError
 from lingula.model.network import Network
 

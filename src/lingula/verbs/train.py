@@ -6,23 +6,19 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from lingula import files, runs
 from lingula.config import Config, Worst, overridden, read_config
-from lingula.data.configured import configured_outside, configured_table, configured_targets
-from lingula.data.outside import Outside, check_apart, outside
-from lingula.data.splits import patients_in_two_splits, patients_spelled_twice, split_by_patient
-from lingula.data.table import Table, rows_of, with_splits
 from lingula.errors import InputError, differences, examples
-from lingula.evaluation import worst_classes
-from lingula.predictions import read_scores
 from lingula.ranks import is_first
 from lingula.recipe import recipe
-from lingula.verbs.data_phantom import data_phantom
-from lingula.verbs.plan import Plan
-from lingula.verbs.run_labels import labels_of, measured, warn_of_changed_runs
+
+if TYPE_CHECKING:
+    from lingula.data.outside import Outside
+    from lingula.data.table import Table
+
+# What reads tables is imported where it is used: it takes longer than the answer to wrong settings.
 
 log = logging.getLogger("lingula")
 
@@ -67,6 +63,7 @@ def train(
         table, split_made = prepared_table(config)
         others = outside_tables(config, table)
         from lingula.verbs.fitting import fit_and_score  # imports torch
+        from lingula.verbs.plan import Plan
 
         fit_and_score(Plan(config, table, run, split_made, others), resuming=resume is not None)
     return run
@@ -143,6 +140,8 @@ def _with_phantom(config: Config, run: Path) -> Config:
     if data.table != "phantom":
         return config
 
+    from lingula.verbs.data_phantom import data_phantom
+
     def draw(folder: str, style: str) -> str:
         return str(data_phantom(run / folder, size=size, style=style).resolve())
 
@@ -167,6 +166,9 @@ def _check_phantoms(config: Config) -> None:
 
 def outside_tables(config: Config, own: Table) -> tuple[Outside, ...]:
     """The tables of `data.outside`, joined to the classes by name; what they lack is logged."""
+    from lingula.data.configured import configured_outside
+    from lingula.data.outside import check_apart, outside
+
     found = []
     for place in config.data.outside:
         joined = outside(configured_outside(config.data, Path(place)), own.space)
@@ -188,6 +190,10 @@ def with_worst(config: Config) -> Config:
     run = Path(str(worst.run))
     if not (run / "scores" / "dev.csv").is_file() or not (run / "config.yaml").is_file():
         raise InputError(f"{run} (loss.worst.run) is no finished run: it has no scores/dev.csv.")
+    from lingula.evaluation import worst_classes
+    from lingula.predictions import read_scores
+    from lingula.verbs.run_labels import labels_of, measured, warn_of_changed_runs
+
     labels = labels_of(run)
     warn_of_changed_runs([(run, labels)])
     found = measured(read_scores(run / "scores" / "dev.csv"), labels, "dev")
@@ -202,6 +208,10 @@ def with_worst(config: Config) -> Config:
 
 def prepared_table(config: Config) -> tuple[Table, bool]:
     """The table as the config reads it, with disjoint splits; and whether they were made here."""
+    from lingula.data.configured import configured_table
+    from lingula.data.splits import split_by_patient
+    from lingula.data.table import with_splits
+
     data = config.data
     table = configured_table(data)
     split_made = table.splits is None
@@ -217,6 +227,9 @@ def prepared_table(config: Config) -> tuple[Table, bool]:
 
 def check_table(table: Table, config: Config) -> None:
     """Refuse a table with splits that can't be trained on as the config says; name odd classes."""
+    from lingula.data.splits import patients_in_two_splits, patients_spelled_twice
+    from lingula.data.table import rows_of
+
     shared = patients_in_two_splits(table)
     if shared:
         named = [f"{name} ({', '.join(splits)})" for name, splits in shared.items()]
@@ -244,6 +257,11 @@ def check_table(table: Table, config: Config) -> None:
 
 
 def _name_empty_classes(table: Table, config: Config) -> None:
+    import numpy as np
+
+    from lingula.data.configured import configured_targets
+    from lingula.data.table import rows_of
+
     values, mask = configured_targets(config.data, table)
     here = (values >= 0.5) & mask
     for split, so in (
@@ -260,6 +278,9 @@ def _name_empty_classes(table: Table, config: Config) -> None:
 
 
 def _describe(config: Config, run: Path) -> None:
+    from lingula.data.configured import configured_outside
+    from lingula.data.table import rows_of
+
     log.info("Would train %s into %s.", config.model.encoder, run)
     _check_phantoms(config)
     if config.data.table == "phantom":

@@ -24,7 +24,7 @@ from lingula.data.phantom import write_phantom
 from lingula.errors import InputError
 from lingula.labels import SPACES
 from lingula.model.tiny_text import save_tiny
-from lingula.paper import TABLE_2
+from lingula.paper import DENSENET, TABLE_2
 from lingula.verbs.jobs import jobs_of, texts_of
 from lingula.verbs.reproduction import Reproduction
 
@@ -274,7 +274,18 @@ def test_rows_that_lack_weights_are_told_once_and_the_others_run(
 ) -> None:
     bert = save_tiny(tmp_path / "bert", "bert", CLASSES)
     lines = jobs("table1", out=tmp_path / "o", texts={"med-kebert": bert})
-    assert sum(line.startswith("lingula train") for line in lines) == 6
+    trainings = [line for line in lines if line.startswith("lingula train")]
+    assert sum("/trainings/" in line for line in trainings) == 6
+    # What the two image encoders start from is drawn and trained before, once for all rows.
+    starts = [line for line in trainings if "/starts/" in line.partition("--out ")[2]]
+    encoders = ["test_resnet.r160_in1k", DENSENET]
+    assert [line.rpartition("/")[2] for line in starts] == encoders
+    assert any("phantom-start" in line and "--style nih" in line for line in lines)
+    weights = [re.findall(r"model.weights=(\S+)", line) for line in trainings[2:]]
+    assert {place for (place,) in weights} == {
+        str(tmp_path / "o" / "starts" / name / "best" / "model.safetensors") for name in encoders
+    }
+    assert not (tmp_path / "o").exists()
     assert sum("not run: needs clinical-t5" in line for line in lines) == 2
     assert caplog.text.count("needs clinical-t5") == 1 and "t1r6, t1r8" in caplog.text
 
@@ -301,7 +312,7 @@ def test_a_finished_table_is_joined_on_any_node(
     films = tmp_path / "films"
     films.symlink_to(tables["cxr-lt"].parent)
     asked: dict[str, Any] = {"data": tables["cxr-lt"], "rows": [3], "out": tmp_path / "o"}
-    asked |= {"epochs": 1, "settings": [*SMALL, f"data.root={films}"]}
+    asked |= {"epochs": 1, "settings": [*SMALL, "model.weights=none", f"data.root={films}"]}
     told = refused("table1", join=True, **asked)
     assert "t1r1-s0 is not finished" in told and "t1r2-s0 is not finished" in told
     assert "t1r3-s0/test.csv is not there" in told
@@ -332,7 +343,7 @@ def test_ensembles_of_other_members_make_room(
     monkeypatch.setattr("lingula.paper.DENSENET", "test_resnet.r160_in1k")
     save_tiny(tmp_path / "no-weights" / "med-kebert", "bert", CLASSES)
     asked: dict[str, Any] = {"data": tables["cxr-lt"], "rows": [2], "out": tmp_path / "o"}
-    asked |= {"epochs": 1, "settings": SMALL}
+    asked |= {"epochs": 1, "settings": [*SMALL, "model.weights=none"]}
     monkeypatch.setattr("lingula.verbs.jobs.TABLE_2", short_of(2))
     monkeypatch.setattr("lingula.verbs.lines.TABLE_2", short_of(2))
     lingula.reproduce("table2", **asked)

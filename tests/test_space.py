@@ -10,7 +10,7 @@ import torch
 import lingula
 from lingula import files
 from lingula.config import Config, vary
-from lingula.data import batches
+from lingula.data import batches, order
 from lingula.errors import InputError
 from lingula.verbs.bench_train import network_of
 from lingula.verbs.space import Sizes, all_features, features_bytes, run_bytes, sizes_of
@@ -41,7 +41,7 @@ def test_what_a_frozen_vit_keeps_of_cxr_lt() -> None:
     frozen = vary(config, model__frozen=True, model__weights="x")
     assert sizes_of(network, frozen) == Sizes(run_bytes(network), one)
     assert sizes_of(network, config).features == 0
-    rows = batches.Rows(264_849)
+    rows = order.Rows(264_849)
     needed = all_features(Sizes(0, 4 * 768 * 36 * 36), frozen, rows, 36_769)
     assert needed == pytest.approx(2.2e12, rel=0.03)
     assert files.byte_count(2.2e12) == "2.2 TB" and files.byte_count(4e11) == "0.4 TB"

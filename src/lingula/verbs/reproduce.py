@@ -105,7 +105,8 @@ def reproduce(  # noqa: PLR0913 (an argument an option)
     as_jobs = print_jobs or gpus is not None or slurm is not None
     _check_ways(join, estimate, as_jobs, template is not None and slurm is None, gpus)
     faults: list[str] = []
-    jobs = jobs_of(asked, texts_of(asked, faults))
+    # To join what is finished needs no text encoder to be there.
+    jobs = jobs_of(asked, texts_of(asked, [] if join else faults))
     if estimate:
         from lingula.verbs.estimate import bill  # imports torch
 
@@ -124,7 +125,8 @@ def reproduce(  # noqa: PLR0913 (an argument an option)
     assert films.table is not None
     for job, seed in unfinished(asked, jobs):
         train(config_of(job, seed), out=asked.run(job.name, seed))
-    _score(asked, jobs)
+    if not join:
+        _score(asked, jobs)
     with by_the_first() as first:
         if first:
             _write(asked, jobs, films.table)

@@ -323,6 +323,7 @@ def test_a_finished_table_is_joined_on_any_node(
     scores = [path for name in ("dev", "test") for path in asked["out"].rglob(f"{name}.csv")]
     stamps = {path: path.stat().st_mtime_ns for path in scores}
     (weights / "med-kebert").rename(weights / "gone")
+    films.unlink()
     made.unlink()
     more = ["device=cuda", "model.checkpointing=true", "data.workers=1"]
     again = lingula.reproduce(
@@ -331,6 +332,9 @@ def test_a_finished_table_is_joined_on_any_node(
     assert isinstance(again, Path) and len(stamps) == 6
     assert [line for line in again.read_text().splitlines() if line.startswith("|")] == rows
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    views = asked["out"] / "scores" / "t1r3-s0" / "test.made.json"
+    views.write_text(views.read_text().replace('"tta": "paper"', '"tta": "flip"'))
+    assert "or with other views" in refused("table1", join=True, **asked)
     other = refused("table1", join=True, **asked | {"epochs": 2})
     assert "optim.epochs: 1 there, 2 now" in other
 

@@ -108,7 +108,7 @@ def _cost(job: Job, seed: int, films: Films, found: Measured, read: float) -> Co
 
 
 def _with_reading(seconds: float, images: int, found: Measured, read: float) -> float:
-    """Seconds of computing with those of reading: beside it on a GPU, in its place on a CPU."""
+    """Seconds of computing with those of reading, which goes on beside it on a GPU alone."""
     reading = images * read
     return max(seconds, reading) if found.config.device == "cuda" else seconds + reading
 

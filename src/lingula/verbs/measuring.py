@@ -150,6 +150,7 @@ def _now(device: str) -> float:
 def _reset_peak(device: str) -> None:
     """Begin to look for the most memory taken: of the device, or of the process on Linux."""
     if device == "cuda":
+        torch.cuda.empty_cache()  # what was measured before this has left there
         torch.cuda.reset_peak_memory_stats()
         return
     with contextlib.suppress(OSError):

@@ -6,9 +6,9 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
-from lingula import runs
+from lingula import files, runs
 from lingula.config import Config, read_config
 from lingula.data.configured import configured_outside, configured_table
 from lingula.data.order import Rows
@@ -80,14 +80,24 @@ def make_ready(
     rest = unfinished(asked, jobs)
     if join:
         faults += [f"{asked.run(job.name, seed)} is not finished." for job, seed in rest]
-        paths = [wanted["out"] for wanted in scorings(asked, jobs)]
-        faults += [f"{path} is not there." for path in paths if not path.is_file()]
+        faults += [told for wanted in scorings(asked, jobs) if (told := _not_scored(wanted))]
     elif rest:
         from lingula.verbs.starting import check_starts  # imports torch
 
         check_starts(asked, rest, films, faults, here=here)
     refuse(faults)
     return films
+
+
+def _not_scored(wanted: Mapping[str, Any]) -> str:
+    """Why a prediction is not what a table needs; empty if it is. No image is looked at for it."""
+    out, model = wanted["out"], wanted["run"] / "best" / "model.json"
+    made = out.with_suffix(".made.json")
+    if not out.is_file() or not made.is_file():
+        return f"{out} is not there."
+    by, trained = files.read_object(made), files.read_object(model) if model.is_file() else {}
+    same = (by.get("model"), by.get("tta")) == (trained.get("weights_sha256"), wanted["tta"])
+    return "" if same else f"{out} was not made by {wanted['run']}, or with other views."
 
 
 def refuse(faults: list[str]) -> None:

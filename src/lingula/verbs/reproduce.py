@@ -138,12 +138,14 @@ def _written(
 def _made(asked: Reproduction, join: bool) -> Path:
     """The table, after all trainings that are still to be done, unless only to `join` them."""
     faults: list[str] = []
-    jobs = jobs_of(asked, texts_of(asked, faults))
+    # To join what is finished needs no text encoder to be there.
+    jobs = jobs_of(asked, texts_of(asked, [] if join else faults))
     films = make_ready(asked, jobs, faults, join=join, here=True)
     if not join:
         films = _train(asked, jobs, films, faults)
     assert films.table is not None
-    _score(asked, jobs)
+    if not join:
+        _score(asked, jobs)
     with by_the_first() as first:
         if first:
             _write(asked, jobs, films.table)

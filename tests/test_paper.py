@@ -19,7 +19,7 @@ import pytest
 import lingula
 from lingula.config import Config, diff, read_config, vary
 from lingula.errors import InputError
-from lingula.paper import ASSUMED, NINE, TABLE_1, TABLE_2, row_config
+from lingula.paper import ASSUMED, NINE, SCALES, TABLE_1, TABLE_2, row_config, scaled
 from lingula.recipe import RECIPES, recipe
 from lingula.reporting.ladder import Ladder, Line, to_csv, to_html, to_markdown
 from lingula.verbs.lines import averaged
@@ -71,6 +71,11 @@ def test_each_row_changes_one_thing_of_its_parent() -> None:
             assert len(changed) == 1
     shared = diff(recipe("paper/t1r2"), recipe("paper/t1r3"))
     assert list(shared) == ["evaluation.tta"]  # so the two share one training
+
+
+def test_a_start_at_random_names_no_weights() -> None:
+    for scale, encoder in (("paper", "resnet50.tv_in1k"), ("small", "resnet50")):
+        assert scaled(recipe("paper/t1r1"), SCALES[scale]).model.encoder == encoder
 
 
 def test_the_settings_of_section_3_2() -> None:

@@ -292,5 +292,8 @@ SCALES: dict[str, Scale] = {
 
 
 def scaled(config: Config, scale: Scale) -> Config:
-    """A row's config at a scale."""
-    return vary(config, **scale.changes) if scale.changes else config
+    """A row's config at a scale. Random weights are of no tag."""
+    config = vary(config, **scale.changes) if scale.changes else config
+    if config.model.weights != "none":
+        return config
+    return vary(config, model__encoder=config.model.encoder.partition(".")[0])

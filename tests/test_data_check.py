@@ -73,7 +73,7 @@ def test_counts_and_examples_are_bounded(tmp_path: Path) -> None:
     assert "50 images: missing" in missing.message and str(tmp_path / "0.png") in missing.message
 
 
-@pytest.mark.parametrize("text", ["image;Edema\na;1\n", "", "image,Edema\n", "Edema\n1\n"])
+@pytest.mark.parametrize("text", ["patient;Edema\na;1\n", "", "image,Edema\n", "Edema\n1\n"])
 def test_what_is_no_table_is_one_problem(tmp_path: Path, text: str) -> None:
     report = checked(tmp_path, text)
     assert not report.fit and report.problems[0].what == "the table can't be read"

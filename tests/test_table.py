@@ -75,8 +75,7 @@ def test_ids_stay_text(tmp_path: Path) -> None:
 def test_header_quirks(tmp_path: Path) -> None:
     found = table(tmp_path, '\ufeffimage, Edema\r\n"a,b",1\r\n')
     assert found.images == ("a,b",) and found.space.classes == ("Edema",)
-    with pytest.raises(InputError, match="looks like ; separated"):
-        table(tmp_path, "image;Edema\na;1\n")
+    assert table(tmp_path, "image;Edema\na;1\n").space.classes == ("Edema",)
     with pytest.raises(InputError, match="stand twice"):
         table(tmp_path, "image,Edema,Edema\na,1,1\n")
 
@@ -331,7 +330,6 @@ def test_shapes_of_files(tmp_path: Path) -> None:
         ("image,Edema,Mass\na,1,0\nb,1\n", "fewer cells.*line 3"),
         ("image,Edema\na,1,0\n", "more cells than its 2 columns"),
         ("", "is empty"),
-        ("image\tEdema\na\t1\n", "tab separated"),
         ("image,patient\na,b\n", "no class columns"),
         ("patient,Edema\na,1\n", "no column `image`"),
         ("image,Edema\n,1\n", "without an image: row 2"),
@@ -558,8 +556,6 @@ def test_a_quote_inside_a_cell_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('image;Edema;"Nodule, Mass"\na;1;0\n', "looks like ; separated"),
-        ('image\tEdema\t"Nodule, Mass"\na\t1\t0\n', "looks like tab separated"),
         ('image,"Edema\na,1\nb,0\n', "line 1: a quote among the column names does not end"),
         ('image,Edema\nz,1\n"a,1\nb,0\n', "line 3: a quote does not end where its cell does"),
         ('image,"Ed\nema"\nz,1\na,"1\nb,0\n', "line 4: a quote does not end"),

@@ -43,12 +43,16 @@ _ZIP, _OLE, _GZIP = b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b"
 
 @dataclass(frozen=True)
 class Fault:
-    """A kind of fault: `what` in short; `message` says what, where and how to mend it."""
+    """A kind of fault: `what` in short; `message` says what, where and how to mend it.
+
+    Of one that is not `fatal` `data check` speaks as of the others; reading warns and goes on.
+    """
 
     what: str
     message: str
     count: int = 1
     examples: tuple[str, ...] = ()
+    fatal: bool = True
 
 
 def is_table(path: str | Path) -> bool:

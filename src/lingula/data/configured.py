@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,18 @@ from lingula.data.table import Table, targets
 from lingula.labels import fold, label_space
 
 
-def configured_table(data: Data, path: Path | None = None) -> Table:
-    """The section's table; or `path`, a copy that lingula wrote, which has no columns to ignore."""
+def configured_table(data: Data, path: Path | None = None, named: Collection[str] = ()) -> Table:
+    """The section's table; or `path`, a copy that lingula wrote, which has no columns to ignore.
+
+    Classes that are `named` elsewhere may be called as helpers are.
+    """
     return read_table(
         data.table if path is None else path,
         classes=None if data.classes is None else label_space(data.classes),
         root=None if data.root is None else Path(data.root),
         ignore_columns=data.ignore_columns if path is None else (),
         soft=data.soft,
+        named=named,
     )
 
 

@@ -11,10 +11,9 @@ import polars as pl
 
 from lingula import files
 from lingula.csv_cells import plain_cell
-from lingula.data.columns import COLUMNS
+from lingula.data.names import known_columns
 from lingula.data.reading import read_frame
 from lingula.errors import InputError
-from lingula.labels import fold
 
 
 def keep_rows(table: Path, out: Path, wanted: Callable[[str], bool]) -> int:
@@ -29,7 +28,7 @@ def keep_rows(table: Path, out: Path, wanted: Callable[[str], bool]) -> int:
     if out.resolve() == table.resolve():
         raise InputError(f"{out} is the table itself, which is never changed; name another file.")
     frame = read_frame(table)
-    column = next(name for name in frame.columns if COLUMNS.get(fold(name)) == "images")
+    column = next(name for name, field in known_columns(frame.columns).items() if field == "images")
     kept = frame.filter(pl.Series([wanted(image.strip()) for image in frame[column].to_list()]))
     if not kept.height:
         raise InputError(f"No row of {table} is left.")

@@ -217,7 +217,8 @@ def _joined(scores: Path, table_path: Path, data: Data, split: str) -> tuple[Joi
     predictions = read_scores(scores)
     warn_of_doubt(predictions)
     # A run's own copy of its table has no columns left to ignore.
-    table = configured_table(data, None if table_path == Path(data.table) else table_path)
+    kept = None if table_path == Path(data.table) else table_path
+    table = configured_table(data, kept, named=predictions.classes)
     if table.splits is None:
         log.warning("%s has no split column: all its rows are used.", table_path)
     meaning = Meaning(data.uncertain, data.blank, data.unmentioned)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,8 @@ def _chosen(
     if table_path is None or rule == "model-wise":
         return ensembles.model_wise(ensembles.same_rows(dev)), {}
     split = settings["split"]
-    table = _table(table_path, data, split)
+    named = {name for member in dev.values() for name in member.classes}
+    table = _table(table_path, data, split, named)
     if rule == "class-wise":
         part = labelled(dev, subset(table, rows_of(table, split)), data)
         return ensembles.class_wise(*part, settings["top_k"]), {}
@@ -298,9 +299,9 @@ def _already(folder: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def _table(path: Path, data: Data, split: str) -> Table:
+def _table(path: Path, data: Data, split: str, named: Collection[str]) -> Table:
     # A run's own copy of its table has no columns left to ignore.
-    table = configured_table(data, None if path == Path(data.table) else path)
+    table = configured_table(data, None if path == Path(data.table) else path, named)
     if not len(rows_of(table, split)):
         raise InputError(f"{path} has no rows with split '{split}'.")
     return table

@@ -55,7 +55,7 @@ def submit(
     made = submission(read_scores(scores), wanted, fill=fill, allow_extra=allow_extra)
     rehearsal = None
     if labels is not None:
-        table = read_table(labels)
+        table = read_table(labels, named=wanted.classes)
         warn_of_other_labels([(Path(scores), Path(labels), table.sha256)])
         rehearsal = rehearsed(made, table)
     if out is not None:

@@ -12,7 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula.data.cells import Fault, read_cells
-from lingula.data.columns import NAMES, label_values, whole_ids
+from lingula.data.columns import label_values, whole_ids
+from lingula.data.names import NAMES
 from lingula.data.sources.places import note
 from lingula.data.splits import patients_in_two_splits
 from lingula.data.table import BLANK, UNCERTAIN, Table

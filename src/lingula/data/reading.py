@@ -144,7 +144,8 @@ def read_checked(
         )
     if not frame.height:
         raise InputError(f"{file} has no rows, only column names.")
-    _find_bad_images(texts["images"], file, faults)
+    place = Path(root) if root is not None else file.parent / described.get("root", ".")
+    _find_bad_images(texts["images"], place, file, faults)
     if labelled:
         space, labels = _labels(frame, rest, space, file, soft, faults, named)
     else:
@@ -155,7 +156,7 @@ def read_checked(
         log.warning("%s has changed since its description beside it was written.", file)
     table = Table(
         images=texts.pop("images"),
-        root=Path(root) if root is not None else file.parent / described.get("root", "."),
+        root=place,
         space=space,
         labels=labels,
         blank=described.get("blank", "ignore"),
@@ -228,12 +229,12 @@ def _without(
     return frame.drop(dropped)
 
 
-def _find_bad_images(images: tuple[str, ...], file: Path, faults: list[Fault]) -> None:
+def _find_bad_images(images: tuple[str, ...], root: Path, file: Path, faults: list[Fault]) -> None:
     lines = tuple(f"row {i + 2}" for i, name in enumerate(images) if not name)
     if lines:
         message = f"{file}: rows without an image: {examples(lines)}. Fill in or remove them."
         faults.append(Fault("rows without an image", message, len(lines), lines))
-    plain = plain_paths(images)
+    plain = plain_paths(images, root)
     if len(set(plain)) == len(plain):
         return
     cells = pl.Series(plain, dtype=pl.String)

@@ -67,6 +67,13 @@ def _is_file(path: Path) -> bool:
         return False
 
 
+def _is_image(root: Path, cell: str) -> bool:
+    try:
+        return _is_file(image_path(root, cell))
+    except ImageError:
+        return False
+
+
 def check_inside(root: Path, images: Sequence[str], file: Path) -> None:
     """Refuse image cells of `file` that lead out of `root`; `InputError` names the first."""
     for number, cell in enumerate(images):
@@ -141,7 +148,7 @@ def absent(root: Path, images: Sequence[str]) -> list[int]:
 
     def look(begin: int) -> list[int]:
         part = range(begin, min(begin + _AT_ONCE, len(images)))
-        return [i for i in part if not _is_file(root / images[i])]
+        return [i for i in part if not _is_image(root, images[i])]
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return [i for found in pool.map(look, range(0, len(images), _AT_ONCE)) for i in found]

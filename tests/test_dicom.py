@@ -481,7 +481,7 @@ def test_palettes_of_8_bits_may_say_16(tmp_path: Path) -> None:
     assert grey(dataset, tmp_path).tolist() == [[0, 85], [170, 255]]
 
 
-STRETCHED = "its window leaves nothing of its grey levels"
+STRETCHED = "the window leaves nothing of the grey levels"
 
 
 @pytest.mark.parametrize(
@@ -571,14 +571,14 @@ def test_of_table_and_windows_the_first_that_leaves_something(
     right.VOILUTSequence = table(list(range(0, 200)), 0, 8)
     right.VOILUTSequence[0].LUTDescriptor = [200, 64000, 8]
     assert np.array_equal(grey(right, tmp_path), wanted)
-    assert "its table of grey levels leaves nothing of them" in caplog.text
+    assert "the table of grey levels leaves nothing of them" in caplog.text
     # With both in their place the table is taken.
     right.VOILUTSequence = table([4095 - i for i in range(4096)], 0, 12)
     assert np.abs(grey(right, tmp_path).astype(int) - (255 - wanted)).max() <= 1
     # One with too few entries is none.
     right.VOILUTSequence[0].LUTData = bytes(40)
     assert np.array_equal(grey(right, tmp_path), wanted)
-    assert "its table of grey levels can't be used" in caplog.text
+    assert "the table of grey levels can't be used" in caplog.text
 
 
 def test_a_modality_table_with_too_few_entries_yields_to_the_rescale(
@@ -589,7 +589,7 @@ def test_a_modality_table_with_too_few_entries_yields_to_the_rescale(
     short.ModalityLUTSequence[0].LUTData = bytes(100)
     short.RescaleSlope, short.RescaleIntercept = 2, -5
     assert np.array_equal(values(short, tmp_path), x * 2.0 - 5)
-    assert "its table of modality values can't be used" in caplog.text
+    assert "the table of modality values can't be used" in caplog.text
 
 
 # Cases 37, 38

@@ -70,12 +70,31 @@ def _data_check(
         Path | None,
         typer.Option("--drop-bad", help="Write the table without unreadable images to this file."),
     ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Folder of the images: data.root.")
+    ] = None,
+    classes: sources.Classes = None,
+    ignore_columns: IgnoreColumns = None,
+    soft: sources.Soft = False,
+    images_are_patients: Annotated[
+        bool, typer.Option("--images-are-patients", help="Rows without a patient are each one.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Look for the faults that spoil a training; exit status 2 if there are any."""
     from lingula.data.checking import to_json, to_text
 
-    found = lingula.data_check(table, images=images, page=page, drop_bad=drop_bad)
+    found = lingula.data_check(
+        table,
+        images=images,
+        page=page,
+        drop_bad=drop_bad,
+        root=root,
+        classes=sources.asked(classes),
+        ignore_columns=ignore_columns or (),
+        soft=soft,
+        images_are_patients=images_are_patients,
+    )
     typer.echo(dumped(to_json(found)) if as_json else to_text(found))
     if not found.fit:
         raise typer.Exit(2)

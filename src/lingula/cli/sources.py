@@ -47,7 +47,7 @@ class Readers(enum.StrEnum):
     all = "all"
 
 
-def _asked(classes: str | None) -> Any:
+def asked(classes: str | None) -> Any:
     """A name of a label space, or a list of classes."""
     if classes is None or "," not in classes:
         return classes
@@ -64,7 +64,7 @@ def _make(verb: Any, root: Path, labels: list[Path] | None, as_json: bool, **opt
     ignored = options.pop("ignore_columns", None)
     if ignored is not None:
         options["ignore_columns"] = ignored
-    options["classes"] = _asked(options["classes"])
+    options["classes"] = asked(options["classes"])
     _tell(verb(root, labels=labels or (), **options), as_json)
 
 
@@ -257,7 +257,7 @@ def _data_medmnist(
 ) -> None:
     """ChestMNIST: images become PNG files beside the table."""
     found = lingula.data_medmnist(
-        root, out=out, classes=_asked(classes), mapping=mapping, overwrite=overwrite
+        root, out=out, classes=asked(classes), mapping=mapping, overwrite=overwrite
     )
     _tell(found, as_json)
 
@@ -278,7 +278,7 @@ def _data_join(
     found = lingula.data_join(
         tables,
         out=out,
-        classes=_asked(classes),
+        classes=asked(classes),
         mapping=mapping,
         images=images,
         ignore_columns=ignore_columns or (),

@@ -12,23 +12,23 @@ log = logging.getLogger("lingula")
 
 BURNED_IN = "text is burned into its pixels, it says"
 FRAMES = "it has several frames"
-LOST_WINDOW = "its window leaves nothing of its grey levels"
-BAD_WINDOW = "its window can't be used"
-LOST_TABLE = "its table of grey levels leaves nothing of them"
-BAD_TABLE = "its table of grey levels can't be used"
-BAD_MODALITY = "its table of modality values can't be used"
-BAD_RESCALE = "its rescale slope or intercept can't be used"
-STRAY_BYTES = "stray bytes stand before a marker of its JPEG"
+LOST_WINDOW = "the window leaves nothing of the grey levels"
+BAD_WINDOW = "the window can't be used"
+LOST_TABLE = "the table of grey levels leaves nothing of them"
+BAD_TABLE = "the table of grey levels can't be used"
+BAD_MODALITY = "the table of modality values can't be used"
+BAD_RESCALE = "the rescale slope or intercept can't be used"
+STRAY_BYTES = "stray bytes stand before a marker of the JPEG"
 
 ADVICE = {
     BURNED_IN: "it may name the patient.",
     FRAMES: "the first is read, the others are not.",
     LOST_WINDOW: "it was meant for another scale; they are stretched instead.",
-    BAD_WINDOW: "its grey levels are stretched instead.",
-    LOST_TABLE: "its window is taken, or they are stretched.",
-    BAD_TABLE: "its window is taken, or its grey levels are stretched.",
-    BAD_MODALITY: "its rescale slope and intercept are taken.",
-    BAD_RESCALE: "its stored values are taken.",
+    BAD_WINDOW: "the grey levels are stretched instead.",
+    LOST_TABLE: "the window is taken, or they are stretched.",
+    BAD_TABLE: "the window is taken, or the grey levels are stretched.",
+    BAD_MODALITY: "the rescale slope and intercept are taken.",
+    BAD_RESCALE: "the stored values are taken.",
     STRAY_BYTES: "every pixel is there; the bytes are passed over.",
 }
 """What is done about each, or what to do."""

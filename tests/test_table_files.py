@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import openpyxl
+import polars as pl
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -313,3 +314,31 @@ def test_any_bytes_are_a_table_or_refused(tmp_path: Path) -> None:
             read_table(path)
         except InputError as error:
             assert "t.csv" in str(error)
+
+
+def test_columns_to_ignore_may_be_named_wherever_labels_are_taken(
+    study: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A table with a column of notes: what `evaluate` reads, calibrate, ensemble and submit do."""
+    out = tmp_path_factory.mktemp("out")
+    frame = read_cells(next(study.glob("labels.*")))[0]
+    labels = out / "labels.csv"
+    frame.with_columns(note=pl.lit("left")).write_csv(labels)
+    scores = next(study.glob("scores.*"))
+    template = out / "sample.csv"
+    template.write_text("image,Edema,Mass\n" + "".join(f"{i}.png,0,0\n" for i in range(8)))
+    noted = {"labels": labels, "ignore_columns": ["note"]}
+    members = [("a", scores, scores), ("b", scores, scores)]
+    lingula.evaluate(scores, **noted)  # type: ignore[arg-type]
+    lingula.calibrate(scores, out=out / "c.json", **noted)  # type: ignore[arg-type]
+    lingula.ensemble("class-wise", members=members, out=out / "e", **noted)  # type: ignore[arg-type]
+    done = lingula.submit(scores, template=template, **noted)  # type: ignore[arg-type]
+    assert done.rehearsal is not None and done.rehearsal.n == 8
+    for line in (
+        ["calibrate", str(scores), "--out", str(out / "d.json")],
+        ["submit", str(scores), "--template", str(template)],
+    ):
+        line += ["--labels", str(labels)]
+        assert isinstance(CliRunner().invoke(app, line).exception, InputError)
+        typed = CliRunner().invoke(app, [*line, "--ignore-columns", "note"])
+        assert typed.exit_code == 0, typed.output

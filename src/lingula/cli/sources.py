@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import lingula
-from lingula.cli.options import IgnoreColumns, Json, Overwrite, dumped
+from lingula.cli.options import TABLE, IgnoreColumns, Json, Overwrite, dumped
 
 app = typer.Typer()
 
@@ -26,7 +26,7 @@ Classes = Annotated[
 Map = Annotated[
     Path | None, typer.Option("--map", help="YAML: terms and the classes that they stand for.")
 ]
-OneTable = Annotated[Path, typer.Argument(help="Table: .csv or .parquet.")]
+OneTable = Annotated[Path, typer.Argument(help=TABLE)]
 Images = Annotated[bool, typer.Option(help="Look whether the images are there.")]
 Drop = Annotated[bool, typer.Option("--drop-missing", help="Leave out rows without their image.")]
 Soft = Annotated[bool, typer.Option("--soft", help="Label cells may be probabilities.")]
@@ -264,7 +264,7 @@ def _data_medmnist(
 
 @app.command("join")
 def _data_join(
-    tables: Annotated[list[Path], typer.Argument(help="Tables: .csv or .parquet.")],
+    tables: Annotated[list[Path], typer.Argument(help=f"{TABLE} Several.")],
     out: OutTable,
     classes: Classes = None,
     mapping: Map = None,

@@ -22,7 +22,7 @@ from PIL import Image
 from lingula.data.dicom_frames import first_frame
 from lingula.data.dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Layout
 from lingula.data.formats import placed_segments, segments
-from lingula.data.jpeg import decode
+from lingula.data.jpeg import bare, decode
 from lingula.data.remarks import STRAY_BYTES, remark
 from lingula.errors import ImageError
 
@@ -216,7 +216,8 @@ def _jpeg(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]:
     if strays:
         remark(file, STRAY_BYTES)
     if found.stored != 8:
-        data, found = _by_gdcm(frame, dataclasses.replace(found, syntax=_EXTENDED))
+        # It aborts on strays among the header's segments, and on what it does not know there.
+        data, found = _by_gdcm(bare(frame), dataclasses.replace(found, syntax=_EXTENDED))
         return _levels(data, found.stored, found, file), found
     # Grey is all that is wanted of colours, and libjpeg makes it itself.
     return grey[..., 0], dataclasses.replace(found, samples=1)

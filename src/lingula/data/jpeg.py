@@ -56,6 +56,20 @@ def decode(data: bytes, form: str, **limits: int) -> tuple[NDArray[np.uint8], bo
     return simplejpeg.decode_jpeg(data, form, strict=False, **limits), True
 
 
+def bare(data: bytes) -> bytes:
+    """A JPEG of what is needed to decode it: no strays, comments or applications' segments before
+    its first scan."""
+    head, _ = _parts(data)
+    if head is None:
+        return data
+    kept = [
+        head.data[begin:end]
+        for marker, begin, end in placed_segments(head.data, 2)
+        if marker in (*_FRAMES, 0xC4, 0xDB, 0xDD)  # besides the frame: tables and intervals
+    ]
+    return b"\xff\xd8" + b"".join(kept) + data[head.end :]
+
+
 def _complaint(data: bytes, form: str) -> str:
     """The decoder's first complaint of a JPEG, or nothing."""
     try:

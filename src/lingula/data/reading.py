@@ -1,4 +1,4 @@
-"""Reading and writing table files (.csv, .parquet) and the JSON description beside them.
+"""Reading and writing table files and the JSON description beside them.
 
 `labels.csv` is described by `labels.json`: the image root, the classes, which classes each source
 knows, what a blank cell means, and a hash of the table. A table without one is read by its columns.
@@ -47,9 +47,9 @@ log = logging.getLogger("lingula")
 
 
 def read_frame(path: str | Path) -> pl.DataFrame:
-    """All cells of a .csv or .parquet file as text; headers stripped. Blank cells are ''.
+    """All cells of a table file as text; headers stripped. Blank cells are ''.
 
-    Raises `InputError` for a missing, empty or `;`-separated file, repeated columns, short rows.
+    Raises `InputError` as `read_cells`, and for repeated columns and short rows.
     """
     frame, _, faults = read_cells(path)
     _raise(faults)
@@ -68,7 +68,7 @@ def read_table(
     """Read a table with its labels.
 
     Args:
-        path: .csv or .parquet; the JSON of the same name beside it is read if it is there.
+        path: a table file (see `read_cells`); the JSON of its name beside it is read, if there.
         classes: the label space; None takes the JSON's, or every column of labels. A class without
             a column is unmentioned in every row.
         root: folder of the images; None takes the JSON's, or the table's own folder.

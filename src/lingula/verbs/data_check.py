@@ -43,7 +43,7 @@ def data_check(
     All faults are found in one run. `InputError` only if there is no such file.
 
     Args:
-        table: .csv or .parquet.
+        table: a table file.
         images: read the images too.
         page: write the report as an HTML page, with films, to this file.
         drop_bad: write the table without the rows whose images can't be read to this file.

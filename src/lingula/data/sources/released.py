@@ -36,7 +36,7 @@ class Released:
 def read_released(
     path: Path, names: Mapping[str, Collection[str]], needed: Collection[str]
 ) -> Released:
-    """Read a .csv, .csv.gz or .parquet with all cells as text.
+    """Read a label file with all cells as text.
 
     Args:
         path: the file.

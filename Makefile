@@ -9,7 +9,7 @@ install: .venv/installed
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --editable ".[text,dicom]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[text,dicom,xlsx]" --group dev
 	touch $@
 
 demo: .venv/installed

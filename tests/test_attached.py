@@ -336,3 +336,91 @@ def test_trained_on_dicom_and_predicted_by_study(hospital: Path) -> None:
     by_study = {s: p for s, p in zip(scores.studies or (), scores.probabilities, strict=True)}
     for study, row in zip(scores.studies or (), scores.probabilities, strict=True):
         np.testing.assert_array_equal(row, by_study[study])
+
+
+# Patients and facts of the CSV under names of their own
+
+
+@pytest.mark.parametrize("name", ["PatientID", "patient_id", "Patient ID", "MRN", "case_id"])
+def test_a_patient_column_is_carried_over(
+    folder: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = labels(
+        folder, f"image,{name},PatientAge,Gender,remark,Edema\na,q1,50,F,x,1\nb,q1,50,F,y,0\n"
+    )
+    with caplog.at_level("INFO", "lingula"):
+        made = lingula.data_folder(folder, labels=file, out=folder.parent / "t.csv")
+    table = read_table(made.path)
+    assert (
+        table.patients == ("q1", "q1") and table.ages == ("50", "50") and table.sexes == ("F", "F")
+    )
+    assert dict(made.joined.taken) == {name: "patient", "PatientAge": "age", "Gender": "sex"}
+    assert dict(made.joined.unused) == {"remark": ""}
+    assert f"{name} as patient" in caplog.text and "not used: remark" in caplog.text
+
+
+def test_the_key_itself_is_carried_over_as_what_it_is(folder: Path) -> None:
+    file = labels(folder, "PatientID,AccessionNumber,Edema\np1,7,1\np1,8,1\np2,9,0\n")
+    made = lingula.data_folder(folder, labels=file, key="PatientID", out=folder.parent / "t.csv")
+    table = read_table(made.path)
+    # A study that differs among the rows of one patient can't be his images'.
+    assert table.patients == ("p1", "p1", "p2") and table.studies is None
+    assert "AccessionNumber" in made.joined.unused
+    file = labels(folder, "image,MRN,Edema\na,1,1\na,2,1\n")
+    with pytest.raises(InputError, match="different patient: 2 and 3"):
+        lingula.data_folder(folder, labels=file, out=folder.parent / "u.csv")
+
+
+def test_ids_of_headers_go_before_those_of_other_names(hospital: Path) -> None:
+    """The CSV's PatientID and AccessionNumber change nothing where DICOM headers have their own."""
+    text = "AccessionNumber,{}Edema\n" + "".join(
+        f"A{study:04},{{}}{study % 2}\n" for study in range(20)
+    )
+    (hospital / "labels.csv").write_text(text.replace("{}", ""))
+    settings = {"key": "AccessionNumber", "keep_ids": True, "labels": hospital / "labels.csv"}
+    plain = lingula.data_folder(hospital / "pacs", out=hospital / "a.csv", **settings)  # type: ignore[arg-type]
+    (hospital / "labels.csv").write_text(
+        text.replace("{}", "PatientID,", 1).replace("{}", "other,")
+    )
+    more = lingula.data_folder(hospital / "pacs", out=hospital / "b.csv", **settings)  # type: ignore[arg-type]
+    assert more.path.read_bytes() == plain.path.read_bytes()
+    assert read_table(plain.path).studies is not None
+    hidden = lingula.data_folder(
+        hospital / "pacs",
+        labels=hospital / "labels.csv",
+        key="AccessionNumber",
+        out=hospital / "c.csv",
+    )
+    assert "MRN" not in hidden.path.read_text()
+
+
+# Keys that are names of files
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["a.png", "a", "p1/s1/a.png", "p1/s1/a", "./p1//s1/a.png", r"p1\s1\a.png", "films/p1/s1/a.png",
+     "/data/of/another/machine/p1/s1/a.png", r"D:\films\p1\s1\a.png", "{root}/p1/s1/a.png"],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["image", "filename"])
+def test_a_key_may_be_a_name_or_a_path(folder: Path, cell: str, key: str) -> None:
+    cell = cell.replace("{root}", str(folder))
+    file = labels(folder, f"{key},Edema\n{cell},1\nd.png,0\nnowhere/a.jpg,1\n")
+    made = lingula.data_folder(folder, labels=file, key=key, out=folder.parent / "t.csv")
+    table = read_table(made.path)
+    assert table.images == ("p1/s1/a.png", "p3/s4/d.png") and table.labels[:, 0].tolist() == [1, 0]
+    assert table.studies is None  # a file's name is no study's
+    assert made.joined.unmatched == (4,)
+
+
+def test_a_file_name_that_fits_several_images_is_refused(folder: Path) -> None:
+    Image.new("L", (40, 40), 9).save(folder / "p2" / "a.png")
+    file = labels(folder, "filename,Edema\na.png,1\n")
+    with pytest.raises(InputError, match="several images"):
+        lingula.data_folder(folder, labels=file, key="filename", out=folder.parent / "t.csv")
+
+
+def test_the_hint_of_a_map_names_the_column_in_question(folder: Path) -> None:
+    file = labels(folder, "image,smoker,Edema,PatientID\na,1,0,q\nb,0,1,r\n")
+    with pytest.raises(InputError, match=r"`smoker: CLASS`"):
+        lingula.data_folder(folder, labels=file, out=folder.parent / "t.csv")

@@ -155,7 +155,7 @@ QUICK: list[tuple[list[str], int, str]] = [
     (["calibrate", "nowhere"], 2, "nowhere"),
     (["reproduce", "table3", "--out", "x"], 2, "table1 and table2"),
     (["evaluate", "nowhere.csv", "--labels", "t.csv"], 2, "no scores file"),
-    (["review", "nowhere.csv", "--labels", "t.csv", "--out", "x"], 2, "no table"),
+    (["review", "nowhere.csv", "--labels", "t.csv", "--out", "x"], 2, "no scores file"),
     (["data", "check", "nowhere.csv"], 2, "no table"),
     (["data", "phantom", "x", "--n", "3"], 2, "30"),
     (["ensemble", "class-wise", "--member", "a", "b", "--out", "x"], 2, "NAME DEV TEST"),

@@ -9,8 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 import lingula
+from dicom_files import dcm, save
+from lingula.cli import app
+from lingula.data import remarks
 from lingula.data.checking import CheckReport, check, to_json, to_text
 from lingula.data.folder import images_in, scan
 from lingula.data.table import UNMENTIONED
@@ -73,7 +77,7 @@ def test_counts_and_examples_are_bounded(tmp_path: Path) -> None:
     assert "50 images: missing" in missing.message and str(tmp_path / "0.png") in missing.message
 
 
-@pytest.mark.parametrize("text", ["image;Edema\na;1\n", "", "image,Edema\n", "Edema\n1\n"])
+@pytest.mark.parametrize("text", ["patient;Edema\na;1\n", "", "image,Edema\n", "Edema\n1\n"])
 def test_what_is_no_table_is_one_problem(tmp_path: Path, text: str) -> None:
     report = checked(tmp_path, text)
     assert not report.fit and report.problems[0].what == "the table can't be read"
@@ -93,7 +97,7 @@ def test_images_are_read_and_sorted_by_fault(tmp_path: Path) -> None:
     film(tmp_path / "dark.png", 9, np.uint16, 4000)
     film(tmp_path / "again.png", 3)
     names = ["0", "1", "2", "3", "page", "cut", "empty", "flat", "flat2", "dark", "again", "gone"]
-    splits = {"3": "train", "again": "test"}
+    splits = {"1": "train", "3": "train", "again": "test"}
     rows = [f"{n}.png,{n},{splits.get(n, 'dev')},{i % 2}" for i, n in enumerate(names)]
     ticks: list[tuple[int, int]] = []
     (tmp_path / "t.csv").write_text("\n".join(["image,patient,split,Edema", *rows, "/x,y,dev,0"]))
@@ -122,12 +126,13 @@ def test_images_are_read_and_sorted_by_fault(tmp_path: Path) -> None:
 def test_no_finding_beside_support_devices_is_legal(tmp_path: Path) -> None:
     report = checked(
         tmp_path,
-        "image,patient,No Finding,Support Devices,Edema,Pneumonia\na,1,1,1,,0\nb,2,1,0,0,1\n",
+        "image,patient,split,No Finding,Support Devices,Edema,Pneumonia\n"
+        "a,1,train,1,1,,0\nb,2,train,1,0,0,1\nc,3,dev,1,0,0,0\n",
     )
     assert report.fit
     found = {fault.what: fault for fault in report.warnings}
     assert found["images with No Finding and a finding"].examples == ("b",)
-    assert found["classes without a positive in the table"].examples == ("Edema",)
+    assert found["classes without a positive in train"].examples == ("Edema",)
     assert report.facts["blank_cells"] == 1
 
 
@@ -147,6 +152,105 @@ def test_real_tables(real_data: Path, name: str, rows: int) -> None:
     report = check(real_data / name / "labels.csv", images=name == "nih-64")
     assert report.fit and report.facts["images"] == rows
     assert not any(fault.what.startswith("images: ") for fault in report.warnings)
+
+
+# What training refuses at once is not fit, in the same words
+
+
+REFUSED = {
+    "no positive": ("image,patient,Edema,Mass\n", "{i}.png,p{i},0,0\n", 40, "no class has a positive"),
+    "only unsure": ("image,patient,split,Edema\n", "{i}.png,p{i},{s},-1\n", 9, "no class has a pos"),
+    "one image": ("image,patient,Edema\n", "{i}.png,p,1\n", 1, "too few patients to split"),
+    "one patient": ("image,patient,Edema\n", "{i}.png,p,{b}\n", 30, "too few patients to split"),
+    "two patients": ("image,patient,Edema\n", "{i}.png,p{b},{b}\n", 30, "none for"),
+    "three images": ("image,patient,Edema\n", "{i}.png,p{i},1\n", 3, "1 image to train on"),
+    "no patients": ("image,Edema\n", "{i}.png,{b}\n", 30, "images_are_patients=true"),
+    "no dev": ("image,patient,split,Edema\n", "{i}.png,p{i},train,{b}\n", 9, "no rows with split 'dev'"),
+    "no train": ("image,patient,split,Edema\n", "{i}.png,p{i},dev,{b}\n", 9, "no rows with split 'train'"),
+    "positives in dev only": (
+        "image,patient,split,Edema\n", "{i}.png,p{i},{s},{d}\n", 9, "no class has a positive"),
+}  # fmt: skip
+
+
+def rows_of(head: str, row: str, n: int) -> str:
+    lines = [
+        row.format(i=i, b=i % 2, s="dev" if i % 3 == 0 else "train", d=int(i % 3 == 0))
+        for i in range(n)
+    ]
+    return head + "".join(lines)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_training_refuses_at_once_is_not_fit(name: str, tmp_path: Path) -> None:
+    head, row, n, told = REFUSED[name]
+    for i in range(n):
+        film(tmp_path / f"{i}.png", i)
+    report = checked(tmp_path, rows_of(head, row, n), images=True)
+    with pytest.raises(InputError) as refused:
+        lingula.train("smoke", [f"data.table={tmp_path / 't.csv'}"], out=tmp_path / "run")
+    assert [fault.message for fault in report.problems] == [str(refused.value)]
+    assert told in str(refused.value) and not report.fit
+    done = CliRunner().invoke(app, ["data", "check", str(tmp_path / "t.csv"), "--no-images"])
+    assert done.exit_code == 2 and told in done.output
+
+
+@pytest.mark.parametrize("n", [4, 5, 12, 40])
+def test_what_is_fit_can_be_trained(n: int, tmp_path: Path) -> None:
+    """Few patients get a split all the same, with each of its parts."""
+    for i in range(n):
+        film(tmp_path / f"{i}.png", i)
+    text = rows_of("image,patient,Edema,Mass\n", "{i}.png,p{i},1,{b}\n", n)
+    assert checked(tmp_path, text, images=True).fit
+    overrides = [f"data.table={tmp_path / 't.csv'}", "optim.epochs=1"]
+    run = lingula.train("smoke", overrides, out=tmp_path / "run")
+    assert (run / "scores" / "dev.csv").is_file()
+
+
+def test_a_table_is_checked_as_it_will_be_read(tmp_path: Path) -> None:
+    """By the settings of training, as typed: root, classes, columns to ignore, soft labels."""
+    films = tmp_path / "films"
+    for i in range(12):
+        film(films / f"{i}.png", i)
+    text = "image,note,portable,Edema\n" + "".join(
+        f"{i}.png,x,{i % 2},0.{i % 9 + 1}\n" for i in range(12)
+    )
+    table = tmp_path / "t.csv"
+    table.write_text(text)
+    line = ["data", "check", str(table)]
+    assert CliRunner().invoke(app, line).exit_code == 2
+    line += ["--root", str(films), "--ignore-columns", "note", "--soft", "--images-are-patients"]
+    done = CliRunner().invoke(app, [*line, "--classes", "Edema,portable"])
+    assert done.exit_code == 0, done.output
+    assert "portable" in done.output and "PROBLEM" not in done.output
+    found = lingula.data_check(
+        table, root=films, ignore_columns=["note", "portable"], soft=True, images_are_patients=True
+    )
+    assert found.fit and list(found.facts["positives"]) == ["Edema"]
+
+
+def test_what_was_passed_over_is_told_of_each_film(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    remarks.warned.clear()
+    x = (np.arange(400).reshape(20, 20) * 10).astype(np.uint16)
+    for i, centre in enumerate((2048, 60000, 70000)):
+        save(dcm(x + i, 12, WindowCenter=centre, WindowWidth=4096), tmp_path / f"{i}.dcm")
+    save(dcm(x + 9, 12, WindowCenter=9, WindowWidth=0), tmp_path / "3.dcm")
+    Image.fromarray((x // 16).astype(np.uint8)).save(tmp_path / "4.dcm", "JPEG")
+    whole = (tmp_path / "4.dcm").read_bytes()
+    (tmp_path / "4.dcm").write_bytes(whole[:-2] + bytes(9) + whole[-2:])
+    text = "image,patient,split,Edema\n" + "".join(
+        f"{i}.dcm,p{i},{'dev' if i == 4 else 'train'},{i % 2}\n" for i in range(5)
+    )
+    report = checked(tmp_path, text, images=True)
+    assert report.fit
+    found = {fault.what: fault for fault in report.warnings}
+    lost = found["images: the window leaves nothing of the grey levels"]
+    assert lost.examples == ("1.dcm", "2.dcm") and "stretched instead" in lost.message
+    assert report.odd[lost.what] == lost.examples
+    assert found["images: the window can't be used"].examples == ("3.dcm",)
+    assert found["images: stray bytes stand before a marker of the JPEG"].examples == ("4.dcm",)
+    assert "images: blank" not in found and not caplog.records  # told here, and not in the log
 
 
 # Folders

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
+import io
 import logging
 import shutil
 import sys
@@ -17,11 +19,12 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 from dicom_files import BASELINE, ENCODED, LOSSLESS_JPEG, PLAIN, dcm, encoded, restored, save
-from lingula.data import dicom
+from lingula.data import remarks
 from lingula.data.dicom import read_dicom, read_values
 from lingula.data.dicom_pixels import syntax_name, syntaxes
 from lingula.data.folder import scan
@@ -34,7 +37,7 @@ A12 = np.array([[0, 1024], [2048, 4095]], np.uint16)
 
 @pytest.fixture(autouse=True)
 def every_warning() -> None:
-    dicom._warned.clear()
+    remarks.warned.clear()
 
 
 def grey(dataset: pydicom.Dataset, folder: Path) -> np.ndarray:
@@ -330,7 +333,7 @@ def test_a_missing_decoder_is_named_with_what_to_install(
     assert "lingula[dicom]" in str(error)
     readable = syntaxes()
     assert not readable[syntax_name(LOSSLESS_JPEG[1])]
-    assert readable["JPEG Baseline (Process 1)"] and len(readable) == 18
+    assert readable["JPEG Baseline (Process 1)"] and len(readable) == 20
 
 
 def test_without_pydicom_the_extra_is_named(
@@ -348,9 +351,245 @@ def test_syntaxes_without_a_free_decoder_are_named(tmp_path: Path) -> None:
     error = failure(path)
     assert error.kind == "unsupported"
     assert "MPEG2 Main Profile" in str(error)
-    twelve = bytes.fromhex("ffd8ffc1000b0c00300028010111 00ffda".replace(" ", "")) + bytes(40)
-    path = encoded(dcm(film(), 12), "1.2.840.10008.1.2.4.51", twelve, tmp_path / "y.dcm")
-    assert "12-bit lossy JPEG" in str(failure(path))
+    ten = bytes.fromhex("ffd8ffc1000b0a00300028010111 00ffda".replace(" ", "")) + bytes(40)
+    path = encoded(dcm(film(), 12), "1.2.840.10008.1.2.4.51", ten, tmp_path / "y.dcm")
+    assert "neither 8 bits nor 12" in str(failure(path)) and "gdcmconv" in str(failure(path))
+
+
+# 24 x 24 of 12 bits by libjpeg-turbo 3: JPEG Extended (process 4).
+TWELVE = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMCAgICAgMCAgIDAwMDBAYEBAQEBAgGBgUGCQgKCgkICQkKDA8MCgsO"
+    "CwkJDRENDg8QEBEQCgwSExIQEw8QEBD/wQALDAAYABgBAREA/8QAFQABAQAAAAAAAAAAAAAAAAAADAv/xAAsEAAA"
+    "AQkECwAAAAAAAAAAAAADAAIEBgcICydhAQU2RAkKDBcZGjRFUVNU/9oACAEBAAA/AF9sZehXzjvCnaPJRX8OJXbw"
+    "/SdQgxusYQr5x3mBb4kmr+NRO3h/RbQlEez58K/cd3UMkkor/TIXbw/BtCqkRl6JJ6PnhTtHm6rWG0rPB+k6pBjd"
+    "YwiSej55gW+Juq1jUTPB/RbUlEez58ST0fO6hkk3la6ZCzwfg2pGk4y9E/H8eFO0ecyxYbSs+J6TqkGN1jCJ+P48"
+    "wLfE5lixqJnxPotqSiPZ8+J+P47qGSTmWLpkLPieDal//9k="
+)
+
+
+def twelve_bits() -> np.ndarray:
+    rows, columns = np.mgrid[:24, :24]
+    return ((np.sin(rows / 5) + np.cos(columns / 4) + 2) / 4 * 4095).astype(np.uint16)
+
+
+def test_lossy_jpeg_of_12_bits(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    x = twelve_bits()
+    extended = "1.2.840.10008.1.2.4.51"
+    path = encoded(dcm(x, 12), extended, TWELVE, tmp_path / "x.dcm")
+    found = read_values(path.read_bytes(), path)
+    assert np.abs(found - x).max() < 60 and np.abs(found - x).mean() < 12
+    assert read_image(path).std() > 50
+    assert not any(capfd.readouterr())  # the decoder talks to nobody
+    parts = [TWELVE[:cut] + end for cut in (60, 180, -9) for end in (b"", b"\xff\xd9")]
+    for part in (*parts, TWELVE[:-2], TWELVE[:-1]):
+        path = encoded(dcm(x, 12), extended, part, tmp_path / "x.dcm")
+        assert failure(path).kind in ("truncated", "damaged"), len(part)
+    path = encoded(dcm(x, 12), extended, TWELVE[:-2] + bytes(9) + b"\xff\xd9", tmp_path / "x.dcm")
+    assert np.array_equal(read_values(path.read_bytes(), path), found)
+
+
+def test_without_gdcm_its_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = encoded(dcm(twelve_bits(), 12), "1.2.840.10008.1.2.4.51", TWELVE, tmp_path / "x.dcm")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "gdcm" else find(name, *a)
+    )
+    assert "python-gdcm" in str(failure(path)) and "lingula[dicom]" in str(failure(path))
+
+
+@pytest.mark.parametrize("syntax", ["51", "53", "55"])
+@pytest.mark.parametrize("strays", [0, 9])
+def test_other_lossy_processes_of_8_bits(
+    tmp_path: Path, syntax: str, strays: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = film(bits=8)
+    stream = io.BytesIO()
+    Image.fromarray(x).save(stream, "JPEG", quality=95, progressive=syntax != "51")
+    frame = stream.getvalue()[:-2] + bytes(strays) + b"\xff\xd9"
+    path = encoded(dcm(x, 8), f"1.2.840.10008.1.2.4.{syntax}", frame, tmp_path / "x.dcm")
+    assert np.abs(read_image(path).astype(int) - x).max() <= 8
+    assert ("stray bytes stand before a marker" in caplog.text) == bool(strays)
+    cut = frame[: -20 - strays] + b"\xff\xd9"
+    encoded(dcm(x, 8), f"1.2.840.10008.1.2.4.{syntax}", cut, path)
+    assert failure(path).kind in ("truncated", "damaged")
+
+
+# Tables and windows that were meant for another scale
+
+
+@pytest.mark.parametrize("photo", ["MONOCHROME2", "MONOCHROME1"])
+@pytest.mark.parametrize(
+    ("end", "bits"), [(4095, 16), (255, 16), (4095, 8), (255, 8), (65535, 16), (4095, 12)]
+)
+def test_a_tables_scale_is_that_of_its_entries(
+    tmp_path: Path, end: int, bits: int, photo: str
+) -> None:
+    """Agfa's say 16 bits and end at 4095 or 255; others say 8 and go on to 4095."""
+    x = film()
+    entries = np.rint(np.linspace(0, end, 4096)).astype(int).tolist()
+    found = grey(dcm(x, 12, photo, VOILUTSequence=table(entries, 0, bits)), tmp_path)
+    right = x / 4095 * 255
+    assert np.abs(found - (right if photo == "MONOCHROME2" else 255 - right)).max() <= 1.5
+
+
+def test_a_table_begins_where_its_films_values_are(tmp_path: Path) -> None:
+    """1091 entries from 2652 on, of 16 bits and up to 4095, as in a public report."""
+    x = (2652 + film() / 4095 * 1090).astype(np.uint16)
+    entries = np.rint(np.linspace(0, 4095, 1091)).astype(int).tolist()
+    toned = dcm(x, 12, "MONOCHROME1", VOILUTSequence=table(entries, 2652, 16))
+    assert np.abs(grey(toned, tmp_path) - (255 - film() / 4095 * 255)).max() <= 1.5
+
+
+@pytest.mark.parametrize("first", [-100, 65436])
+@pytest.mark.parametrize("intercept", [-100, 0])
+def test_the_first_value_of_a_table_may_be_written_with_or_without_a_sign(
+    tmp_path: Path, first: int, intercept: int
+) -> None:
+    x = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    entries = np.rint(np.linspace(0, 255, 4196)).astype(int).tolist()
+    tags = {"RescaleSlope": 1, "RescaleIntercept": intercept}
+    toned = dcm(x, 12, VOILUTSequence=table(entries, -1 if first < 0 else 1, 8), **tags)
+    toned.VOILUTSequence[0].LUTDescriptor = [len(entries), first, 8]
+    right = np.array(entries)[x.astype(int) + intercept + 100]
+    assert np.abs(grey(toned, tmp_path) - right).max() <= 1
+    # Above the middle of 16 bits, an unsigned film's table may be written as if it had a sign.
+    high = (np.arange(4096, dtype=np.uint16) + 40000).reshape(64, 64)
+    toned = dcm(high, 16, VOILUTSequence=table([0] * 4096, -1, 8))
+    toned.VOILUTSequence[0].LUTData = np.arange(4096).astype("<u2").tobytes()
+    toned.VOILUTSequence[0].LUTDescriptor = [4096, 40000 - 65536, 12]
+    assert np.abs(grey(toned, tmp_path) - np.arange(4096).reshape(64, 64) / 4095 * 255).max() <= 1
+
+
+def test_entries_of_8_bits_may_be_packed(tmp_path: Path) -> None:
+    x = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    toned = dcm(x, 8, VOILUTSequence=table([0] * 256, 0, 8))
+    toned.VOILUTSequence[0].LUTData = bytes(range(255, -1, -1))
+    assert np.array_equal(grey(toned, tmp_path), 255 - x)
+
+
+def test_palettes_of_8_bits_may_say_16(tmp_path: Path) -> None:
+    x = np.array([[0, 1], [2, 3]], np.uint8)
+    dataset = dcm(x, 8, "PALETTE COLOR")
+    for name in ("Red", "Green", "Blue"):
+        setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [4, 0, 16])
+        dataset[f"{name}PaletteColorLookupTableDescriptor"].VR = "US"
+        setattr(
+            dataset,
+            f"{name}PaletteColorLookupTableData",
+            np.array([0, 85, 170, 255], "<u2").tobytes(),
+        )
+    assert grey(dataset, tmp_path).tolist() == [[0, 85], [170, 255]]
+
+
+STRETCHED = "the window leaves nothing of the grey levels"
+
+
+@pytest.mark.parametrize(
+    ("levels", "bits", "centre", "width", "tags"),
+    [
+        ((1800, 3847), 12, 128, 256, {}),  # of 8 bits
+        ((12000, 20000), 16, 3174, 2426, {}),  # a public report's
+        ((0, 4095), 12, 32768, 65536, {}),  # of 16 bits: nearly black
+        ((0, 4095), 12, 0.5, 1, {}),  # of 0 to 1
+        ((12000, 20000), 16, 11080, 2160, {}),  # 2 % of the levels
+        ((0, 4095), 12, -40, 400, {"RescaleIntercept": -32768, "RescaleSlope": 1}),
+        ((0, 4095), 12, 2048, 4096, {"RescaleIntercept": 0, "RescaleSlope": "0.05"}),  # of stored values
+        ((0, 4095), 12, 40, 80, {"RescaleIntercept": 1000, "RescaleSlope": 10}),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("photo", ["MONOCHROME2", "MONOCHROME1"])
+def test_a_window_of_another_scale_is_passed_over_by_name(
+    tmp_path: Path,
+    levels: tuple[int, int],
+    bits: int,
+    centre: float,
+    width: float,
+    tags: dict[str, Any],
+    photo: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    low, high = levels
+    x = (low + film() / 4095 * (high - low)).astype(np.uint16)
+    plain = grey(dcm(x, bits, photo, **tags), tmp_path)
+    assert not caplog.records
+    windowed = dcm(x, bits, photo, WindowCenter=centre, WindowWidth=width, **tags)
+    found = grey(windowed, tmp_path)
+    assert np.array_equal(found, plain) and found.std() > 50
+    assert f"x.dcm: {STRETCHED}" in caplog.text
+    # The window that is asked for is taken all the same.
+    assert read_dicom((tmp_path / "x.dcm").read_bytes(), tmp_path / "x.dcm", window=0).std() < 7000
+
+
+def test_an_8_bit_film_with_a_window_of_12_bits(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = film(bits=8)
+    assert np.array_equal(grey(dcm(x, 8, WindowCenter=2048, WindowWidth=4096), tmp_path), x)
+    assert STRETCHED in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("centre", "width"),
+    [(2048, 4096), (1000, 2000), (3000, 1000), (2048, 800), (2048, 20000), (2048, 1), (2048, 0.5)],
+)
+def test_windows_of_the_right_scale_are_kept(
+    tmp_path: Path, centre: float, width: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = shown(dcm(film(), 12, WindowCenter=centre, WindowWidth=width), tmp_path) / 4095
+    x = film().astype(float)
+    window = np.clip((x - centre) / width + 0.5, 0, 1)
+    if width > 1:
+        window = np.clip((x - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+    elif width == 1:
+        window = (x > centre - 0.5).astype(float)
+    assert np.abs(found - window).max() < 1e-3 and not caplog.records
+
+
+def test_a_film_without_contrast_is_not_the_windows_fault(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither a blank film nor a faint one is stretched: that would show its noise."""
+    faint = np.random.default_rng(0).integers(2000, 2020, (40, 40)).astype(np.uint16)
+    for x in (faint, np.full((40, 40), 4000, np.uint16)):
+        found = grey(dcm(x, 12, WindowCenter=2048, WindowWidth=4096), tmp_path)
+        assert int(found.max()) - int(found.min()) <= 2
+    padded = dcm(
+        np.full((4, 4), 7, np.uint16), 12, WindowCenter=9, WindowWidth=3, PixelPaddingValue=7
+    )
+    assert not grey(padded, tmp_path).any() and not caplog.records
+
+
+def test_of_table_and_windows_the_first_that_leaves_something(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = film()
+    right = dcm(x, 12, WindowCenter=2048, WindowWidth=4096)
+    wanted = grey(right, tmp_path)
+    right.WindowCenter, right.WindowWidth = [128, 2048], [256, 4096]
+    assert np.array_equal(grey(right, tmp_path), wanted) and not caplog.records
+    # A table of another scale: every value lies behind its last entry.
+    right.VOILUTSequence = table(list(range(0, 200)), 0, 8)
+    right.VOILUTSequence[0].LUTDescriptor = [200, 64000, 8]
+    assert np.array_equal(grey(right, tmp_path), wanted)
+    assert "the table of grey levels leaves nothing of them" in caplog.text
+    # With both in their place the table is taken.
+    right.VOILUTSequence = table([4095 - i for i in range(4096)], 0, 12)
+    assert np.abs(grey(right, tmp_path).astype(int) - (255 - wanted)).max() <= 1
+    # One with too few entries is none.
+    right.VOILUTSequence[0].LUTData = bytes(40)
+    assert np.array_equal(grey(right, tmp_path), wanted)
+    assert "the table of grey levels can't be used" in caplog.text
+
+
+def test_a_modality_table_with_too_few_entries_yields_to_the_rescale(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    x = film()
+    short = dcm(x, 12, ModalityLUTSequence=table(list(range(4096)), 0, 16))
+    short.ModalityLUTSequence[0].LUTData = bytes(100)
+    short.RescaleSlope, short.RescaleIntercept = 2, -5
+    assert np.array_equal(values(short, tmp_path), x * 2.0 - 5)
+    assert "the table of modality values can't be used" in caplog.text
 
 
 # Cases 37, 38
@@ -363,7 +602,7 @@ def test_of_several_frames_the_first_is_read_and_said_so(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lingula.data.dicom._warned", set())
+    monkeypatch.setattr("lingula.data.remarks.warned", set())
     x = np.random.default_rng(0).integers(0, 256, (frames, 4, 6), np.uint8)
     with caplog.at_level("WARNING", "lingula"):
         read = grey(dcm(x, 8, NumberOfFrames=frames), tmp_path)

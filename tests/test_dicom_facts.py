@@ -23,7 +23,7 @@ from pydicom.sequence import Sequence
 import lingula
 from dicom_files import dcm, save
 from lingula.config import Config, vary
-from lingula.data import dicom
+from lingula.data import remarks
 from lingula.data.dicom_facts import dicom_facts, pseudonym, read_or_make_key
 from lingula.data.folder import scan
 from lingula.data.images import read_image
@@ -248,7 +248,7 @@ def test_a_name_comes_out_nowhere(
     tmp_path_factory: pytest.TempPathFactory, template: bytes, name: str, cut: int
 ) -> None:
     """In facts, messages, logs and warnings, of sound and of damaged files alike."""
-    dicom._warned.clear()
+    remarks.warned.clear()
     folder = tmp_path_factory.mktemp("d")
     data = template.replace(PLACE.encode(), name.encode())
     (folder / "film.dcm").write_bytes(data)
@@ -331,7 +331,7 @@ def test_a_run_on_dicom_holds_no_patient(
         sound[path] = path.read_bytes()
         path.write_bytes(sound[path][:end])
     caplog.clear()
-    dicom._warned.clear()
+    remarks.warned.clear()
     with caplog.at_level(logging.DEBUG):
         report = lingula.data_check(table)
         with pytest.raises(InputError, match="can't be read") as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -18,10 +19,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from lingula.data import remarks
 from lingula.data.images import MAX_PIXELS, is_blank, read_image, read_pixels, resize, sniff
 from lingula.errors import ImageError
 
 R16 = np.linspace(0, 65535, 256).round().reshape(16, 16).astype(np.uint16)
+
+
+@pytest.fixture(autouse=True)
+def every_remark() -> None:
+    remarks.warned.clear()
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -129,6 +136,90 @@ def test_a_cut_jpeg_is_truncated(tmp_path: Path, progressive: bool, colour: bool
     assert failure(stored(tmp_path, data[:-2], "no_end.jpg")).kind == "truncated"
     padded = stored(tmp_path, data + bytes(5000), "padded.jpg")
     assert np.array_equal(read_image(padded), read_image(stored(tmp_path, data, "whole.jpg")))
+
+
+KINDS = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "restarts by rows": {"restart_marker_rows": 1},
+    "restarts by two rows": {"restart_marker_rows": 2},
+    "restarts by blocks": {"restart_marker_blocks": 5},
+}
+
+
+def places(data: bytes) -> list[int]:
+    """Where a marker stands behind the first scan's header: restarts, further scans, the end."""
+    begin = data.index(b"\xff\xda") + 2
+    return [m.start() for m in re.finditer(rb"\xff[\xc4\xda\xd0-\xd9]", data) if m.start() > begin]
+
+
+@pytest.mark.parametrize("colour", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_stray_bytes_before_a_marker_are_passed_over(
+    tmp_path: Path, kind: str, colour: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A scanner's habit: all pixels are there. Anywhere, in any number, and nothing else wrong."""
+    picture = np.dstack([smooth(200, 150)] * 3) if colour else smooth(200, 150)
+    data = encoded(picture, "JPEG", quality=90, **KINDS[kind])
+    right = read_image(stored(tmp_path, data, "whole.jpg"))
+    small = read_image(tmp_path / "whole.jpg", 60)
+    header = [data.index(mark) for mark in (b"\xff\xdb", b"\xff\xc4", b"\xff\xda")]
+    behind = places(data)
+    for chosen in ([behind[-1]], [behind[0]], behind, header[:1], header, [*header, *behind]):
+        for strays in (b"\x11", b"\x11\x22" * 8, b"\0" * 700, b"\xff\0\x22" * 9):
+            odd = data
+            for place in reversed(chosen):
+                odd = odd[:place] + strays + odd[place:]
+            path = stored(tmp_path, odd, "odd.jpg")
+            assert np.array_equal(read_image(path), right)
+            assert np.array_equal(read_image(path, 60), small)
+    assert "odd.jpg: stray bytes stand before a marker of the JPEG" in caplog.text
+    assert len(caplog.records) == 1  # once, not in every epoch
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_missing_behind_stray_bytes_is_still_missed(tmp_path: Path, kind: str) -> None:
+    """The decoder tells of the strays only; the rest it would fill with grey."""
+    data = encoded(smooth(200, 150), "JPEG", quality=90, **KINDS[kind])
+    behind, strays = places(data), b"\0" * 9
+    end = behind[-1]
+    header = data.index(b"\xff\xda")
+    cut = [
+        data[:header] + strays + data[header : end - 200] + data[end:],
+        data[: end - 200] + strays + data[end:],
+        data[:end] + strays,
+        data[:header] + strays + data[header:end],
+    ]
+    if len(behind) > 2:
+        first, second = behind[0], behind[1]
+        cut += [
+            data[:first] + strays + data[first : end - 200] + data[end:],
+            data[:first] + strays + data[first:end],
+        ]
+    noise = np.random.default_rng(0).integers(0, 255, 300, dtype=np.uint8).tobytes()
+    cut.append(data[:end] + noise + data[end:])  # so many may be data that a wrong bit shifted
+    if kind.startswith("restarts"):
+        cut += [
+            data[:first] + strays + data[second:],  # an interval is gone
+            data[:first] + strays + data[end:],  # so are all others
+            data[:first] + strays + data[first : second - 9] + data[second:],  # or part of it
+        ]
+    for part in cut:
+        error = failure(stored(tmp_path, part, "cut.jpg"))
+        assert error.kind in ("truncated", "damaged")
+
+
+@given(st.sampled_from([k for k in KINDS if k != "progressive"]), st.integers(9, 1 << 12))
+@settings(max_examples=60, deadline=None)
+def test_stray_bytes_never_hide_a_cut(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, cut: int
+) -> None:
+    whole = encoded(smooth(64, 48), "JPEG", quality=90, **KINDS[kind])
+    begin = whole.index(b"\xff\xda") + 10
+    cut = 9 + cut % (len(whole) - begin - 11)
+    part = whole[: len(whole) - 2 - cut] + bytes(8) + b"\xff\xd9"
+    error = failure(stored(tmp_path_factory.mktemp("s"), part, "odd.jpg"))
+    assert error.kind in ("truncated", "damaged")
 
 
 @given(st.integers(1, 1 << 16))

@@ -113,7 +113,7 @@ def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:
 def test_absent_and_undecodable_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no scores file"):
         read_scores(tmp_path / "none.csv")
-    (tmp_path / "s.csv").write_bytes("image,Edema\na,.5\n".encode("utf-16"))
+    (tmp_path / "s.csv").write_bytes("image,Ödema\na,.5\n".encode("latin-1"))
     with pytest.raises(InputError, match=r"s\.csv is not UTF-8"):
         read_scores(tmp_path / "s.csv")
     (tmp_path / "s.parquet").write_bytes(b"PAR1 no")

@@ -45,7 +45,7 @@ def test_files_keep_every_digit(tmp_path: Path) -> None:
         ("image,Edema\na,0.5\na,0.6\n", "more than once: a"),
         ("name,Edema\na,0.5\n", "needs an `image`"),
         ("image,Effusion,Pleural Effusion\na,0.5,0.5\n", "one class"),
-        ("image;Edema\na;0,5\n", "; separated"),
+        ("image;Edema\na;1,5\n", "image 'a', class 'Edema' has 1.5"),
     ],
 )
 def test_wrong_files_are_named(tmp_path: Path, text: str, message: str) -> None:

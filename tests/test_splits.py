@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lingula.data.reading import read_table
 from lingula.data.splits import (
+    check_parts,
     classes_missing,
     patients_in_two_splits,
     patients_spelled_twice,
@@ -89,6 +92,67 @@ def test_shares_and_prevalences_are_kept() -> None:
         assert len(rows) / 3000 == pytest.approx(share, abs=0.01)
         for name, count in class_counts(done, rows).items():
             assert count == pytest.approx(everywhere[name] * share, rel=0.25, abs=3)
+
+
+def sizes(splits: tuple[str, ...]) -> dict[str, int]:
+    return {name: splits.count(name) for name in ("train", "dev", "test")}
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    people=st.integers(3, 200),
+    classes=st.sampled_from([1, 5, 26, 200]),
+    images=st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_shares_hold_within_two_patients(seed: int, people: int, classes: int, images: int) -> None:
+    """However many rare classes pull at them; and every part has somebody."""
+    random = np.random.default_rng(seed)
+    labels = random.random((people, classes)) < np.geomspace(0.3, 0.005, classes)
+    table = made(np.repeat(labels, images, 0), [f"p{i // images}" for i in range(people * images)])
+    for shares in ((0.7, 0.1, 0.2), (0.9, 0.1, 0.0), (0.34, 0.33, 0.33)):
+        found = sizes(split_by_patient(table, fractions=shares, seed=seed))
+        for (name, count), share in zip(found.items(), shares, strict=True):
+            assert abs(count - share * len(table)) <= 2 * images or count == images, found
+            assert (count >= images) == (share > 0), (name, found)
+
+
+def test_many_rare_classes_do_not_drain_the_training_set() -> None:
+    """200 patients with 200 classes were split 113 / 39 / 48."""
+    random = np.random.default_rng(2)
+    labels = random.random((200, 200)) < np.geomspace(0.3, 0.005, 200)
+    table = made(labels, [f"p{i}" for i in range(200)])
+    splits = split_by_patient(table)
+    assert sizes(splits) == {"train": 138, "dev": 21, "test": 41}
+    # Those are moved that cost the fewest classes: 84 of 600 pairs of class and split had no
+    # positive by 113 / 39 / 48, and 169 have none where the patients are drawn at random.
+    missing = classes_missing(with_splits(table, splits))
+    assert sum(len(names) for names in missing.values()) < 110
+
+
+def test_a_patient_of_many_images_does_not_loosen_the_shares() -> None:
+    random = np.random.default_rng(0)
+    labels = random.random((700, 60)) < np.geomspace(0.3, 0.005, 60)
+    patients = [f"p{max(0, i - 300)}" for i in range(700)]  # one has 301 images
+    found = sizes(split_by_patient(made(labels, patients)))
+    assert abs(found["train"] - 490) <= 14 and abs(found["dev"] - 70) <= 14
+
+
+def test_splits_that_hold_their_shares_are_what_they_were(real_data: Path) -> None:
+    """Drawn before shares were evened out: no patient is moved where none need be."""
+    table = read_table(real_data / "nih-mini" / "labels.csv")
+    for seed, digest in enumerate(("53c8992afbad9867", "4e77721f754881f9", "53cd5238486ea1b0")):
+        splits = split_by_patient(table, seed=seed)
+        assert hashlib.sha256(" ".join(splits).encode()).hexdigest()[:16] == digest
+
+
+def test_too_few_patients_are_said_to_be_too_few() -> None:
+    for n, empty in ((1, "dev and test"), (2, "dev")):
+        splits = split_by_patient(made(np.ones((n, 2)), [f"p{i}" for i in range(n)]))
+        assert len(splits) == n
+        with pytest.raises(InputError, match=f"t.csv has too few patients.*none for {empty}"):
+            check_parts(splits, (0.7, 0.1, 0.2), "t.csv")
+    check_parts(("train", "dev"), (0.9, 0.1, 0.0), "t.csv")
 
 
 # Case 64: two positives can't reach three splits, and the check says where none is.

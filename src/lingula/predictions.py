@@ -19,7 +19,8 @@ from polars.io.plugins import register_io_source
 from lingula import files
 from lingula.csv_cells import plain_cell
 from lingula.data.cells import Fault
-from lingula.data.columns import COLUMNS, whole_ids
+from lingula.data.columns import whole_ids
+from lingula.data.names import BESIDE_SCORES, is_fact, known_columns
 from lingula.data.reading import read_frame
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import canonical, fold
@@ -65,8 +66,6 @@ class Predictions:
 
 
 _ID_FIELDS = {"images": "image", "ids": "id", "studies": "study", "patients": "patient"}
-# Columns that stand beside scores in other people's files, folded; none is a finding.
-_NO_CLASS = ("n views", "views", "fold", "frontal lateral", "height", "width", "index level 0")
 
 
 def _check_names(predictions: Predictions) -> None:
@@ -114,7 +113,7 @@ def failed(predictions: Predictions) -> NDArray[np.bool_]:
 
 
 def read_scores(path: str | Path) -> Predictions:
-    """Read a scores file (.csv or .parquet).
+    """Read a scores file (any table file, see `read_cells`).
 
     The key is the `image` column, or `id` (`dicom_id`) where there is none. Ids are read as those
     of tables are: `101.0` is `101`. Columns that tables
@@ -129,8 +128,9 @@ def read_scores(path: str | Path) -> Predictions:
     texts: dict[str, tuple[str, ...]] = {}
     columns: list[str] = []
     faults: list[Fault] = []
+    known = known_columns(frame.columns)
     for name in frame.columns:
-        field = COLUMNS.get(fold(name))
+        field = known.get(name)
         if field in texts:
             raise InputError(f"{file} has two columns for {field}; '{name}' is the second.")
         if field is not None:
@@ -138,7 +138,7 @@ def read_scores(path: str | Path) -> Predictions:
             if field in ("ids", "studies", "patients"):
                 cells = whole_ids(cells, file, faults)
             texts[field] = tuple(cells.to_list())
-        elif fold(name) not in _NO_CLASS:
+        elif not is_fact(name) and fold(name) not in BESIDE_SCORES:
             columns.append(name)
     if faults:
         raise InputError("\n".join(fault.message for fault in faults))

@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula import files, metrics
-from lingula.data.columns import COLUMNS, whole_id
+from lingula.data.columns import whole_id
+from lingula.data.names import COLUMNS
 from lingula.data.reading import read_frame
 from lingula.data.table import Table
 from lingula.errors import InputError, examples

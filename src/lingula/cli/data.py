@@ -10,7 +10,7 @@ import typer
 
 import lingula
 from lingula.cli import sources
-from lingula.cli.options import IgnoreColumns, Json, Overwrite, dumped
+from lingula.cli.options import TABLE, IgnoreColumns, Json, Overwrite, dumped
 from lingula.errors import InputError, examples
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _data_phantom(
 
 @app.command("check")
 def _data_check(
-    table: Annotated[Path, typer.Argument(help="Table: .csv or .parquet.")],
+    table: Annotated[Path, typer.Argument(help=TABLE)],
     images: Annotated[bool, typer.Option(help="Read every image too.")] = True,
     page: Annotated[
         Path | None, typer.Option("--page", help="Write the report with films to this .html.")
@@ -70,12 +70,31 @@ def _data_check(
         Path | None,
         typer.Option("--drop-bad", help="Write the table without unreadable images to this file."),
     ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--root", help="Folder of the images: data.root.")
+    ] = None,
+    classes: sources.Classes = None,
+    ignore_columns: IgnoreColumns = None,
+    soft: sources.Soft = False,
+    images_are_patients: Annotated[
+        bool, typer.Option("--images-are-patients", help="Rows without a patient are each one.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Look for the faults that spoil a training; exit status 2 if there are any."""
     from lingula.data.checking import to_json, to_text
 
-    found = lingula.data_check(table, images=images, page=page, drop_bad=drop_bad)
+    found = lingula.data_check(
+        table,
+        images=images,
+        page=page,
+        drop_bad=drop_bad,
+        root=root,
+        classes=sources.asked(classes),
+        ignore_columns=ignore_columns or (),
+        soft=soft,
+        images_are_patients=images_are_patients,
+    )
     typer.echo(dumped(to_json(found)) if as_json else to_text(found))
     if not found.fit:
         raise typer.Exit(2)
@@ -84,14 +103,14 @@ def _data_check(
 @app.command("folder")
 def _data_folder(
     root: Annotated[Path, typer.Argument(help="Folder of images.")],
-    labels: Annotated[Path, typer.Option("--labels", help="CSV with a key and the labels.")],
+    labels: Annotated[Path, typer.Option("--labels", help="Table with a key and the labels.")],
     out: Annotated[Path, typer.Option("--out", help="Table to write: .csv or .parquet.")],
     key: Annotated[
         str,
         typer.Option(
             "--key",
             help="image, AccessionNumber, StudyInstanceUID, SOPInstanceUID, PatientID, or a column "
-            "that names folders or files.",
+            "of paths or names of files, or of names of folders.",
         ),
     ] = "image",
     map_file: Annotated[

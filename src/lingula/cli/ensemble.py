@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import lingula
-from lingula.cli.options import OutFile, OutFolder, Overwrite, partly
+from lingula.cli.options import IgnoreColumns, OutFile, OutFolder, Overwrite, partly
 from lingula.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Combine the scores of several models.")
@@ -39,6 +39,7 @@ def _model_wise(
     runs: Runs = None,
     member: MemberPairs = None,
     labels: LabelsMaybe = None,
+    ignore_columns: IgnoreColumns = None,
     split: Annotated[str, typer.Option("--split")] = "dev",
     missing: Missing = "error",
     overwrite: Overwrite = False,
@@ -49,6 +50,7 @@ def _model_wise(
         runs or (),
         members=[(name, dev, test) for name, dev, test in _unfolded(member)],
         labels=labels,
+        ignore_columns=ignore_columns or (),
         split=split,
         out=out,
         missing=missing,
@@ -64,6 +66,7 @@ def _class_wise(
     runs: Runs = None,
     member: MemberPairs = None,
     labels: LabelsMaybe = None,
+    ignore_columns: IgnoreColumns = None,
     split: Annotated[str, typer.Option("--split", help="Where members are chosen.")] = "dev",
     top_k: Annotated[int, typer.Option("--top-k", min=1, help="Members a class.")] = 3,
     missing: Missing = "error",
@@ -75,6 +78,7 @@ def _class_wise(
         runs or (),
         members=[(name, dev, test) for name, dev, test in _unfolded(member)],
         labels=labels,
+        ignore_columns=ignore_columns or (),
         split=split,
         out=out,
         top_k=top_k,
@@ -91,6 +95,7 @@ def _guarded(
     runs: Runs = None,
     member: MemberPairs = None,
     labels: LabelsMaybe = None,
+    ignore_columns: IgnoreColumns = None,
     split: Annotated[str, typer.Option("--split", help="Where members are chosen.")] = "dev",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of folds and draws.")] = 0,
     draws: Annotated[int, typer.Option("--ci", min=1, help="Draws of the intervals.")] = 1000,
@@ -103,6 +108,7 @@ def _guarded(
         runs or (),
         members=[(name, dev, test) for name, dev, test in _unfolded(member)],
         labels=labels,
+        ignore_columns=ignore_columns or (),
         split=split,
         out=out,
         seed=seed,

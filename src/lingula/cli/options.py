@@ -57,6 +57,7 @@ class Device(enum.StrEnum):
     mps = "mps"
 
 
+TABLE = "Table: .csv, .tsv, .parquet or .xlsx."
 OutFolder = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 OutFile = Annotated[Path, typer.Option("--out", help="Scores file: .csv or .parquet.")]
 Overwrite = Annotated[

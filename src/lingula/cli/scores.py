@@ -119,6 +119,7 @@ def submit(
     labels: Annotated[
         Path | None, typer.Option("--labels", help="Table: score it as the server would.")
     ] = None,
+    ignore_columns: IgnoreColumns = None,
 ) -> None:
     """Write scores as a challenge wants them, or say what does not fit."""
     done = lingula.submit(
@@ -129,6 +130,7 @@ def submit(
         fill=fill,
         allow_extra=allow_extra,
         labels=labels,
+        ignore_columns=ignore_columns or (),
     )
     if done.made.filled:
         many = len(done.made.filled)
@@ -186,6 +188,7 @@ def calibrate(
             help="max-f1, youden, sensitivity=X, specificity=X or cost=FN:FP; repeatable.",
         ),
     ] = None,
+    ignore_columns: IgnoreColumns = None,
     apply: Annotated[
         Path | None,
         typer.Option("--apply", metavar="CALIBRATION", help="Apply this file to SCORES instead."),
@@ -203,6 +206,7 @@ def calibrate(
             split=split,
             method=method,
             thresholds=threshold or ("max-f1",),
+            ignore_columns=ignore_columns or (),
             out=out,
             overwrite=overwrite,
         )

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 import lingula
-from lingula.cli.options import IgnoreColumns, Json, Overwrite, dumped
+from lingula.cli.options import TABLE, IgnoreColumns, Json, Overwrite, dumped
 
 app = typer.Typer()
 
@@ -26,7 +26,7 @@ Classes = Annotated[
 Map = Annotated[
     Path | None, typer.Option("--map", help="YAML: terms and the classes that they stand for.")
 ]
-OneTable = Annotated[Path, typer.Argument(help="Table: .csv or .parquet.")]
+OneTable = Annotated[Path, typer.Argument(help=TABLE)]
 Images = Annotated[bool, typer.Option(help="Look whether the images are there.")]
 Drop = Annotated[bool, typer.Option("--drop-missing", help="Leave out rows without their image.")]
 Soft = Annotated[bool, typer.Option("--soft", help="Label cells may be probabilities.")]
@@ -47,7 +47,7 @@ class Readers(enum.StrEnum):
     all = "all"
 
 
-def _asked(classes: str | None) -> Any:
+def asked(classes: str | None) -> Any:
     """A name of a label space, or a list of classes."""
     if classes is None or "," not in classes:
         return classes
@@ -64,7 +64,7 @@ def _make(verb: Any, root: Path, labels: list[Path] | None, as_json: bool, **opt
     ignored = options.pop("ignore_columns", None)
     if ignored is not None:
         options["ignore_columns"] = ignored
-    options["classes"] = _asked(options["classes"])
+    options["classes"] = asked(options["classes"])
     _tell(verb(root, labels=labels or (), **options), as_json)
 
 
@@ -257,14 +257,14 @@ def _data_medmnist(
 ) -> None:
     """ChestMNIST: images become PNG files beside the table."""
     found = lingula.data_medmnist(
-        root, out=out, classes=_asked(classes), mapping=mapping, overwrite=overwrite
+        root, out=out, classes=asked(classes), mapping=mapping, overwrite=overwrite
     )
     _tell(found, as_json)
 
 
 @app.command("join")
 def _data_join(
-    tables: Annotated[list[Path], typer.Argument(help="Tables: .csv or .parquet.")],
+    tables: Annotated[list[Path], typer.Argument(help=f"{TABLE} Several.")],
     out: OutTable,
     classes: Classes = None,
     mapping: Map = None,
@@ -278,7 +278,7 @@ def _data_join(
     found = lingula.data_join(
         tables,
         out=out,
-        classes=_asked(classes),
+        classes=asked(classes),
         mapping=mapping,
         images=images,
         ignore_columns=ignore_columns or (),

@@ -8,12 +8,14 @@ from pathlib import Path
 import polars as pl
 
 from lingula.csv_cells import original_cell
+from lingula.data.reading import read_frame
 from lingula.data.table import Table
 from lingula.errors import InputError
-from lingula.labels import canonical
+from lingula.labels import canonical, fold
 
 Box = tuple[float, float, float, float]  # left, top, width, height in pixels of the image file
 _NUMBERS = ("x", "y", "w", "h")
+_COLUMNS = ("image", "finding", *_NUMBERS)
 
 
 def read_boxes(path: str | Path) -> dict[tuple[str, str], list[Box]]:
@@ -22,11 +24,14 @@ def read_boxes(path: str | Path) -> dict[tuple[str, str], list[Box]]:
     Raises `InputError` for a missing column and for a cell that is no number.
     """
     file = Path(path)
-    text = pl.read_csv(file, infer_schema=False)
-    absent = [name for name in ("image", "finding", *_NUMBERS) if name not in text.columns]
+    text = read_frame(file)
+    named = {fold(name): name for name in reversed(text.columns)}
+    absent = [name for name in _COLUMNS if name not in named]
     if absent:
         raise InputError(f"{file} has no column '{absent[0]}'; boxes need image,finding,x,y,w,h.")
-    frame = text.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in _NUMBERS)
+    frame = text.select(pl.col(named[name]).alias(name) for name in _COLUMNS).with_columns(
+        pl.col(name).cast(pl.Float64, strict=False) for name in _NUMBERS
+    )
     wrong = frame.filter(pl.any_horizontal(pl.col(name).is_null() for name in _NUMBERS))
     if wrong.height:
         raise InputError(f"{file}: a box of {wrong['image'][0]} has a side that is no number.")

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from lingula.config import Data
+from lingula.data import remarks
 from lingula.data.cells import Fault
+from lingula.data.configured import check_trainable, checked_table, with_own_split
 from lingula.data.films import ADVICE, against, facts_if_dicom
 from lingula.data.images import is_blank, read_pixels
-from lingula.data.reading import read_checked
 from lingula.data.splits import (
     classes_missing,
     patients_in_two_splits,
@@ -67,20 +69,28 @@ class CheckReport:
 
 
 def check(
-    path: str | Path, *, images: bool = True, progress: Progress | None = None
+    path: str | Path,
+    *,
+    images: bool = True,
+    data: Data | None = None,
+    progress: Progress | None = None,
 ) -> CheckReport:
     """Look for every fault of a table and, with `images`, of the files that it names.
 
-    A table that can't be read at all is a report with that one problem.
+    A table that can't be read at all is a report with that one problem. `data` says how it is read,
+    as in training; the table that it names is not looked at.
     """
+    data = data or Data()
     try:
-        table, problems = read_checked(path)
+        table, problems = checked_table(path, data)
     except InputError as error:
         unread = Fault("the table can't be read", str(error), 1, (str(error),))
         return CheckReport(str(path), (unread,), (), {})
     warnings: list[Fault] = []
     labelled = all(fault.what != "no class columns" for fault in problems)
     _check_rows(table, labelled, problems, warnings)
+    if labelled and not any(fault.fatal for fault in problems):
+        _check_training(table, data, problems)
     bad: tuple[str, ...] = ()
     odd: dict[str, tuple[str, ...]] = {}
     if images:
@@ -129,6 +139,17 @@ def _check_rows(table: Table, labelled: bool, problems: list[Fault], warnings: l
         warnings.append(_fault(what, contradictions, "One of the two is wrong."))
 
 
+def _check_training(table: Table, data: Data, problems: list[Fault]) -> None:
+    """What training with the usual settings would refuse at once, in its own words."""
+    try:
+        if table.splits is None:
+            patients = data.images_are_patients
+            table = with_own_split(table, seed=0, images_are_patients=patients)
+        check_trainable(table, data)
+    except InputError as error:
+        problems.append(Fault("no training can use it", str(error)))
+
+
 def _contradictions(table: Table) -> list[str]:
     if "No Finding" not in table.space:
         return []
@@ -150,13 +171,14 @@ class _Look:
     bits: int = 16
     aspect: float = 1.0
     flat: bool = False
-    against: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
 
 
 def _look(root: Path, name: str) -> _Look:
     try:
         path = image_path(root, name)
-        pixels = read_pixels(path, at_least=_SIDE)
+        with remarks.collected() as remarked:
+            pixels = read_pixels(path, at_least=_SIDE)
         facts = facts_if_dicom(path)
     except ImageError as error:
         return _Look(error.kind, str(error))
@@ -171,7 +193,7 @@ def _look(root: Path, name: str) -> _Look:
         bits=bits,
         aspect=pixels.shape[1] / pixels.shape[0],
         flat=bool((high - low) / full < FLAT),
-        against=() if facts is None else against(facts),
+        said=(*remarked, *(() if facts is None else against(facts))),
     )
 
 
@@ -187,9 +209,9 @@ def _check_images(
     flat: list[str] = []
     shaped: list[str] = []
     same: dict[bytes, list[str]] = defaultdict(list)
-    headers: dict[str, tuple[str, ...]] = {}
+    said: dict[str, tuple[str, ...]] = {}
     for name, look in _looks(table.root, names, progress):
-        headers[name] = look.against
+        said[name] = look.said
         if look.kind:
             broken[look.kind].append(name)
             reasons.setdefault(look.kind, look.reason)
@@ -227,18 +249,25 @@ def _check_images(
         "images: almost without contrast": tuple(flat),
         "images: of an odd shape": tuple(shaped),
         "images with the same pixels": tuple(name for found in repeats for name in found),
-        **_check_headers(headers, warnings),
+        **_check_said(said, warnings),
     }
     bad = tuple(sorted(name for found in broken.values() for name in found))
     return bad, {what: found for what, found in odd.items() if found}
 
 
-def _check_headers(
-    headers: Mapping[str, tuple[str, ...]], warnings: list[Fault]
+def _check_said(
+    said: Mapping[str, tuple[str, ...]], warnings: list[Fault]
 ) -> dict[str, tuple[str, ...]]:
-    """Warn of films that their own headers speak against; these, by what is said."""
-    odd = {w: tuple(name for name, said in headers.items() if w in said) for w in ADVICE}
-    warnings += [_fault(what, found, ADVICE[what]) for what, found in odd.items() if found]
+    """Warn of films that their headers speak against, or of which something was passed over."""
+    advice = {what: (what, told) for what, told in ADVICE.items()}
+    for what, told in remarks.ADVICE.items():
+        if what not in (remarks.BURNED_IN, remarks.FRAMES):  # the headers say so
+            advice[f"images: {what}"] = (what, f"{told[0].upper()}{told[1:]}")
+    odd: dict[str, tuple[str, ...]] = {}
+    for label, (what, told) in advice.items():
+        odd[label] = tuple(name for name, found in said.items() if what in found)
+        if odd[label]:
+            warnings.append(_fault(label, odd[label], told))
     return odd
 
 

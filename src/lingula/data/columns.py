@@ -9,48 +9,19 @@ from __future__ import annotations
 import difflib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from lingula.csv_cells import original_cell
 from lingula.data.cells import Fault
+from lingula.data.names import NAMES, helper, is_fact, known_columns
 from lingula.errors import examples, nearest
 from lingula.labels import SPACES, LabelSpace, canonical, fold, is_known, likely
 
 log = logging.getLogger("lingula")
 
-# Column names and their aliases, folded (see `labels.fold`), to fields of `Table`.
-COLUMNS = {
-    "image": "images",
-    "path": "images",
-    "fpath": "images",
-    "id": "ids",
-    "dicom id": "ids",
-    "patient": "patients",
-    "subject id": "patients",
-    "study": "studies",
-    "study id": "studies",
-    "view": "views",
-    "viewposition": "views",
-    "split": "splits",
-    "age": "ages",
-    "sex": "sexes",
-    "source": "sources",
-}
-# Fields of `Table` to the column names that are written.
-NAMES = {
-    "images": "image",
-    "ids": "id",
-    "patients": "patient",
-    "studies": "study",
-    "views": "view",
-    "splits": "split",
-    "ages": "age",
-    "sexes": "sex",
-    "sources": "source",
-}
 SPLIT_NAMES = {
     "": "",
     "train": "train",
@@ -69,17 +40,17 @@ FREE = ("view", "age", "sex", "source")
 
 
 def text_cells(
-    frame: pl.DataFrame, file: Path, faults: list[Fault]
+    frame: pl.DataFrame, file: Path, faults: list[Fault], classes: Container[str] = ()
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Cells of the known columns by field of `Table`, and the names of all other columns."""
+    """Cells of the known columns by field of `Table`, and the names of all other columns.
+
+    Names in `classes` are no aliases of known ones.
+    """
     texts: dict[str, tuple[str, ...]] = {}
     taken: dict[str, str] = {}
-    rest = []
-    for name in frame.columns:
-        field = COLUMNS.get(fold(name))
-        if field is None:
-            rest.append(name)
-        elif field in taken:
+    known = known_columns(frame.columns, classes)
+    for name, field in known.items():
+        if field in taken:
             message = (
                 f"{file}: columns '{taken[field]}' and '{name}' both say the {NAMES[field]}. "
                 f"Ignore one: {ignoring([name])}"
@@ -95,7 +66,7 @@ def text_cells(
                 texts[field] = tuple(original_cell(cell) for cell in texts[field])
     if "splits" in texts:
         texts["splits"] = _split_cells(texts["splits"], file, faults)
-    return texts, rest
+    return texts, [name for name in frame.columns if name not in known]
 
 
 def whole_ids(cells: pl.Series, file: str | Path, faults: list[Fault]) -> pl.Series:
@@ -183,15 +154,25 @@ def class_columns(
     file: Path,
     soft: bool,
     faults: list[Fault],
+    named: Collection[str] = (),
 ) -> dict[str, str]:
-    """Class name to column, with a fault for every column that is neither an id nor a class."""
+    """Class name to column, with a fault for every column that is neither an id nor a class.
+
+    Without a space, names of helpers (see `names.helper`) are no classes unless they are `named`.
+    """
     found: dict[str, str] = {}
     spelled: dict[str, str] = {}
     strange = []
     unasked = []
+    helpers: dict[str, str] = {}
+    wanted = {fold(canonical(name)) for name in named}
     for column in rest:
         known = space.classes[space.index(column)] if space and column in space else None
         if space is None and (is_known(column) or looks_like_labels(frame[column], soft)):
+            kind = "" if fold(column) in wanted else _said(column)
+            if kind:
+                helpers[column] = kind
+                continue
             known = canonical(column)
             _warn_of_typo(column, file)
         if known is None and is_known(column):
@@ -211,7 +192,29 @@ def class_columns(
         log.info("%s: findings outside the label space, not read: %s.", file, examples(unasked, 26))
     if strange:
         faults.append(_neither(frame, strange, space, file))
+    if helpers:
+        faults.append(_of_helpers(helpers, file))
     return found
+
+
+def _said(column: str) -> str:
+    """What a column says by its name if it is no class; else ''."""
+    return "what another column says" if is_fact(column) else helper(column)
+
+
+def _of_helpers(helpers: Mapping[str, str], file: Path) -> Fault:
+    """The fault of helpers' columns of 0 and 1, which would become findings without a word."""
+    told = ", ".join(f"'{name}' (looks like {kind})" for name, kind in helpers.items())
+    parts = [name for name, kind in helpers.items() if kind == "a split"]
+    offer = (
+        f" For '{parts[0]}' to be the split, call it `split`: train, dev, test." if parts else ""
+    )
+    message = (
+        f"{file}: columns of 0 and 1 that are no findings by their names are left out: {told}. "
+        f"Say so: {ignoring(helpers)}. Or, if one is a class, name all classes: data.classes=[...] "
+        f'in training, "classes": [...] in {file.with_suffix(".json").name} elsewhere.{offer}'
+    )
+    return Fault("columns of helpers", message, len(helpers), tuple(helpers), fatal=False)
 
 
 def _warn_of_typo(column: str, file: Path) -> None:

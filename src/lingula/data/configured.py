@@ -1,25 +1,52 @@
-"""A table as a config's `data` section reads it, and what its cells mean there."""
+"""A table as a config's `data` section reads it, what its cells mean there, and what it lacks."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lingula.config import Data
-from lingula.data.reading import read_frame, read_table
-from lingula.data.table import Table, targets
+from lingula.data.cells import Fault
+from lingula.data.reading import read_checked, read_frame, read_table
+from lingula.data.splits import (
+    check_parts,
+    patients_in_two_splits,
+    patients_spelled_twice,
+    split_by_patient,
+)
+from lingula.data.table import Table, rows_of, targets, with_splits
+from lingula.errors import InputError, examples
 from lingula.labels import fold, label_space
 
+SHARES = (0.7, 0.1, 0.2)
+"""Of train, dev and test in the split of a table that has none."""
 
-def configured_table(data: Data, path: Path | None = None) -> Table:
-    """The section's table; or `path`, a copy that lingula wrote, which has no columns to ignore."""
+
+def configured_table(data: Data, path: Path | None = None, named: Collection[str] = ()) -> Table:
+    """The section's table; or `path`, a copy that lingula wrote, which has no columns to ignore.
+
+    Classes that are `named` elsewhere may be called as helpers are.
+    """
     return read_table(
         data.table if path is None else path,
         classes=None if data.classes is None else label_space(data.classes),
         root=None if data.root is None else Path(data.root),
         ignore_columns=data.ignore_columns if path is None else (),
+        soft=data.soft,
+        named=named,
+    )
+
+
+def checked_table(path: str | Path, data: Data) -> tuple[Table, list[Fault]]:
+    """A table as the section reads it, with all its faults (see `read_checked`)."""
+    return read_checked(
+        path,
+        classes=None if data.classes is None else label_space(data.classes),
+        root=None if data.root is None else Path(data.root),
+        ignore_columns=data.ignore_columns,
         soft=data.soft,
     )
 
@@ -37,3 +64,46 @@ def configured_outside(data: Data, path: Path) -> Table:
     folded = {fold(name) for name in read_frame(path).columns}
     ignored = tuple(name for name in data.ignore_columns if fold(name) in folded)
     return read_table(path, ignore_columns=ignored, soft=data.soft)
+
+
+def with_own_split(table: Table, *, seed: int, images_are_patients: bool) -> Table:
+    """The table with a split by patient of its own, in `SHARES`.
+
+    Raises `InputError` where patients are missing or too few.
+    """
+    made = split_by_patient(
+        table, fractions=SHARES, seed=seed, images_are_patients=images_are_patients
+    )
+    check_parts(made, SHARES, table.path)
+    return with_splits(table, made)
+
+
+def check_trainable(table: Table, data: Data) -> None:
+    """Refuse, by `InputError`, a table with splits that no training can use."""
+    shared = patients_in_two_splits(table)
+    if shared:
+        named = [f"{name} ({', '.join(splits)})" for name, splits in shared.items()]
+        raise InputError(
+            f"{table.path}: patients in more than one split: {examples(named)}. Give each patient "
+            "one split, or remove the split column and let a patient-wise one be made."
+        )
+    spelled = [
+        f"{ids} ({', '.join(splits)})"
+        for ids, splits in patients_spelled_twice(table).items()
+        if len(splits) > 1
+    ]
+    if spelled:
+        raise InputError(
+            f"{table.path}: patients in more than one split, by ids spelled in two ways: "
+            f"{examples(spelled)}. Write each patient's id one way, or give different people "
+            "different sources."
+        )
+    rows = {split: rows_of(table, split) for split in ("train", "dev")}
+    for split, here in rows.items():
+        if not len(here):
+            raise InputError(f"{table.path} has no rows with split '{split}'; training needs them.")
+    if len(rows["train"]) < 2 and not data.outside:
+        raise InputError(f"{table.path}: there is 1 image to train on, but a step needs two.")
+    values, mask = configured_targets(data, table)
+    if not ((values >= 0.5) & mask)[rows["train"]].any():
+        raise InputError(f"{table.path}: no class has a positive in the train split.")

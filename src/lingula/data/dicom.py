@@ -7,13 +7,13 @@ Stored samples become grey by a table over all codes, in the standard's order: s
 from __future__ import annotations
 
 import io
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lingula.data import remarks
 from lingula.data.dicom_header import (
     BIG_ENDIAN,
     PIXEL_TAGS,
@@ -29,15 +29,20 @@ from lingula.data.dicom_header import (
     whole_number,
 )
 from lingula.data.dicom_pixels import Codes, stored_samples
+from lingula.data.remarks import remark
 from lingula.errors import ImageError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-log = logging.getLogger("lingula")
-
 TAIL = 0.005
 """Without a window, this share of the pixels may be darker than black, and as many than white."""
+
+CONTRAST, GREY, FLAT = 0.1, 0.05, 0.03
+"""A window leaves nothing if it gives less of the range from black to white, or if a smaller share
+of the pixels is neither; not asked of films whose own levels are a smaller part of their range."""
+
+_SAMPLE = 250_000  # pixels by which a window is judged
 
 Table = NDArray[np.float64]
 
@@ -56,12 +61,9 @@ def read_dicom(data: bytes, file: Path, *, window: int | None = None) -> Codes:
     with quiet():
         dataset, codes, layout = _stored(data, file)
         if text(dataset, "BurnedInAnnotation").upper() == "YES":
-            _warn(
-                file,
-                "text is burned into its pixels, it says: it may name the patient.",
-            )
+            remark(file, remarks.BURNED_IN)
         if layout.frames > 1:
-            _warn(file, "it has several frames: the first is read, the others are not.")
+            remark(file, remarks.FRAMES)
         top = 255 if layout.stored <= 8 else 65535
         if codes.ndim == 3 and layout.photometric == "RGB":
             return _luma(codes, top / (2**layout.stored - 1))
@@ -116,16 +118,6 @@ def _stored(data: bytes, file: Path) -> tuple[Dataset, Codes, Layout]:
     return dataset, codes, layout
 
 
-def _warn(file: Path, what: str) -> None:
-    """Once a process for each thing: a data set may have it in every film, and every epoch."""
-    if what not in _warned:
-        _warned.add(what)
-        log.warning("%s: %s (Further files of which this is true are not named.)", file, what)
-
-
-_warned: set[str] = set()
-
-
 def _luma(codes: Codes, scale: float) -> Codes:
     """Luma of red, green and blue, (H, W, 3) to (H, W), times `scale`."""
     luma = np.zeros(codes.shape[:2], np.float32)
@@ -147,15 +139,17 @@ def _levels(layout: Layout) -> Table:
 
 def _palette(dataset: Dataset, layout: Layout, file: Path) -> Table:
     """Luma from 0 to 1 for every code, by the file's three tables of colours."""
-    luma = np.zeros(2**layout.stored)
+    luma, largest, bits = np.zeros(2**layout.stored), 0.0, 0
     for colour, share in zip(("Red", "Green", "Blue"), _SHARES, strict=True):
         name = f"{colour}PaletteColorLookupTable"
         table = _lookup(dataset, f"{name}Descriptor", f"{name}Data", layout, _signed(layout))
         if table is None:
             raise ImageError("damaged", f"{file} is damaged: it has no palette for {colour}.")
-        entries, first, top = table
-        luma += share * _looked_up(entries, first, _signed(layout)) / top
-    return np.clip(luma, 0, 1)
+        entries, first, stated = table
+        luma += share * _looked_up(entries, first, _signed(layout))
+        largest, bits = max(largest, entries.max()), max(bits, stated)
+    # Some state 16 bits for entries of 8.
+    return np.clip(luma / (2.0 ** (8 if largest < 256 else bits) - 1), 0, 1)
 
 
 def _signed(layout: Layout) -> NDArray[np.float64]:
@@ -173,25 +167,27 @@ def _modality(dataset: Dataset, layout: Layout, file: Path) -> Table:
         table = _lookup(item, "LUTDescriptor", "LUTData", layout, values)
         if table is not None:
             return _looked_up(table[0], table[1], values)
-        _warn(file, "its table of modality values can't be used.")
+        remark(file, remarks.BAD_MODALITY)
     slope = (numbers(dataset, "RescaleSlope") or (1.0,))[0]
     intercept = (numbers(dataset, "RescaleIntercept") or (0.0,))[0]
     if slope == 0 or max(abs(slope), abs(intercept)) > 1e12:
-        _warn(file, "its rescale slope or intercept can't be used.")
+        remark(file, remarks.BAD_RESCALE)
         slope, intercept = 1.0, 0.0
     return values * slope + intercept
 
 
 def _lookup(
     dataset: Dataset, descriptor: str, data: str, layout: Layout, inputs: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], float, float] | None:
-    """A lookup table: entries, the input of the first, the highest possible; None if unusable."""
+) -> tuple[NDArray[np.float64], float, int] | None:
+    """A lookup table: entries, the input of the first, the bits stated; None if it is unusable."""
     facts = numbers(dataset, descriptor)
     if len(facts) != 3:
         return None
     count, first, bits = int(facts[0]) % 65536 or 65536, facts[1], int(facts[2])
-    if first > 32767 and inputs.min() < 0:  # two's complement, read as unsigned
+    if first > max(32767, inputs.max()):  # two's complement, read as unsigned
         first -= 65536
+    elif first + count <= min(0, inputs.min()):  # or the reverse
+        first += 65536
     stored = raw_bytes(dataset, data)
     order = ">u2" if layout.syntax == BIG_ENDIAN else "<u2"
     if stored is None:
@@ -202,7 +198,7 @@ def _lookup(
         entries = np.frombuffer(stored[: len(stored) // 2 * 2], order)[:count].astype(np.float64)
     if len(entries) < count or not 1 <= bits <= 16:
         return None
-    return entries, first, 2.0**bits - 1
+    return entries, first, bits
 
 
 def _looked_up(
@@ -218,7 +214,10 @@ def _shades(
     """The shade of every code, from 0 black to 1 white."""
     values = _modality(dataset, layout, file)
     padding = _padding(dataset, layout)
-    shades = _windowed(dataset, layout, values, file, window)
+    step = max(1, int(np.sqrt(codes.size / _SAMPLE)))
+    sample = _counts(codes[::step, ::step], len(values))
+    sample[padding] = 0
+    shades = _windowed(dataset, layout, values, sample, file, window)
     if shades is None and layout.stored <= 8:
         # 8-bit films were made for showing: their range is the declared one.
         shades = (values - values.min()) / (values.max() - values.min() or 1)
@@ -257,15 +256,26 @@ def _windowed(
     dataset: Dataset,
     layout: Layout,
     values: NDArray[np.float64],
+    counts: NDArray[np.intp],
     file: Path,
     window: int | None,
 ) -> Table | None:
-    """Shades by the file's table or window; None if it has none that can be used."""
-    for item in items(dataset, "VOILUTSequence")[:1] if window is None else ():
+    """Shades by the file's table or window; None if it has none that can be used.
+
+    One that leaves nothing of the film, whose pixels have each code so often as `counts` says, is
+    passed over, but not the `window` that was asked for.
+    """
+    for item in items(dataset, "VOILUTSequence") if window is None else ():
         table = _lookup(item, "LUTDescriptor", "LUTData", layout, values)
-        if table is not None:
-            return np.clip(_looked_up(table[0], table[1], values) / table[2], 0, 1)
-        _warn(file, "its table of grey levels can't be used.")
+        if table is None:
+            remark(file, remarks.BAD_TABLE)
+            continue
+        # By the bits that the entries need: many tables state 16 for entries of 12 or 8.
+        top = 2.0 ** max(1, int(table[0].max()).bit_length()) - 1
+        shades = np.clip(_looked_up(table[0], table[1], values) / top, 0, 1)
+        if _leaves_enough(shades, values, counts):
+            return shades
+        remark(file, remarks.LOST_TABLE)
     stated = text(dataset, "WindowCenter") + text(dataset, "WindowWidth")
     pairs = list(
         zip(numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth"), strict=False)
@@ -276,12 +286,33 @@ def _windowed(
                 "unsupported", f"{file} has {len(pairs)} windows; number {window} was asked for."
             )
         pairs = pairs[window : window + 1]
-    for centre, width in pairs:
-        if 1e-6 <= width <= 1e12 and abs(centre) <= 1e12:  # no overflow, whatever the function
-            return _window(values, centre, width, text(dataset, "VOILUTFunction").upper())
-    if stated:
-        _warn(file, "its window can't be used; its grey levels are stretched instead.")
+    # No overflow, whatever the function.
+    sound = [pair for pair in pairs if 1e-6 <= pair[1] <= 1e12 and abs(pair[0]) <= 1e12]
+    for centre, width in sound:
+        shades = _window(values, centre, width, text(dataset, "VOILUTFunction").upper())
+        if window is not None or _leaves_enough(shades, values, counts, step=width <= 1):
+            return shades
+    if sound or stated:
+        remark(file, remarks.LOST_WINDOW if sound else remarks.BAD_WINDOW)
     return None
+
+
+def _leaves_enough(
+    shades: Table, values: Table, counts: NDArray[np.intp], *, step: bool = False
+) -> bool:
+    """Whether shades tell a film's grey levels apart; of films that hardly have any, too.
+
+    They do not if they differ by less than `CONTRAST` from one robust end of the film to the other;
+    or if hardly a pixel is neither black nor white, unless the window is a `step` by itself.
+    """
+    low, high = _ends(values, counts)
+    if high - low <= FLAT * (values.max() - values.min()):
+        return True
+    between = shades[(values >= low) & (values <= high)]
+    if between.max() - between.min() < CONTRAST:
+        return False
+    grey = counts[(shades > 0.01) & (shades < 0.99)].sum()
+    return step or bool(grey >= GREY * counts.sum())
 
 
 def _window(values: NDArray[np.float64], centre: float, width: float, function: str) -> Table:
@@ -297,14 +328,20 @@ def _window(values: NDArray[np.float64], centre: float, width: float, function: 
 
 def _stretched(values: NDArray[np.float64], counts: NDArray[np.intp]) -> Table:
     """Shades from one robust end of the values that occur to the other."""
+    low, high = _ends(values, counts)
+    shades: Table = np.clip((values - low) / ((high - low) or 1), 0, 1)
+    return shades if counts.any() else np.zeros_like(values)
+
+
+def _ends(values: NDArray[np.float64], counts: NDArray[np.intp]) -> tuple[float, float]:
+    """The robust ends of the values that occur: `TAIL` of the pixels lie below and above."""
     order = np.argsort(values, kind="stable")
     order = order[counts[order] > 0]
     if not len(order):  # nothing but padding
-        return np.zeros_like(values)
+        return 0.0, 0.0
     share = np.cumsum(counts[order]) / counts.sum()
     low = values[order[np.searchsorted(share, TAIL, side="right")]]
     high = values[order[np.searchsorted(share, 1 - TAIL)]]
     if low == high:  # nearly all pixels are the same
         low, high = values[order[0]], values[order[-1]]
-    shades: Table = np.clip((values - low) / ((high - low) or 1), 0, 1)
-    return shades
+    return float(low), float(high)

@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
 from lingula.data.dicom_frames import first_frame
 from lingula.data.dicom_header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Layout
-from lingula.data.formats import segments
+from lingula.data.formats import placed_segments, segments
+from lingula.data.jpeg import bare, decode
+from lingula.data.remarks import STRAY_BYTES, remark
 from lingula.errors import ImageError
 
 Codes = NDArray[Any]
@@ -62,7 +63,7 @@ def stored_samples(
     if reader is None:
         raise ImageError(
             "unsupported",
-            f"{file} is stored as {syntax_name(layout.syntax)}, which no free decoder reads: "
+            f"{file} is stored as {syntax_name(layout.syntax)}, which lingula does not read: "
             "store it in another way (e.g. as JPEG 2000) and try again.",
         )
     if importlib.util.find_spec(package) is None:
@@ -190,11 +191,11 @@ def _levels(data: Any, precision: int, layout: Layout, file: Path) -> Codes:
     return _shaped(np.frombuffer(data, dtype), layout)
 
 
-def _start_of_frame(frame: bytes, layout: Layout, file: Path) -> Layout:
-    """The layout by the header of a JPEG or JPEG-LS codestream."""
+def _start_of_frame(frame: bytes, layout: Layout, file: Path, *, strays: bool = False) -> Layout:
+    """The layout by the header of a JPEG or JPEG-LS codestream, which may hold `strays`."""
     if frame[:2] != b"\xff\xd8":
         raise _damaged(file, layout)
-    for marker, content in segments(frame):
+    for marker, content in segments(frame, strays=strays):
         if marker in _START_OF_FRAME and len(content) >= 6:
             precision, rows, columns, samples = struct.unpack_from(">BHHB", content)
             return _described(layout, columns, rows, samples, precision, file)
@@ -202,23 +203,42 @@ def _start_of_frame(frame: bytes, layout: Layout, file: Path) -> Layout:
 
 
 def _jpeg(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]:
-    found = _start_of_frame(frame, layout, file)
-    if found.stored != 8:
-        raise ImageError(
-            "unsupported",
-            f"{file} is a {found.stored}-bit lossy JPEG, which no free decoder reads: store it in "
-            "another way (e.g. as JPEG 2000) and try again.",
-        )
+    found = _start_of_frame(frame, layout, file, strays=True)
+    # The data of more bits are coded as those of 8 are: under that name they are checked alike.
+    eight = frame if found.stored == 8 else _as_eight_bits(frame, file)
     try:
-        # Strict: otherwise what is missing is filled with grey, silently.
-        grey = simplejpeg.decode_jpeg(frame, "GRAY", strict=True)[..., 0]
+        grey, strays = decode(eight, "GRAY")
     except ValueError as error:
         words = ("premature", "truncated")
         if any(word in str(error).lower() for word in words):
             raise _cut(file, "its JPEG ends too soon") from None
         raise _damaged(file, layout) from None
+    if strays:
+        remark(file, STRAY_BYTES)
+    if found.stored != 8:
+        # It aborts on strays among the header's segments, and on what it does not know there.
+        data, found = _by_gdcm(bare(frame), dataclasses.replace(found, syntax=_EXTENDED))
+        return _levels(data, found.stored, found, file), found
     # Grey is all that is wanted of colours, and libjpeg makes it itself.
-    return grey, dataclasses.replace(found, samples=1)
+    return grey[..., 0], dataclasses.replace(found, samples=1)
+
+
+def _as_eight_bits(frame: bytes, file: Path) -> bytes:
+    """A JPEG whose header says 8 bits; `ImageError` unless it is a grey one of 12, for gdcm."""
+    for marker, begin, _ in placed_segments(frame, 2):
+        if marker in (0xC1, 0xC2) and (frame[begin + 4], frame[begin + 9]) == (12, 1):
+            if importlib.util.find_spec("gdcm") is None:
+                raise ImageError(
+                    "unsupported",
+                    f"{file} is a 12-bit lossy JPEG, which needs the package python-gdcm: "
+                    "pip install 'lingula[dicom]'.",
+                )
+            return frame[: begin + 4] + b"\x08" + frame[begin + 5 :]
+    raise ImageError(
+        "unsupported",
+        f"{file} is a lossy JPEG of neither 8 bits nor 12 grey ones. Store it in another way (e.g. "
+        "as JPEG 2000, by `gdcmconv --j2k IN OUT`) and try again.",
+    )
 
 
 def _jpeg_ls(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]:
@@ -231,11 +251,17 @@ def _jpeg_ls(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]:
 
 
 def _jpeg_lossless(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]:
-    import gdcm
-
     found = _start_of_frame(frame, layout, file)
     if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
         raise _cut(file, "its JPEG ends too soon")
+    data, found = _by_gdcm(frame, found)
+    return _levels(data, found.stored, found, file), found
+
+
+def _by_gdcm(frame: bytes, found: Layout) -> tuple[bytes, Layout]:
+    """The samples of a JPEG codestream as bytes; gdcm aborts on some damaged ones."""
+    import gdcm
+
     gdcm.Trace.WarningOff()
     gdcm.Trace.ErrorOff()
     fragment = gdcm.Fragment()
@@ -253,15 +279,15 @@ def _jpeg_lossless(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Lay
     image.SetPhotometricInterpretation(gdcm.PhotometricInterpretation(kind))
     if found.samples == 3:
         image.SetPlanarConfiguration(0)
-    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(layout.syntax)))
-    bits = 8 if found.stored <= 8 else 16
+    image.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.GetTSType(found.syntax)))
+    # Where 16 bits are said to be allocated, it tries a decoder of 16 first, and says so.
+    bits = 12 if found.syntax == _EXTENDED else 8 if found.stored <= 8 else 16
     image.SetPixelFormat(
         gdcm.PixelFormat(found.samples, bits, found.stored, found.stored - 1, int(found.signed))
     )
     # gdcm gives bytes as text.
-    data = image.GetBuffer().encode("utf-8", "surrogateescape")
-    found = dataclasses.replace(found, planar=False)
-    return _levels(data, found.stored, found, file), found
+    data: bytes = image.GetBuffer().encode("utf-8", "surrogateescape")
+    return data, dataclasses.replace(found, planar=False)
 
 
 def _jpeg_2000(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]:
@@ -344,6 +370,7 @@ def _plain_frame(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layou
 
 
 _NATIVE = (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN)
+_EXTENDED = "1.2.840.10008.1.2.4.51"
 
 # Not in pydicom's list yet.
 _NEWER = {"1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression"}
@@ -356,7 +383,9 @@ _ENCAPSULATED: dict[str, tuple[Reader, str]] = {
     "1.2.840.10008.1.2.8.1": (_deflated_frame, "zlib"),
     "1.2.840.10008.1.2.5": (_run_lengths, "PIL"),
     "1.2.840.10008.1.2.4.50": (_jpeg, "simplejpeg"),
-    "1.2.840.10008.1.2.4.51": (_jpeg, "simplejpeg"),
+    _EXTENDED: (_jpeg, "simplejpeg"),
+    "1.2.840.10008.1.2.4.53": (_jpeg, "simplejpeg"),
+    "1.2.840.10008.1.2.4.55": (_jpeg, "simplejpeg"),
     "1.2.840.10008.1.2.4.57": (_jpeg_lossless, "gdcm"),
     "1.2.840.10008.1.2.4.70": (_jpeg_lossless, "gdcm"),
     "1.2.840.10008.1.2.4.80": (_jpeg_ls, "jpeg_ls"),

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from lingula.data.cells import is_table
 from lingula.data.dicom import no_film
 from lingula.data.formats import HEAD, sniff
 from lingula.data.reading import read_unlabelled
@@ -35,11 +36,11 @@ def images_in(data: str | Path) -> tuple[Path, tuple[str, ...], Table | None]:
         return place, names, None
     if not place.exists():
         raise InputError(f"There is no table, folder or image {place}.")
-    if place.suffix.lower() in (".csv", ".parquet"):
+    if is_table(place):
         table = read_unlabelled(place)
         return table.root, table.images, table
-    if place.suffix.lower() in (".tsv", ".txt", ".xlsx", ".xls", ".json"):
-        raise InputError(f"{place} is no table that can be read: save it as .csv or .parquet.")
+    if place.suffix.lower() in (".json", ".jsonl", ".html", ".doc", ".docx", ".pdf"):
+        raise InputError(f"{place} is no table that can be read: save it as .csv or .xlsx.")
     return place.parent, (place.name,), None
 
 

@@ -84,16 +84,29 @@ def check_size(width: int, height: int, file: Path) -> None:
         raise ImageError("damaged", f"{file} says that it is {width} x {height} pixels.")
 
 
-def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Markers and contents of a JPEG, up to its first scan."""
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
+def segments(data: bytes, *, strays: bool = True) -> Iterator[tuple[int, bytes]]:
+    """Markers and contents of a JPEG, up to its first scan; without `strays`, to stray bytes."""
+    last = 2
+    for marker, begin, end in placed_segments(data, 2):
+        if marker == 0xDA or not (strays or data[last:begin].strip(b"\xff") == b""):
+            return
+        yield marker, data[begin + 4 : end]
+        last = end
+
+
+def placed_segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
+    """Marker, begin and end of a JPEG's segments from a place on, a scan's header being the last.
+
+    Stray and fill bytes between them are skipped. An end may lie behind that of the data.
+    """
+    at = data.find(b"\xff", at)
+    while 0 <= at <= len(data) - 4:
         marker = data[at + 1]
-        if marker == 0xFF:  # a fill byte
-            at += 1
+        if marker in (0x00, 0xFF):
+            at = data.find(b"\xff", at + 1)
             continue
+        end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
+        yield marker, at, end
         if marker == 0xDA:
             return
-        (length,) = struct.unpack_from(">H", data, at + 2)
-        yield marker, data[at + 4 : at + 2 + length]
-        at += 2 + length
+        at = data.find(b"\xff", end)

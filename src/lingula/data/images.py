@@ -5,7 +5,7 @@ Levels of 16-bit files are divided by the declared range (65535, or 2**bits - 1)
 image's own maximum; alpha is ignored; colour becomes luma; EXIF orientation is applied once; of
 several pages the first is read; DICOM is shown as its header says. A file that is cut or damaged
 is an `ImageError`, never a picture with grey filled in; this includes a JPEG that lacks only its
-end marker.
+end marker. A JPEG with stray bytes before a marker, and all else in its place, is read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from stat import S_ISREG
 from typing import Any
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import (
     BmpImagePlugin,
@@ -31,6 +30,8 @@ from PIL import (
 )
 
 from lingula.data.formats import HEAD, MAX_PIXELS, check_size, segments, sniff
+from lingula.data.jpeg import decode
+from lingula.data.remarks import STRAY_BYTES, remark
 from lingula.errors import ImageError
 
 MAX_BYTES = 8 * MAX_PIXELS
@@ -140,12 +141,12 @@ def _jpeg(data: bytes, file: Path, at_least: int | None) -> Pixels:
     if not components:
         raise _broken(file, "jpeg", "truncated before its size")
     limits = {} if at_least is None else {"min_height": at_least, "min_width": at_least}
-    # Strict: otherwise what is missing is filled with grey, silently.
-    form = "CMYK" if components == 4 else "GRAY"
     try:
-        levels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, form, strict=True, **limits)
+        levels, strays = decode(data, "CMYK" if components == 4 else "GRAY", **limits)
     except ValueError as error:
         raise _broken(file, "jpeg", str(error)) from None
+    if strays:
+        remark(file, STRAY_BYTES)
     if components == 4:
         # Adobe stores CMYK inverted, and says so by its marker.
         ink = Image.fromarray(levels if not adobe else 255 - levels, "CMYK")

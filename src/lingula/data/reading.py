@@ -1,4 +1,4 @@
-"""Reading and writing table files (.csv, .parquet) and the JSON description beside them.
+"""Reading and writing table files and the JSON description beside them.
 
 `labels.csv` is described by `labels.json`: the image root, the classes, which classes each source
 knows, what a blank cell means, and a hash of the table. A table without one is read by its columns.
@@ -6,9 +6,10 @@ knows, what a blank cell means, and a hash of the table. A table without one is 
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,13 @@ from lingula import files
 from lingula.csv_cells import plain_cell
 from lingula.data.cells import Fault, read_cells
 from lingula.data.columns import (
-    COLUMNS,
     FREE,
-    NAMES,
     class_columns,
     ignoring,
     label_values,
     text_cells,
 )
+from lingula.data.names import COLUMNS, NAMES
 from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table, plain_paths
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import LabelSpace, canonical, fold
@@ -47,9 +47,9 @@ log = logging.getLogger("lingula")
 
 
 def read_frame(path: str | Path) -> pl.DataFrame:
-    """All cells of a .csv or .parquet file as text; headers stripped. Blank cells are ''.
+    """All cells of a table file as text; headers stripped. Blank cells are ''.
 
-    Raises `InputError` for a missing, empty or `;`-separated file, repeated columns, short rows.
+    Raises `InputError` as `read_cells`, and for repeated columns and short rows.
     """
     frame, _, faults = read_cells(path)
     _raise(faults)
@@ -63,22 +63,24 @@ def read_table(
     root: Path | None = None,
     ignore_columns: Sequence[str] = (),
     soft: bool = False,
+    named: Collection[str] = (),
 ) -> Table:
     """Read a table with its labels.
 
     Args:
-        path: .csv or .parquet; the JSON of the same name beside it is read if it is there.
+        path: a table file (see `read_cells`); the JSON of its name beside it is read, if there.
         classes: the label space; None takes the JSON's, or every column of labels. A class without
             a column is unmentioned in every row.
         root: folder of the images; None takes the JSON's, or the table's own folder.
         ignore_columns: columns that are not read.
         soft: cells may be probabilities.
+        named: classes that are named elsewhere: columns of helpers' names that are among them.
 
     Raises:
         InputError: names the file, the column and the row of everything that is wrong.
     """
     table, faults = read_checked(
-        path, classes=classes, root=root, ignore_columns=ignore_columns, soft=soft
+        path, classes=classes, root=root, ignore_columns=ignore_columns, soft=soft, named=named
     )
     _raise(faults)
     return table
@@ -95,8 +97,17 @@ def read_unlabelled(path: str | Path) -> Table:
 
 
 def _raise(faults: Sequence[Fault]) -> None:
-    if faults:
-        raise InputError("\n".join(fault.message for fault in faults))
+    fatal = [fault.message for fault in faults if fault.fatal]
+    if fatal:
+        raise InputError("\n".join(fatal))
+    for fault in faults:
+        _warn(fault.message)
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Once a process: several steps of a command may read the same table."""
+    log.warning("%s", message)
 
 
 def read_checked(
@@ -106,6 +117,7 @@ def read_checked(
     root: Path | None = None,
     ignore_columns: Sequence[str] = (),
     soft: bool = False,
+    named: Collection[str] = (),
     labelled: bool = True,
 ) -> tuple[Table, list[Fault]]:
     """As `read_table`, with every fault that reading can go on after in a list.
@@ -120,7 +132,11 @@ def read_checked(
     frame, sha256, faults = read_cells(file)
     described = read_description(file)
     frame = _without(frame, ignore_columns, file, faults)
-    texts, rest = text_cells(frame, file, faults)
+    space = classes
+    if space is None and described.get("classes") and labelled:
+        name = described.get("label_space", "own")
+        space = LabelSpace(tuple(described["classes"]), name if isinstance(name, str) else "own")
+    texts, rest = text_cells(frame, file, faults, () if space is None else space)
     if "images" not in texts:
         raise InputError(
             f"{file} has no column `image` (the images' paths, relative to the table's folder or "
@@ -128,9 +144,10 @@ def read_checked(
         )
     if not frame.height:
         raise InputError(f"{file} has no rows, only column names.")
-    _find_bad_images(texts["images"], file, faults)
+    place = Path(root) if root is not None else file.parent / described.get("root", ".")
+    _find_bad_images(texts["images"], place, file, faults)
     if labelled:
-        space, labels = _labels(frame, rest, classes, described, file, soft, faults)
+        space, labels = _labels(frame, rest, space, file, soft, faults, named)
     else:
         space = LabelSpace(("No Finding",))
         labels = np.full((frame.height, 1), UNMENTIONED, dtype=np.float32)
@@ -139,7 +156,7 @@ def read_checked(
         log.warning("%s has changed since its description beside it was written.", file)
     table = Table(
         images=texts.pop("images"),
-        root=Path(root) if root is not None else file.parent / described.get("root", "."),
+        root=place,
         space=space,
         labels=labels,
         blank=described.get("blank", "ignore"),
@@ -212,12 +229,12 @@ def _without(
     return frame.drop(dropped)
 
 
-def _find_bad_images(images: tuple[str, ...], file: Path, faults: list[Fault]) -> None:
+def _find_bad_images(images: tuple[str, ...], root: Path, file: Path, faults: list[Fault]) -> None:
     lines = tuple(f"row {i + 2}" for i, name in enumerate(images) if not name)
     if lines:
         message = f"{file}: rows without an image: {examples(lines)}. Fill in or remove them."
         faults.append(Fault("rows without an image", message, len(lines), lines))
-    plain = plain_paths(images)
+    plain = plain_paths(images, root)
     if len(set(plain)) == len(plain):
         return
     cells = pl.Series(plain, dtype=pl.String)
@@ -233,18 +250,14 @@ def _find_bad_images(images: tuple[str, ...], file: Path, faults: list[Fault]) -
 def _labels(
     frame: pl.DataFrame,
     rest: list[str],
-    classes: LabelSpace | None,
-    described: Mapping[str, Any],
+    space: LabelSpace | None,
     file: Path,
     soft: bool,
     faults: list[Fault],
+    named: Collection[str],
 ) -> tuple[LabelSpace, NDArray[np.float32]]:
     """The classes and the (N, K) cells; a class without a column is `UNMENTIONED`."""
-    space = classes
-    if space is None and described.get("classes"):
-        name = described.get("label_space", "own")
-        space = LabelSpace(tuple(described["classes"]), name if isinstance(name, str) else "own")
-    columns = class_columns(frame, rest, space, file, soft, faults)
+    columns = class_columns(frame, rest, space, file, soft, faults, named)
     if not columns:
         wanted = "no class columns" if space is None else "none of the classes as a column"
         message = f"{file} has {wanted}. It has: {examples(frame.columns, 12)}."

@@ -11,24 +11,24 @@ import polars as pl
 
 from lingula import files
 from lingula.csv_cells import plain_cell
-from lingula.data.columns import COLUMNS
+from lingula.data.names import known_columns
 from lingula.data.reading import read_frame
 from lingula.errors import InputError
-from lingula.labels import fold
 
 
 def keep_rows(table: Path, out: Path, wanted: Callable[[str], bool]) -> int:
     """Write the rows whose image is wanted to a new table, with the JSON beside it; how many.
 
-    The old table stays. Raises `InputError` if `out` is the table itself, is there already with
-    something else in it, or has another suffix.
+    The old table stays. A .parquet table stays one, any other becomes .csv. Raises `InputError` if
+    `out` is the table itself, is there already with something else in it, or has another suffix.
     """
-    if out.suffix != table.suffix:
-        raise InputError(f"{out}: the new table has the suffix of the old one, {table.suffix}.")
+    suffix = table.suffix if table.suffix in (".csv", ".parquet") else ".csv"
+    if out.suffix != suffix:
+        raise InputError(f"{out}: the new table's name ends in {suffix}.")
     if out.resolve() == table.resolve():
         raise InputError(f"{out} is the table itself, which is never changed; name another file.")
     frame = read_frame(table)
-    column = next(name for name in frame.columns if COLUMNS.get(fold(name)) == "images")
+    column = next(name for name, field in known_columns(frame.columns).items() if field == "images")
     kept = frame.filter(pl.Series([wanted(image.strip()) for image in frame[column].to_list()]))
     if not kept.height:
         raise InputError(f"No row of {table} is left.")

@@ -23,8 +23,10 @@ def split_by_patient(
 
     Iterative stratification over patients (Sechidis et al. 2011): the class with the fewest
     patients left goes first, and each of its patients to the split that wants it most; where only
-    as many are left as there are splits without one, each of those gets one. The same patients,
-    labels and seed give the same split, whatever the order of the rows.
+    as many are left as there are splits without one, each of those gets one. Where that leaves the
+    shares (as with more rare classes than patients) by more than `_tolerance`, patients are moved,
+    those first that no class needs where they are. The same patients, labels and seed give the same
+    split, whatever the order of the rows.
 
     Args:
         table: with patients, unless `images_are_patients`.
@@ -54,9 +56,24 @@ def split_by_patient(
     _, unit = np.unique(keys, return_inverse=True)
     has = np.zeros((int(unit.max()) + 1, len(table.space)), dtype=bool)
     np.logical_or.at(has, unit, table.labels >= 0.5)
-    chosen = _stratified(has, np.bincount(unit), np.array(fractions), np.random.default_rng(seed))
-    chosen = _repaired(has, chosen, np.array(fractions) > 0)
+    sizes, shares = np.bincount(unit), np.array(fractions)
+    chosen = _stratified(has, sizes, shares, np.random.default_rng(seed))
+    chosen = _repaired(has, chosen, shares > 0)
+    chosen = _evened(has, sizes, chosen, shares, np.random.default_rng([seed, 1]))
     return tuple(SPLITS[i] for i in chosen[unit])
+
+
+def check_parts(
+    splits: Sequence[str], fractions: tuple[float, float, float], where: object
+) -> None:
+    """Refuse a split that was made, if one of its parts has nobody: there were too few patients."""
+    wanted = [name for name, share in zip(SPLITS, fractions, strict=True) if share > 0]
+    empty = [name for name in wanted if name not in splits]
+    if empty:
+        raise InputError(
+            f"{where} has too few patients to split: there is none for {' and '.join(empty)}, and "
+            f"{', '.join(wanted)} need one each at least. Add some, or give a `split` column."
+        )
 
 
 def _stratified(
@@ -109,6 +126,57 @@ def _repaired(
                 held[split] += has[moved]
                 chosen[moved] = split
     return chosen
+
+
+def _evened(
+    has: NDArray[np.bool_],
+    sizes: NDArray[np.intp],
+    chosen: NDArray[np.intp],
+    fractions: NDArray[np.float64],
+    random: np.random.Generator,
+) -> NDArray[np.intp]:
+    """Move single patients until each split has one, and its share of the images.
+
+    From the fullest to the emptiest: first those by whose move the fewest classes are lost to a
+    split, then those whose classes are too many in the one and too few in the other.
+    """
+    chosen, open_ = chosen.copy(), fractions > 0
+    parts = range(len(open_))
+    held = np.array([has[chosen == split].sum(0) for split in parts])
+    over = np.array([sizes[chosen == split].sum() for split in parts]) - fractions * sizes.sum()
+    wanted = fractions[:, None] * has.sum(0)[None]
+    chance, allowed = random.permutation(len(has)), _tolerance(sizes)
+    while True:
+        people = np.bincount(chosen, minlength=len(open_))
+        empty = open_ & (people == 0)
+        if not empty.any() and np.abs(over).max() <= allowed:
+            return chosen
+        into = int(np.argmin(np.where(empty if empty.any() else open_, over, np.inf)))
+        out_of = int(np.argmax(np.where(people > 1, over, -np.inf)))
+        there = np.flatnonzero(chosen == out_of)
+        # What is moved must bring the two nearer to their shares, unless a split has nobody.
+        able = there if empty.any() else there[sizes[there] < over[out_of] - over[into]]
+        if people[out_of] < 2 or out_of == into or not len(able):
+            return chosen
+        mine = has[able]
+        lost = (mine & (held[out_of] == 1)).sum(1) - (mine & (held[into] == 0)).sum(1)
+        excess = (held - wanted)[out_of] - (held - wanted)[into]
+        order = np.lexsort((chance[able], -(mine @ excess), lost, sizes[able] * empty.any()))
+        moved = able[order[0]]
+        held[out_of] -= has[moved]
+        held[into] += has[moved]
+        over[out_of] -= sizes[moved]
+        over[into] += sizes[moved]
+        chosen[moved] = into
+
+
+def _tolerance(sizes: NDArray[np.intp]) -> float:
+    """By how many images a split may miss its share: by two patients.
+
+    By two usual ones; by two of the largest, if these have no more than 2 % of the images.
+    """
+    usual, largest = float(np.median(sizes)), float(sizes.max())
+    return max(2 * usual, min(2 * largest, 0.02 * float(sizes.sum())))
 
 
 def classes_missing(table: Table) -> dict[str, tuple[str, ...]]:

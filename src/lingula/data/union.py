@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lingula.data.mapping import LabelMap, mapped
-from lingula.data.table import UNMENTIONED, Table, plain_paths
+from lingula.data.table import UNMENTIONED, Table, plain_paths, relative_cell
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import LabelSpace, fold
 
@@ -61,7 +61,7 @@ def union(
     except ValueError:
         raise InputError("The images of the tables are on different drives.") from None
     images = tuple(image for table in parts for image in _below(table, root))
-    _check_once(images)
+    _check_once(images, root)
     columns: dict[str, Any] = {}
     for name in _COLUMNS:
         cells = [getattr(part, name) or ("",) * len(part) for part in parts]
@@ -155,11 +155,16 @@ def _check_sources(parts: Sequence[Table]) -> dict[str, Literal["ignore", "zero"
 def _below(table: Table, root: Path) -> list[str]:
     here = table.root.resolve()
     head = "" if here == root else here.relative_to(root).as_posix() + "/"
-    return [head + image for image in table.images]
+    # An absolute path, and one with backslashes, must become one below the common root.
+    odd = ("/", "file:")
+    return [
+        head + (relative_cell(here, cell) if cell.startswith(odd) or "\\" in cell else cell)
+        for cell in table.images
+    ]
 
 
-def _check_once(images: Sequence[str]) -> None:
-    plain = plain_paths(images)
+def _check_once(images: Sequence[str], root: Path) -> None:
+    plain = plain_paths(images, root)
     if len(set(plain)) == len(plain):
         return
     seen: set[str] = set()

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.data.columns import NAMES
+from lingula.data.names import NAMES
 from lingula.data.table import UNCERTAIN, Table
 from lingula.errors import InputError, nearest
 from lingula.labels import fold

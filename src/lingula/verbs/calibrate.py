@@ -34,6 +34,7 @@ def calibrate(
     split: str = "dev",
     method: str = "platt",
     thresholds: Sequence[str] = ("max-f1",),
+    ignore_columns: Sequence[str] = (),
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
@@ -46,6 +47,7 @@ def calibrate(
         method: `platt`, `isotonic`, `temperature`, or `auto`: for each class the one with the least
             cross-fitted log loss.
         thresholds: rules such as `max-f1`, `youden`, `sensitivity=0.9`, `cost=10:1`.
+        ignore_columns: columns of `labels` that are neither ids nor classes.
         out: the file; None: `RUN/calibration.json`, or `SCORES.calibration.json` beside the scores.
         overwrite: set an old file made with other settings aside first.
 
@@ -58,7 +60,7 @@ def calibrate(
             f"{', '.join(METHODS)}."
         )
     rules = distinct(thresholds)
-    scores, table_path, data, target = _places(Path(source), labels, split, out)
+    scores, table_path, data, target = _places(Path(source), labels, ignore_columns, split, out)
     settings: dict[str, Any] = {
         "scores_sha256": files.sha256(scores),
         "labels_sha256": files.sha256(table_path),
@@ -184,7 +186,11 @@ def _model_of(source: Path) -> str | None:
 
 
 def _places(
-    source: Path, labels: str | Path | None, split: str, out: str | Path | None
+    source: Path,
+    labels: str | Path | None,
+    ignore_columns: Sequence[str],
+    split: str,
+    out: str | Path | None,
 ) -> tuple[Path, Path, Data, Path]:
     """Scores, table, how the table is read, and the file to write."""
     data, table, scores = Data(), None, source
@@ -200,6 +206,7 @@ def _places(
         raise InputError(f"Calibration needs scores: {what}.")
     if labels is not None:
         table = Path(labels)
+        data = Data(table=str(table), ignore_columns=tuple(ignore_columns))
     if table is None:
         raise InputError("Calibration is fitted on dev labels: give --labels TABLE.")
     if not table.is_file():
@@ -217,7 +224,8 @@ def _joined(scores: Path, table_path: Path, data: Data, split: str) -> tuple[Joi
     predictions = read_scores(scores)
     warn_of_doubt(predictions)
     # A run's own copy of its table has no columns left to ignore.
-    table = configured_table(data, None if table_path == Path(data.table) else table_path)
+    kept = None if table_path == Path(data.table) else table_path
+    table = configured_table(data, kept, named=predictions.classes)
     if table.splits is None:
         log.warning("%s has no split column: all its rows are used.", table_path)
     meaning = Meaning(data.uncertain, data.blank, data.unmentioned)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ from PIL import Image
 
 import lingula
 from lingula import files
+from lingula.config import Data
 from lingula.data.checking import CheckReport, check, to_json
+from lingula.data.configured import checked_table
 from lingula.data.images import read_image
-from lingula.data.reading import read_checked
 from lingula.data.rows import keep_rows
 from lingula.data.table import Table, image_path
 from lingula.errors import ImageError, InputError
@@ -28,36 +30,55 @@ def data_check(
     images: bool = True,
     page: str | Path | None = None,
     drop_bad: str | Path | None = None,
+    root: str | Path | None = None,
+    classes: str | Sequence[str] | None = None,
+    ignore_columns: Sequence[str] = (),
+    soft: bool = False,
+    images_are_patients: bool = False,
 ) -> CheckReport:
     """Check a table and, with `images`, read every image that it names.
+
+    The table is read as training reads it, by the settings of `data` of the same names.
 
     All faults are found in one run. `InputError` only if there is no such file.
 
     Args:
-        table: .csv or .parquet.
+        table: a table file.
         images: read the images too.
         page: write the report as an HTML page, with films, to this file.
         drop_bad: write the table without the rows whose images can't be read to this file.
+        root: folder of the images, if not the table's own.
+        classes: a label space by name, or class names; None: the table's class columns.
+        ignore_columns: columns that are no classes.
+        soft: cells may be probabilities.
+        images_are_patients: rows without a patient are each one.
     """
     path = Path(table)
     if not path.is_file():
         raise InputError(f"There is no table {path}.")
+    data = Data(
+        root=None if root is None else str(root),
+        classes=classes if classes is None or isinstance(classes, str) else tuple(classes),
+        ignore_columns=tuple(ignore_columns),
+        soft=soft,
+        images_are_patients=images_are_patients,
+    )
     with progress("reading images") as tick:
-        found = check(path, images=images, progress=counting(tick))
+        found = check(path, images=images, data=data, progress=counting(tick))
     if page is not None:
-        _write_page(found, path, Path(page), images)
+        _write_page(found, path, data, Path(page), images)
     if drop_bad is not None:
         bad = set(found.bad)
         keep_rows(path, Path(drop_bad), lambda image: image not in bad)
     return found
 
 
-def _write_page(found: CheckReport, path: Path, page: Path, images: bool) -> None:
+def _write_page(found: CheckReport, path: Path, data: Data, page: Path, images: bool) -> None:
     from lingula.reporting.check_page import render
 
     pictures: dict[str, list[tuple[str, str]]] = {}
     try:
-        table = read_checked(path)[0] if images else None
+        table = checked_table(path, data)[0] if images else None
     except InputError:
         table = None  # the report says why
     if table is not None:

@@ -46,9 +46,9 @@ def data_folder(
 
     Args:
         root: the folder; its images are found by content.
-        labels: .csv or .parquet with a column of keys and a column a class (1, 0, -1, blank).
+        labels: a table with a column of keys and one per class (1, 0, -1, blank).
         key: `image`, `AccessionNumber`, `StudyInstanceUID`, `SOPInstanceUID`, `PatientID`, or a
-            column whose cells are names of folders or files.
+            column whose cells are paths or names of files, or names of folders.
         map_file: YAML that says which classes columns stand for (`lingula.data.mapping.read_map`).
         ignore_columns: columns that look like labels and are none.
         keep_ids: write the patient and study ids of DICOM files as they are. Otherwise they become
@@ -161,6 +161,9 @@ def _tell(joined: Attached, target: Path) -> None:
         log.warning("Images without a row of labels: %s.", examples(joined.unlabelled))
     if joined.unmatched:
         log.warning("Rows without an image, by line: %s.", examples(joined.unmatched))
+    if joined.taken:
+        read = [f"{name} as {what}" for name, what in joined.taken.items()]
+        log.info("Columns that are read by their names: %s.", examples(read, 12))
     if joined.unused:
         near = [f"{n} (near {c})" if c else n for n, c in joined.unused.items()]
         log.info("Columns that are not used: %s.", examples(near, 12))

@@ -11,7 +11,7 @@ import numpy as np
 from lingula.data.mapping import read_map
 from lingula.data.overlap import check_overlap, overlap
 from lingula.data.reading import read_frame, read_table
-from lingula.data.splits import patients_in_two_splits, split_by_patient
+from lingula.data.splits import check_parts, patients_in_two_splits, split_by_patient
 from lingula.data.table import Table, rows_of, subset, with_splits
 from lingula.data.union import union
 from lingula.data.where import rows_where
@@ -105,14 +105,17 @@ def data_split(
         splits = split_by_patient(
             read, fractions=fractions, seed=seed, images_are_patients=images_are_patients
         )
+        check_parts(splits, fractions, table)
         return made(with_splits(read, splits), out, images=False, overwrite=overwrite)
     rows = rows_of(read, within)
     if not len(rows):
         raise InputError(f"{table} has no rows with split '{within}' to split.")
     names = np.array(read.splits, dtype=object)
-    names[rows] = split_by_patient(
+    parts = split_by_patient(
         subset(read, rows), fractions=fractions, seed=seed, images_are_patients=images_are_patients
     )
+    check_parts(parts, fractions, f"{table} ({within})")
+    names[rows] = parts
     parted = with_splits(read, tuple(names.tolist()))
     _check_apart(parted, table)
     return made(parted, out, images=False, overwrite=overwrite)

@@ -13,7 +13,7 @@ from lingula.data.dicom_pixels import syntaxes
 from lingula.runs import PACKAGES, version
 
 _OTHERS = ("safetensors", "pydantic", "omegaconf")
-_EXTRAS = {"text": "transformers", "dicom": "pydicom"}
+_EXTRAS = {"text": "transformers", "dicom": "pydicom", "xlsx": "fastexcel"}
 
 
 def doctor() -> dict[str, Any]:

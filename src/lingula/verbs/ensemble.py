@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def ensemble(
     *,
     members: Sequence[tuple[str, str | Path, str | Path]] = (),
     labels: str | Path | None = None,
+    ignore_columns: Sequence[str] = (),
     split: str = "dev",
     out: str | Path,
     top_k: int = 3,
@@ -49,6 +50,7 @@ def ensemble(
         runs: run folders; their `scores/dev.csv` and `scores/test.csv` are used.
         members: or names, each with a dev and a test scores file.
         labels: table with the dev labels; None: the first run's table.
+        ignore_columns: columns of `labels` that are neither ids nor classes.
         split: the split on which members are chosen.
         out: folder to write.
         top_k: members a class, for `class-wise`.
@@ -69,7 +71,7 @@ def ensemble(
     named = _named(runs, members)
     folder = Path(out)
     chooses = rule != "model-wise"
-    table_path, data = _labels(runs, labels, needed_by=rule if chooses else None)
+    table_path, data = _labels(runs, labels, ignore_columns, needed_by=rule if chooses else None)
     settings: dict[str, Any] = {
         "rule": rule,
         "members": {n: [files.sha256(dev), files.sha256(test)] for n, dev, test in named},
@@ -111,7 +113,8 @@ def _chosen(
     if table_path is None or rule == "model-wise":
         return ensembles.model_wise(ensembles.same_rows(dev)), {}
     split = settings["split"]
-    table = _table(table_path, data, split)
+    named = {name for member in dev.values() for name in member.classes}
+    table = _table(table_path, data, split, named)
     if rule == "class-wise":
         part = labelled(dev, subset(table, rows_of(table, split)), data)
         return ensembles.class_wise(*part, settings["top_k"]), {}
@@ -253,13 +256,17 @@ def _named(
 
 
 def _labels(
-    runs: Sequence[str | Path], labels: str | Path | None, *, needed_by: str | None
+    runs: Sequence[str | Path],
+    labels: str | Path | None,
+    ignore_columns: Sequence[str],
+    *,
+    needed_by: str | None,
 ) -> tuple[Path | None, Data]:
     """The table, and how it is read: the first run's settings unless the table is named."""
     if labels is not None:
         if not Path(labels).is_file():
             raise InputError(f"There is no table {labels}.")
-        return Path(labels), Data()
+        return Path(labels), Data(table=str(labels), ignore_columns=tuple(ignore_columns))
     wanted = None
     for settings in (Path(run) / "config.yaml" for run in runs):
         if settings.is_file():
@@ -299,9 +306,9 @@ def _already(folder: Path, settings: dict[str, Any]) -> bool:
     return True
 
 
-def _table(path: Path, data: Data, split: str) -> Table:
+def _table(path: Path, data: Data, split: str, named: Collection[str]) -> Table:
     # A run's own copy of its table has no columns left to ignore.
-    table = configured_table(data, None if path == Path(data.table) else path)
+    table = configured_table(data, None if path == Path(data.table) else path, named)
     if not len(rows_of(table, split)):
         raise InputError(f"{path} has no rows with split '{split}'.")
     return table

@@ -70,7 +70,7 @@ def evaluate(  # noqa: PLR0913 (an argument an option)
     for given in (predictions, other):
         if given is not None:
             warn_of_doubt(given)
-    table = read_table(labels, ignore_columns=ignore_columns, soft=soft)
+    table = read_table(labels, ignore_columns=ignore_columns, soft=soft, named=predictions.classes)
     files_given = [Path(file) for file in (scores, against) if file is not None]
     warn_of_other_formats(files_given)
     warn_of_other_labels((file, Path(labels), table.sha256) for file in files_given)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import json
 import logging
@@ -24,6 +23,7 @@ from lingula.data.cache_files import open_caches, source_of
 from lingula.data.cached import CachedImages, locate
 from lingula.data.folder import images_in
 from lingula.data.phantom import is_phantom
+from lingula.data.reading import read_frame
 from lingula.data.table import Table, image_path, rows_of, subset
 from lingula.errors import ImageError, InputError, changes, differences, examples
 from lingula.labels import fold
@@ -365,5 +365,5 @@ def _read_failures(target: Path) -> dict[str, str]:
     path = _failed_path(target)
     if not path.is_file():
         return {}
-    with path.open(encoding="utf-8", newline="") as stream:
-        return {row["image"]: original_cell(row["reason"]) for row in csv.DictReader(stream)}
+    rows = read_frame(path).select("image", "reason").rows()
+    return {image: original_cell(reason) for image, reason in rows}

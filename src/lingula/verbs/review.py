@@ -49,9 +49,10 @@ def review(
         overwrite: set an old review aside.
     """
     folder = Path(out)
-    table = read_table(labels, ignore_columns=ignore_columns)
+    predictions = read_scores(scores)
+    table = read_table(labels, ignore_columns=ignore_columns, named=predictions.classes)
     warn_of_other_labels([(Path(scores), Path(labels), table.sha256)])
-    found = disagreements(read_scores(scores), table, split=split, top=top)
+    found = disagreements(predictions, table, split=split, top=top)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:
             raise InputError(

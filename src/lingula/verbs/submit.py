@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def submit(
     fill: float | None = None,
     allow_extra: bool = False,
     labels: str | Path | None = None,
+    ignore_columns: Sequence[str] = (),
 ) -> Submitted:
     """Write a submission in the template's columns, order and ids; refuse what does not fit.
 
@@ -48,6 +50,7 @@ def submit(
         fill: the score of images that failed.
         allow_extra: leave out rows of scores that the template does not ask for.
         labels: a table by which to score the submission as the server would.
+        ignore_columns: columns of `labels` that are neither ids nor classes.
     """
     if out is None and labels is None:
         raise InputError("Give --out, the submission to write, or --labels to rehearse one.")
@@ -55,7 +58,7 @@ def submit(
     made = submission(read_scores(scores), wanted, fill=fill, allow_extra=allow_extra)
     rehearsal = None
     if labels is not None:
-        table = read_table(labels)
+        table = read_table(labels, ignore_columns=ignore_columns, named=wanted.classes)
         warn_of_other_labels([(Path(scores), Path(labels), table.sha256)])
         rehearsal = rehearsed(made, table)
     if out is not None:

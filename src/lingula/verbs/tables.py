@@ -29,7 +29,7 @@ from lingula.data.table import (
     rows_of,
     subset,
 )
-from lingula.errors import InputError, examples
+from lingula.errors import ImageError, InputError, examples
 
 log = logging.getLogger("lingula")
 
@@ -48,12 +48,20 @@ class Made:
     dropped: bool = False
 
 
+def _place(root: Path, name: str) -> Path:
+    """Where an image is looked for; a cell that is no path inside the root is looked for as is."""
+    try:
+        return image_path(root, name)
+    except ImageError:
+        return root / name
+
+
 def with_images(table: Table, drop: bool) -> tuple[Table, tuple[str, ...]]:
     """The table and the names of images that are not there; without their rows if `drop`.
 
     Raises `InputError` if none is there, with one full path that was tried.
     """
-    rows = absent([table.root / name for name in table.images])
+    rows = absent([_place(table.root, name) for name in table.images])
     if not rows:
         return table, ()
     names = tuple(table.images[i] for i in rows)

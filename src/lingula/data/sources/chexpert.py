@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Sequence
 from functools import partial
@@ -38,6 +39,7 @@ from lingula.errors import InputError, examples, nearest
 from lingula.labels import CHEXPERT, LabelSpace, canonical
 
 SOURCE = "chexpert"
+log = logging.getLogger("lingula")
 
 _NAMES = {
     "image": ("Path", "path_to_image"),
@@ -63,7 +65,8 @@ def chexpert(
     """The table of CheXpert or CheXpert Plus.
 
     Args:
-        root: the folder with `train` and `valid`, or the one above it.
+        root: the folder with `train` and `valid`, the one above it, or the one that holds the
+            release's batches (`CheXpert-v1.0 batch 2 (train 1)`, ...).
         labels: CSVs such as train.csv, valid.csv, train_cheXbert.csv; for CheXpert Plus
             `df_chexpert_plus_*.csv` and one of its .json files of labels. None: those of `root`.
         ignore_columns: columns of the CSVs that are left out.
@@ -116,7 +119,7 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
     above = ("", *filter(None, heads), "CheXpert-v1.0-small/", "CheXpert-v1.0/", "PNG/")
     layouts = [partial(_at, head, suffix) for suffix in ("", ".png") for head in above]
     columns = {
-        "image": laid_out(root, plain, layouts),
+        "image": _in_batches(root, laid_out(root, plain, layouts), known),
         "patient": [part[2] for part in known],
         "study": [f"{part[2]}/{part[3]}" for part in known],
         "split": [SPLIT_NAMES[part[1]] for part in known],
@@ -134,6 +137,67 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
     if "sex" in given.columns:
         frame = frame.with_columns(sexes(given["sex"]).alias("sex"))
     return frame
+
+
+def _in_batches(root: Path, images: list[str], parts: Sequence[re.Match[str]]) -> list[str]:
+    """The images' paths; of a split of which none is there, in the folders that hold its patients.
+
+    The full release unpacks into `CheXpert-v1.0 batch 2 (train 1)/patient00001` and the like.
+    """
+    splits = [SPLIT_NAMES[part[1]] for part in parts]
+    lost = {split for split in set(splits) if not _some_there(root, images, splits, split)}
+    if not lost:
+        return images
+    folders = _patient_folders(root)
+    used: dict[str, None] = {}
+    moved = list(images)
+    for i, (split, part) in enumerate(zip(splits, parts, strict=True)):
+        places = folders.get((split, part[2])) or folders.get(("", part[2])) or []
+        if split not in lost or not places:
+            continue
+        if len(places) > 1:
+            raise InputError(
+                f"{part[2]} lies in {root / places[0]} and in {root / places[1]}. Name the folder "
+                "of one copy of the images."
+            )
+        used[places[0]] = None
+        moved[i] = f"{places[0]}/{images[i][images[i].index(part[2]) :]}"
+    beside = [place.name for place in root.resolve().parent.glob("*batch*") if place.is_dir()]
+    if used:
+        log.info("The images lie in batches, as the release unpacks: %s.", examples(used))
+    elif "batch" in root.resolve().name and len(beside) > 1:
+        raise InputError(
+            f"{root} is one batch of the release; others lie beside it ({examples(beside)}). Name "
+            f"the folder that holds them all: {root.resolve().parent}"
+        )
+    return moved
+
+
+def _some_there(root: Path, images: Sequence[str], splits: Sequence[str], split: str) -> bool:
+    here = [image for image, of in zip(images, splits, strict=True) if of == split]
+    return any((root / image).is_file() for image in here[:: max(1, len(here) // _TRIED)])
+
+
+_TRIED, _DEEPEST = 200, 3
+_PATIENT = re.compile(r"patient\d+")
+
+
+def _patient_folders(root: Path) -> dict[tuple[str, str], list[str]]:
+    """Where the folders of patients lie, by split (of the folder that holds them) and patient."""
+    found: dict[tuple[str, str], list[str]] = {}
+    places = [root]
+    for _ in range(_DEEPEST):
+        below: list[Path] = []
+        for place in places:
+            inside = sorted(p for p in place.iterdir() if p.is_dir() and p.name[0] != ".")
+            patients = [p.name for p in inside if _PATIENT.fullmatch(p.name)]
+            below += [] if patients else inside
+            split = SPLIT_NAMES.get(place.name.casefold(), "")
+            here = place.relative_to(root).as_posix()
+            for patient in patients:
+                found.setdefault((split, patient), []).append(here)
+        places = below
+    return found
 
 
 def _at(head: str, suffix: str, path: str) -> str:

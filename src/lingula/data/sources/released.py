@@ -12,7 +12,8 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula.data.cells import Fault, read_cells
-from lingula.data.columns import NAMES, label_values, whole_ids
+from lingula.data.columns import label_values, whole_ids
+from lingula.data.names import NAMES
 from lingula.data.sources.places import note
 from lingula.data.splits import patients_in_two_splits
 from lingula.data.table import BLANK, UNCERTAIN, Table
@@ -35,7 +36,7 @@ class Released:
 def read_released(
     path: Path, names: Mapping[str, Collection[str]], needed: Collection[str]
 ) -> Released:
-    """Read a .csv, .csv.gz or .parquet with all cells as text.
+    """Read a label file with all cells as text.
 
     Args:
         path: the file.

@@ -211,7 +211,7 @@ def test_a_refused_run_with_phantoms_keeps_them_alone(
                 (folder / "labels.csv").write_text(text.replace("images/", "images/x"))
         return folder / "labels.csv"
 
-    monkeypatch.setattr("lingula.verbs.train.write_phantom", drawn)
+    monkeypatch.setattr("lingula.data.phantom.write_phantom", drawn)
     outside = ["phantom:nih", "phantom:chexpert"]
     config = vary(tiny_config, data__table="phantom", data__outside=outside, optim__epochs=1)
     with pytest.raises(InputError, match=r"hf download"):

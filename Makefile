@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test test-slow lint clean
+.PHONY: install demo test fast test-slow lint clean
 
 install: .venv/installed
 
@@ -20,8 +20,12 @@ lint: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: .venv/installed lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2
+# The checks use one core, and so run beside the tests.
+test: .venv/installed
+	@$(MAKE) --no-print-directory --jobs=2 lint fast
+
+fast: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow -n 2 --durations=12

@@ -58,6 +58,15 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
+@pytest.fixture
+def no_page() -> Iterator[None]:
+    """Trainings write no page: it takes longer than a tiny training, and has tests of its own."""
+    with pytest.MonkeyPatch.context() as patch:  # of its own: tests take theirs back
+        patch.setattr("lingula.verbs.report.report", lambda *_, **__: None)
+        patch.setattr("lingula.verbs.attention.measure_attention", lambda *_: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real radiographs and scores, or a skip that says that it is absent."""

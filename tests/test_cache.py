@@ -471,6 +471,7 @@ def test_the_bench_measures_and_leaves_nothing(
             lingula.bench_data(**wrong)
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_cache_serves_tables_from_outside_too(
     tiny_config: Config, tiny_table: Path, tmp_path: Path
 ) -> None:

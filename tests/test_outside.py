@@ -132,6 +132,7 @@ def test_an_outside_phantom_wants_a_phantom(tiny_config: Config, tmp_path: Path)
         lingula.train(vary(tiny_config, data__outside=["phantom:nih"]), out=tmp_path / "run")
 
 
+@pytest.mark.usefixtures("no_page")
 def test_the_worst_classes_of_a_run_are_weighted(tiny_config: Config, tmp_path: Path) -> None:
     first = lingula.train(vary(tiny_config, optim__epochs=1), out=tmp_path / "first")
     second = vary(

@@ -85,6 +85,7 @@ def test_a_run_is_whole_and_found_finished(tiny_config: Config, tmp_path: Path) 
     assert (run / WEIGHTS).read_bytes() != (tmp_path / "run.old-1" / WEIGHTS).read_bytes()
 
 
+@pytest.mark.usefixtures("no_page")
 def test_same_seed_same_weights_and_resumed_equals_uninterrupted(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +127,7 @@ def test_same_seed_same_weights_and_resumed_equals_uninterrupted(
     assert state is not None and state["state"]["step"] == rows[0][-1]["step"]
 
 
+@pytest.mark.usefixtures("no_page")
 def test_scores_do_not_depend_on_the_batch_size(tiny_config: Config, tmp_path: Path) -> None:
     table = tiny_config.data.table
     run = lingula.train(tiny_config, out=tmp_path / "run")
@@ -142,6 +144,7 @@ def test_scores_do_not_depend_on_the_batch_size(tiny_config: Config, tmp_path: P
         np.testing.assert_allclose(other.probabilities, found[0].probabilities, atol=1e-5)
 
 
+@pytest.mark.usefixtures("no_page")
 def test_prediction_goes_on_past_bad_images(tiny_config: Config, tmp_path: Path) -> None:
     run = lingula.train(tiny_config, out=tmp_path / "run")
     images = Path(tiny_config.data.table).parent / "images"
@@ -176,6 +179,7 @@ def test_a_phantom_model_refuses_films(tiny_table: Path, tmp_path: Path) -> None
     lingula.predict(run, data=tmp_path / "phantom" / "labels.csv", out=tmp_path / "p.csv")
 
 
+@pytest.mark.usefixtures("no_page")
 def test_starting_from_a_run_binds_classes_by_name(tiny_config: Config, tmp_path: Path) -> None:
     first = lingula.train(tiny_config, out=tmp_path / "a")
     classes = ["Fracture", "Mass", "Cardiomegaly"]
@@ -368,6 +372,7 @@ def test_rows_from_outside_keep_to_their_ratio() -> None:
     assert sorted(epoch_order(Rows(110, 10), seed=1, epoch=0)) == list(range(110))
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_frozen_encoder_trains_on_features_computed_once(
     tiny_config: Config, tmp_path: Path
 ) -> None:
@@ -392,6 +397,7 @@ def test_a_frozen_encoder_trains_on_features_computed_once(
         vary(tiny_config, model__frozen=True)
 
 
+@pytest.mark.usefixtures("no_page")
 def test_pieces_of_a_batch_give_the_same_gradients(tiny_config: Config, tmp_path: Path) -> None:
     """Layer norm has no batch statistics, so only rounding may differ."""
     plain = vary(
@@ -412,6 +418,7 @@ def test_pieces_of_a_batch_give_the_same_gradients(tiny_config: Config, tmp_path
     assert finished[0] == finished[1]
 
 
+@pytest.mark.usefixtures("no_page")
 def test_recomputed_activations_change_nothing(tiny_config: Config, tmp_path: Path) -> None:
     plain = vary(tiny_config, model__encoder="resnet18", optim__epochs=1)
     runs = [

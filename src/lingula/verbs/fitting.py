@@ -108,6 +108,7 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
                 },
             )
             shutil.rmtree(run / "features", ignore_errors=True)
+        fabric.barrier()  # one that ended before the report is there would take the others along
 
 
 def _opened(plan: Plan, config: Config) -> str:

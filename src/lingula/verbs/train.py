@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lingula import files, runs
+from lingula import files, ranks, runs
 from lingula.config import Config, Worst, overridden, read_config
 from lingula.data.configured import configured_outside, configured_table, configured_targets
 from lingula.data.outside import Outside, check_apart, outside
@@ -21,7 +20,6 @@ from lingula.errors import InputError, differences, examples
 from lingula.evaluation import worst_classes
 from lingula.predictions import read_scores
 from lingula.progress import counting, progress
-from lingula.ranks import is_first
 from lingula.recipe import recipe
 from lingula.verbs.plan import Plan
 from lingula.verbs.run_labels import labels_of, measured, warn_of_changed_runs
@@ -60,7 +58,7 @@ def train(
     if dry_run:
         _describe(config, run)
         return run
-    first = is_first()
+    first = ranks.is_first()
     if overwrite and run.exists() and first:
         with runs.held(run):
             log.info("Moved the old %s to %s.", run, files.set_aside(run))
@@ -144,7 +142,7 @@ def _with_phantom(config: Config, run: Path) -> Config:
     _check_phantoms(config)
     if data.table != "phantom":
         return config
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if ranks.here().count > 1:
         raise InputError(
             "Several processes can't draw the phantom at once: run `lingula data phantom DIR` "
             "first, and say data.table=DIR/labels.csv."

@@ -27,8 +27,8 @@ def resolve_device(config: Config) -> Config:
     """The config with `device`, `precision` and `channels_last` decided instead of `auto`.
 
     Decided by device and encoder family, never by a timing, so that the same machine always decides
-    the same. bfloat16 is chosen on CUDA, and on CPUs that have bfloat16 instructions for encoders
-    with dense convolutions; it slows depthwise networks down. Channels-last is faster for
+    the same. bfloat16 is chosen where the device has instructions for it: on CUDA, and on CPUs for
+    encoders with dense convolutions; it slows depthwise networks down. Channels-last is faster for
     convolutions of both kinds and is chosen everywhere but on Apple GPUs.
     """
     device = config.device
@@ -40,6 +40,13 @@ def resolve_device(config: Config) -> Config:
         raise InputError("device=mps, but torch sees no Apple GPU; use device=cpu.")
     dense = is_dense(config.model.encoder)
     precision = config.precision
+    if precision != "fp32" and device == "cuda" and not cuda_has_bfloat16():
+        emulated = f"{torch.cuda.get_device_name()} has no bfloat16 instructions"
+        if precision == "auto":
+            precision = "fp32"
+            log.info("%s: precision=fp32.", emulated)
+        else:
+            log.warning("%s: precision=bf16 is emulated, and slow. Use fp32.", emulated)
     if precision == "auto":
         fast = device == "cuda" or (device == "cpu" and dense and cpu_has_bfloat16())
         precision = "bf16" if fast else "fp32"
@@ -67,6 +74,11 @@ def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX)."""
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(bool(getattr(torch.cpu, probe, bool)()) for probe in probes)
+
+
+def cuda_has_bfloat16() -> bool:
+    """Whether the CUDA device multiplies bfloat16 in hardware (Ampere and later)."""
+    return bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def make_fabric(device: str, precision: str) -> Fabric:

@@ -73,18 +73,26 @@ def train(
 ) -> None:
     """Train a model; the same line again continues it."""
     words = what or []
-    names = [word for word in words if "=" not in word]
+    names = [word for word in words if not _is_setting(word)]
     if len(names) > 1:
         raise InputError(f"Give one recipe or one YAML file, not {', '.join(names)}.")
     run = lingula.train(
         names[0] if names else None,
-        [word for word in words if "=" in word],
+        [word for word in words if _is_setting(word)],
         out=out,
         resume=resume,
         dry_run=dry_run,
         overwrite=overwrite,
     )
     typer.echo(run)
+
+
+def _is_setting(word: str) -> bool:
+    """Whether a word is `key=value`, and not a YAML file in a folder such as `lr=0.1`."""
+    from lingula.config import is_key
+
+    key, equals, _ = word.partition("=")
+    return bool(equals) and (is_key(key) or not word.lower().endswith((".yaml", ".yml")))
 
 
 @app.command()

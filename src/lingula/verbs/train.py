@@ -20,7 +20,7 @@ from lingula.errors import InputError, differences, examples
 from lingula.evaluation import worst_classes
 from lingula.predictions import read_scores
 from lingula.progress import counting, progress
-from lingula.recipe import recipe
+from lingula.recipe import RECIPES, recipe
 from lingula.verbs.plan import Plan
 from lingula.verbs.run_labels import labels_of, measured, warn_of_changed_runs
 
@@ -102,8 +102,13 @@ def settings_of(name: str | Path | Config) -> Config:
     """The config behind a recipe's name or a YAML file; a config is returned as it is."""
     if isinstance(name, Config):
         return name
-    if str(name).endswith((".yaml", ".yml")):
+    if str(name).lower().endswith((".yaml", ".yml")):
         return read_config(name)
+    if str(name) not in RECIPES and Path(name).is_dir():
+        raise InputError(
+            f"{name} is a folder, no recipe and no YAML file; a run's settings are in its "
+            f"{Path(name) / 'config.yaml'}."
+        )
     return recipe(str(name))
 
 
@@ -131,7 +136,7 @@ def _absolute(config: Config) -> Config:
         config = config.model_copy(update={"loss": loss})
     for field in ("weights", "text"):
         place = Path(getattr(model, field)).expanduser()
-        if place.exists():
+        if getattr(model, field) not in ("none", "imagenet", "orthogonal") and place.exists():
             model = model.model_copy(update={field: str(place.resolve())})
     return config.model_copy(update={"data": data, "model": model})
 

@@ -15,6 +15,14 @@ from typing import Any
 
 from lingula.errors import InputError, StoppedError
 
+def expanded(place: str | Path) -> Path:
+    """A path with `~` as the home it stands for; as it is where there is no such home.
+
+    A process may have none: an unknown user in a container, without `HOME`.
+    """
+    return Path(os.path.expanduser(place))  # noqa: PTH111 (that of `Path` raises)
+
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from lingula import files
 from lingula.config import Config
 from lingula.errors import InputError
 from lingula.verbs.train import settings_of
@@ -34,6 +35,11 @@ def fetch(name: str | Path | Config, *, out: str | Path | None = None) -> Path:
     """
     config = settings_of(name)
     folder = weights_folder() if out is None else Path(out)
+    if folder is None:
+        raise InputError(
+            "There is no home folder to keep weights in: say --out FOLDER, and name it in "
+            "LINGULA_WEIGHTS where it is trained."
+        )
     text, encoder = config.model.text, config.model.encoder
     if config.model.classifier != "linear" and _named(text):
         hub = TEXT_SOURCES[text].hub if text in TEXT_SOURCES else text
@@ -47,7 +53,7 @@ def fetch(name: str | Path | Config, *, out: str | Path | None = None) -> Path:
 
 def _named(text: str) -> bool:
     """Whether `model.text` names something to download: no file, folder or built-in basis."""
-    if text == "orthogonal" or text.endswith(".safetensors") or Path(text).expanduser().exists():
+    if text == "orthogonal" or text.endswith(".safetensors") or files.expanded(text).exists():
         return False
     return text in TEXT_SOURCES or (text.count("/") == 1 and not text.startswith((".", "~", "/")))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +37,7 @@ from lingula.training import fit
 from lingula.verbs.examples import dataset_of, examples_of, with_features, with_outside
 from lingula.verbs.plan import Plan
 from lingula.verbs.run_labels import RunLabels, measured
+from lingula.weights import cache_folder
 
 log = logging.getLogger("lingula")
 
@@ -218,12 +218,13 @@ def build(
         stage=m.stage,
         **m.decoder.model_dump(exclude={"pooled_path"}),
     )
+    kept = cache_folder()
     text = embed(
         classes,
         "orthogonal" if m.classifier == "linear" else m.text,
         pooling=m.text_pooling,
         width=m.decoder.width,
-        cache=_cache_folder() / "text",
+        cache=None if kept is None else kept / "text",
     )
     network = Network(architecture, text.values)
     return (
@@ -235,10 +236,6 @@ def build(
             "weights": _start(network, architecture, config, classes, text.origin),
         },
     )
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lingula"
 
 
 def _start(
@@ -255,7 +252,7 @@ def _start(
     if weights == "imagenet":
         report = load_imagenet(network.encoder, config.model.encoder)
         return f"ImageNet, {config.model.encoder} ({report})"
-    place = Path(weights).expanduser()
+    place = files.expanded(weights)
     if place.is_dir():
         return f"run {place.name} ({start_from_run(network, architecture, classes, place, text)})"
     report, normalisation = load_encoder(network.encoder, place)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lingula import files
 from lingula.config import Config, diff, vary
 from lingula.errors import InputError, nearest
 from lingula.labels import SPACES
@@ -44,7 +45,7 @@ def texts_of(
     found: dict[str, tuple[str | None, str]] = {}
     for name in ("med-kebert", "clinical-t5"):
         if name in stand_ins:
-            place = Path(stand_ins[name]).expanduser().resolve()
+            place = files.expanded(stand_ins[name]).resolve()
             if not (place / "config.json").is_file():
                 raise InputError(f"{place} is no text encoder's folder: it holds no config.json.")
             found[name] = (str(place), f"{place.parent.name}/{place.name} stands in for {name}")

@@ -116,26 +116,26 @@ def _absolute(config: Config) -> Config:
     """Paths made absolute, so that the run can be continued from any working folder."""
     data, model = config.data, config.model
     if data.table != "phantom":
-        data = data.model_copy(update={"table": str(Path(data.table).expanduser().resolve())})
+        data = data.model_copy(update={"table": str(files.expanded(data.table).resolve())})
     outside = tuple(
-        place if place in OUTSIDE_PHANTOMS else str(Path(place).expanduser().resolve())
+        place if place in OUTSIDE_PHANTOMS else str(files.expanded(place).resolve())
         for place in data.outside
     )
     data = data.model_copy(update={"outside": outside})
     if data.root is not None:
-        data = data.model_copy(update={"root": str(Path(data.root).expanduser().resolve())})
+        data = data.model_copy(update={"root": str(files.expanded(data.root).resolve())})
     if data.cache is not None:
         places = [data.cache] if isinstance(data.cache, str) else data.cache
-        caches = tuple(str(Path(place).expanduser().resolve()) for place in places)
+        caches = tuple(str(files.expanded(place).resolve()) for place in places)
         cache = caches[0] if isinstance(data.cache, str) else caches
         data = data.model_copy(update={"cache": cache})
     if config.loss.worst.run is not None:
-        run = str(Path(config.loss.worst.run).expanduser().resolve())
+        run = str(files.expanded(config.loss.worst.run).resolve())
         worst = config.loss.worst.model_copy(update={"run": run})
         loss = config.loss.model_copy(update={"worst": worst})
         config = config.model_copy(update={"loss": loss})
     for field in ("weights", "text"):
-        place = Path(getattr(model, field)).expanduser()
+        place = files.expanded(getattr(model, field))
         if getattr(model, field) not in ("none", "imagenet", "orthogonal") and place.exists():
             model = model.model_copy(update={field: str(place.resolve())})
     return config.model_copy(update={"data": data, "model": model})

@@ -15,6 +15,7 @@ from typing import Any
 
 from lingula.errors import InputError, StoppedError
 
+
 def expanded(place: str | Path) -> Path:
     """A path with `~` as the home it stands for; as it is where there is no such home.
 

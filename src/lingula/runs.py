@@ -64,13 +64,37 @@ def changed_settings(there: Config, now: Config) -> dict[str, tuple[Any, Any]]:
     """What differs between a run's settings and those given now, but for what changes no result.
 
     How many processes decode is one's own affair, and may have to change before a run can go on.
+    Of inputs counts what they hold, not where they lie: that is compared where it is known.
     """
-    return {key: pair for key, pair in diff(there, now).items() if key != "data.workers"}
+    passed = ("data.workers", *PLACES)
+    return {key: pair for key, pair in diff(there, now).items() if key not in passed}
+
+
+PLACES = (
+    "data.table",
+    "data.root",
+    "data.outside",
+    "data.cache",
+    "model.weights",
+    "model.text",
+)
+
+
+def its_table(run: Path, table: str) -> Path:
+    """A run's table; its phantom beside it if that is where it lies since the folder was moved."""
+    path = Path(table)
+    if path.is_file() or path.parent.name not in _PHANTOMS:
+        return path
+    beside = (place / path.parent.name / path.name for place in (run, *run.absolute().parents[:2]))
+    return next((place for place in beside if place.is_file()), path)
 
 
 _PHANTOMS = ("phantom", "phantom-nih", "phantom-chexpert")
 _MADE_BEFORE_CONFIG = (locks.NAME, *_PHANTOMS, "table.csv", "table.json")
-_WRITTEN = r"config|environment|table|metrics|model|step-\d+|dev|test|attention|report|finished"
+_WRITTEN = (
+    r"config|environment|table|metrics|model|step-\d+|(dev|test)(\.failed)?|attention|report"
+    r"|finished"
+)
 
 
 @contextlib.contextmanager

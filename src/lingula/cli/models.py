@@ -17,8 +17,10 @@ from lingula.cli.options import (
     Overwrite,
     Precision,
     Split,
+    TableNow,
     Tta,
     dumped,
+    partly,
 )
 from lingula.errors import InputError
 
@@ -85,6 +87,8 @@ def train(
         overwrite=overwrite,
     )
     typer.echo(run)
+    if not dry_run:
+        partly([run / "scores" / "dev.csv", run / "scores" / "test.csv"])
 
 
 def _is_setting(word: str) -> bool:
@@ -173,6 +177,7 @@ def explain(
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Findings a film.")] = 3,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Films.")] = 200,
+    labels: TableNow = None,
     allow_phantom_model: Annotated[
         bool, typer.Option("--allow-phantom-model", help="Look at films with a phantom's model.")
     ] = False,
@@ -188,6 +193,7 @@ def explain(
             classes=classes or (),
             top=top,
             limit=limit,
+            labels=labels,
             allow_phantom_model=allow_phantom_model,
             overwrite=overwrite,
         )
@@ -198,9 +204,10 @@ def explain(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]")],
     out: Annotated[Path, typer.Option("--out", help="HTML file.")],
+    labels: TableNow = None,
 ) -> None:
     """One page, readable offline: what was trained on what, and how well it does."""
-    typer.echo(lingula.report(runs, out=out))
+    typer.echo(lingula.report(runs, out=out, labels=labels))
 
 
 @app.command()

@@ -154,7 +154,7 @@ def _from_encoder(
 ) -> TextEmbeddings:
     phrases = [phrase(name) for name in classes]
     folder = _folder(source)
-    read = _files_hash(folder)
+    read = files_hash(folder)
     key = hashlib.sha256("\x1f".join([read, pooling, *phrases]).encode()).hexdigest()
     kept = cache / f"{key}.safetensors" if cache is not None else None
     found = _cached(kept) if kept is not None else None
@@ -209,7 +209,7 @@ def _folder(source: str) -> Path:
     )
 
 
-def _files_hash(folder: Path) -> str:
+def files_hash(folder: Path) -> str:
     """Hash of all files of an encoder's folder, by name; but for hidden ones, which it never reads.
 
     All, for which of them count is the library's affair: vocabularies, merges, pooling settings. Of

@@ -62,6 +62,7 @@ def with_features(
                 memory=examples.memory,
                 workers=config.data.workers,
                 tick=counting(tick),
+                may_fail=path.stem == "dev",
             )
     fabric.barrier()
     return replace(examples, features=_features_in(path))
@@ -78,10 +79,31 @@ def _features_in(path: Path) -> NDArray[np.float32]:
     return kept
 
 
-def _check_there(dataset: Radiographs, what: str) -> None:
+def tell_of_test(config: Config, table: Table) -> None:
+    """Say before the first step which test images will have no scores after the last one.
+
+    Raises `InputError` if a cache lacks them, for then none of them would.
+    """
+    rows = rows_of(table, "test")
+    missing = _missing(dataset_of(subset(table, rows), config)) if len(rows) else []
+    if missing:
+        log.warning(
+            "%d of %d test images are missing and will have no scores, first: %s.",
+            len(missing),
+            len(rows),
+            missing[0],
+        )
+
+
+def _missing(dataset: Radiographs) -> list[str]:
+    """The images that are not there; what is in a cache need not be."""
     if dataset.cached is not None:
-        return
-    missing = [path for path in dataset.paths if not os.path.isfile(path)]  # noqa: PTH113
+        return []
+    return [str(path) for path in dataset.paths if not os.path.isfile(path)]  # noqa: PTH113
+
+
+def _check_there(dataset: Radiographs, what: str) -> None:
+    missing = _missing(dataset)
     if missing:
         raise InputError(
             f"{len(missing)} of {len(dataset)} {what} images are missing, first: {missing[0]}. "
@@ -98,6 +120,12 @@ def _decoded(dataset: Radiographs, what: str, tables: Sequence[str]) -> Memory:
             f"{examples(memory.failures.values(), 3)} `lingula data check "
             f"{' '.join(tables)}` lists them all."
         )
+    if memory.failures:
+        told = f"{len(memory.failures)} of {len(dataset)} dev images can't be read"
+        reasons = examples(memory.failures.values(), 3)
+        if len(memory.failures) == len(dataset):
+            raise InputError(f"{told}: {reasons} No epoch could be chosen by them.")
+        log.warning("%s and are left out: %s", told, reasons)
     return memory
 
 
@@ -109,7 +137,8 @@ def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Ex
     read = [configured_targets(config.data, table) for table in tables]
     memory = None
     if config.data.workers == 0 and fits_in_memory(dataset):
-        memory = _decoded(dataset, "train and outside", [str(table.path) for table in tables])
+        named = [config.data.table, *(str(table.path) for table in tables)]
+        memory = _decoded(dataset, "train and outside", named)
     return Examples(
         dataset,
         np.concatenate([own.targets, *(values for values, _ in read)]),

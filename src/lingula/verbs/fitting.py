@@ -24,17 +24,30 @@ from lingula.data.outside import Outside
 from lingula.data.reading import write_table
 from lingula.data.table import Table, rows_of, subset
 from lingula.devices import layout_of, make_fabric, resolve_device
-from lingula.errors import InputError
+from lingula.errors import InputError, examples
 from lingula.evaluation import to_json as evaluation_to_json
 from lingula.model.checkpoint import load_model, start_from_run
 from lingula.model.loader import load_encoder, load_imagenet
 from lingula.model.network import Architecture, Network
 from lingula.model.text import embed
 from lingula.prediction import score
-from lingula.predictions import Predictions, read_scores, write_scores
+from lingula.predictions import (
+    Predictions,
+    failures_beside,
+    read_scores,
+    write_failures,
+    write_scores,
+)
 from lingula.progress import counting, progress
 from lingula.training import fit
-from lingula.verbs.examples import dataset_of, examples_of, with_features, with_outside
+from lingula.verbs.examples import (
+    dataset_of,
+    examples_of,
+    tell_of_test,
+    with_features,
+    with_outside,
+)
+from lingula.verbs.moved import Start, kept_start, note_start, settle
 from lingula.verbs.plan import Plan
 from lingula.verbs.run_labels import RunLabels, measured
 from lingula.weights import cache_folder
@@ -58,9 +71,13 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
     ):
         _check_steps(config, plan, fabric.world_size)
         facts = facts_of(config, table, plan.outside)
-        network, architecture, facts = build(config, table, facts)
+        network, architecture, facts = build(config, table, facts, kept_start(run, config))
+        if first:
+            note_start(run, config, network, facts)
         train = examples_of(config, table, "train", decode=not plan.outside)
         dev = examples_of(config, table, "dev")
+        if first:
+            tell_of_test(config, table)
         if plan.outside:
             train = with_outside(config, train, plan.outside)
         if config.model.checkpointing:
@@ -69,8 +86,8 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
             network.freeze_encoder()
             network.to(fabric.device)
             train, dev = (
-                with_features(config, network, examples, run / "features" / f"{name}.npy", fabric)
-                for name, examples in (("train", train), ("dev", dev))
+                with_features(config, network, part, run / "features" / f"{name}.npy", fabric)
+                for name, part in (("train", train), ("dev", dev))
             )
         if config.compile:
             network.compile()
@@ -117,6 +134,8 @@ def _opened(plan: Plan, config: Config) -> str:
     with _taken_back(plan, standing == "new"):
         environment = runs.environment(config, _data_sha256(plan), torch.get_num_threads())
         _same_data(plan.run, environment)
+        if standing != "new":
+            settle(plan.run, config, plan.table.space.classes)
         # A run that was killed right after it was claimed lacks them; the environment is written
         # last.
         if not (plan.run / "environment.json").is_file():
@@ -205,9 +224,12 @@ def facts_of(config: Config, table: Table, others: Sequence[Outside] = ()) -> di
 
 
 def build(
-    config: Config, table: Table, facts: Mapping[str, Any]
+    config: Config, table: Table, facts: Mapping[str, Any], kept: Start | None = None
 ) -> tuple[Network, Architecture, dict[str, Any]]:
-    """The network at its start, and the facts with the origins of its text and weights added."""
+    """The network at its start, and the facts with the origins of its text and weights added.
+
+    With `kept` the files that it started from are not read.
+    """
     m, classes = config.model, table.space.classes
     torch.manual_seed(config.seed)
     architecture = Architecture(
@@ -218,13 +240,18 @@ def build(
         stage=m.stage,
         **m.decoder.model_dump(exclude={"pooled_path"}),
     )
-    kept = cache_folder()
+    if kept is not None:
+        network = Network(architecture, kept.state["embeddings"])
+        network.load_state_dict(kept.state)
+        network.set_normalisation(kept.normalisation)
+        return network, architecture, {**facts, "text": kept.text, "weights": kept.weights}
+    cache = cache_folder()
     text = embed(
         classes,
         "orthogonal" if m.classifier == "linear" else m.text,
         pooling=m.text_pooling,
         width=m.decoder.width,
-        cache=None if kept is None else kept / "text",
+        cache=None if cache is None else cache / "text",
     )
     network = Network(architecture, text.values)
     return (
@@ -315,10 +342,31 @@ def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> di
         if fabric.global_rank == 0:
             path = run / "scores" / f"{split}.csv"
             write_scores(predictions, path)
-            result = measured(read_scores(path), RunLabels(part, config.data), None)
-            summary[split] = {k: evaluation_to_json(result)[k] for k in ("mAP", "AUROC", "n")}
+            summary[split] = _summary(path, part, config, found.failures)
             log.info("%s: %s", split, summary[split])
     return summary
+
+
+def _summary(
+    path: Path, part: Table, config: Config, failures: Mapping[int, str]
+) -> dict[str, Any]:
+    """The means of a split's scores, and how many images have none, which are named beside them."""
+    write_failures(path, {part.images[row]: why for row, why in failures.items()})
+    told: dict[str, Any] = {"mAP": None, "AUROC": None, "n": 0}
+    if len(failures) < len(part):
+        found = evaluation_to_json(measured(read_scores(path), RunLabels(part, config.data), None))
+        told = {key: found[key] for key in told}
+    if failures:
+        told["failed"] = len(failures)
+        log.warning(
+            "%d of %d %s images can't be read and have no scores: %s (%s names them all)",
+            len(failures),
+            len(part),
+            path.stem,
+            examples(failures.values(), 3),
+            failures_beside(path),
+        )
+    return told
 
 
 def predictions_of(table: Table, probabilities: NDArray[np.float64]) -> Predictions:

@@ -85,17 +85,31 @@ def _settings(
         if not (run / "config.yaml").is_file():
             raise InputError(f"{run} is no run folder: it has no config.yaml.")
         stored = read_config(run / "config.yaml")
-        config = overridden(stored, overrides)
+        found = stored.data.model_copy(
+            update={"table": str(runs.its_table(run, stored.data.table))}
+        )
+        config = overridden(stored.model_copy(update={"data": found}), overrides)
         changed = runs.changed_settings(stored, config)
         if changed:
             raise InputError(
                 f"A resumed run keeps its settings; these differ:\n{differences(changed)}"
             )
+        config = _absolute(config)
+        _check_table_there(config, run)
         return config, run
     if name is None or out is None:
         raise InputError("Say what to train and where: lingula train RECIPE|config.yaml --out RUN.")
     config = overridden(settings_of(name), overrides)
     return _absolute(config), Path(out)
+
+
+def _check_table_there(config: Config, run: Path) -> None:
+    table = config.data.table
+    if table != "phantom" and not Path(table).is_file():
+        raise InputError(
+            f"There is no table {table}, on which {run} was begun. If it lies elsewhere now: "
+            f"lingula train --resume {run} data.table=TABLE."
+        )
 
 
 def settings_of(name: str | Path | Config) -> Config:
@@ -200,7 +214,10 @@ def with_worst(config: Config) -> Config:
     run = Path(str(worst.run))
     if not (run / "scores" / "dev.csv").is_file() or not (run / "config.yaml").is_file():
         raise InputError(f"{run} (loss.worst.run) is no finished run: it has no scores/dev.csv.")
-    labels = labels_of(run)
+    own = runs.its_table(run, read_config(run / "config.yaml").data.table)
+    # Where both were trained on one table that was moved, this training's own says where it is.
+    is_there = own.is_file() or (run / "table.csv").is_file()
+    labels = labels_of(run, table=None if is_there else config.data.table)
     warn_of_changed_runs([(run, labels)])
     found = measured(read_scores(run / "scores" / "dev.csv"), labels, "dev")
     chosen = worst_classes(found, worst.k)

@@ -90,6 +90,18 @@ def unwritable(path: Path, error: Exception) -> InputError | StoppedError:
     )
 
 
+def check_place(path: Path) -> None:
+    """Refuse a place where no file or folder could be made, without making one."""
+    place = path.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    number = 0 if os.access(place, os.W_OK | os.X_OK) else errno.EACCES
+    if not place.is_dir():
+        number = errno.ENOTDIR
+    if number:
+        raise unwritable(path, OSError(number, os.strerror(number)))
+
+
 def about_the_disk(error: OSError) -> bool:
     """Whether an error that no writer of ours met says that a disk is full, failing or closed."""
     return error.errno in (*_FULL, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)

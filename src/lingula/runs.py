@@ -37,19 +37,29 @@ PACKAGES = (
 )
 
 
-def open_run(run: Path, config: Config) -> Literal["new", "unfinished", "finished"]:
-    """Claim a run folder for `config`.
+Standing = Literal["new", "unfinished", "finished"]
 
-    A folder of the same settings is continued. `InputError` shows the difference where they differ,
-    and refuses a folder that holds something else.
+
+def open_run(run: Path, config: Config) -> Standing:
+    """Claim a run folder for `config`; `InputError` as `standing_of` says."""
+    standing = standing_of(run, config)
+    if standing == "new":
+        run.mkdir(parents=True, exist_ok=True)
+        write_config(config, run / "config.yaml")
+    return standing
+
+
+def standing_of(run: Path, config: Config) -> Standing:
+    """Where a run with these settings stands; one of the same settings is continued.
+
+    `InputError` shows the difference where they differ, and refuses a folder that holds something
+    else.
     """
     settings = run / "config.yaml"
     if not settings.is_file():
         left = [p.name for p in run.iterdir() if p.name[0] != "."] if run.is_dir() else []
         if run.is_file() or any(name not in _MADE_BEFORE_CONFIG for name in left):
             raise InputError(f"{run} is there already and is no run; choose another --out.")
-        run.mkdir(parents=True, exist_ok=True)
-        write_config(config, settings)
         return "new"
     changed = changed_settings(read_config(settings), config)
     if changed:

@@ -69,7 +69,7 @@ def train(
         Path | None, typer.Option("--resume", help="Continue this run with its own settings.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check settings and table, train nothing.")
+        bool, typer.Option("--dry-run", help="Check all that can be checked; train nothing.")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:

@@ -32,7 +32,7 @@ def examples_of(config: Config, table: Table, split: str, *, decode: bool = True
     """A split's images and targets; decoded at once where they fit into memory."""
     part = subset(table, rows_of(table, split))
     dataset = dataset_of(part, config)
-    _check_there(dataset, split)
+    check_there(dataset, split)
     memory = None
     if decode and config.data.workers == 0 and fits_in_memory(dataset):
         memory = _decoded(dataset, split, [str(table.path)])
@@ -102,7 +102,8 @@ def _missing(dataset: Radiographs) -> list[str]:
     return [str(path) for path in dataset.paths if not os.path.isfile(path)]  # noqa: PTH113
 
 
-def _check_there(dataset: Radiographs, what: str) -> None:
+def check_there(dataset: Radiographs, what: str) -> None:
+    """Refuse images that are not there; what is in a cache need not be."""
     missing = _missing(dataset)
     if missing:
         raise InputError(
@@ -133,7 +134,7 @@ def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Ex
     """One's own examples followed by those of other tables."""
     tables = [other.table for other in others]
     dataset = together([own.dataset, *_datasets(tables, config)])
-    _check_there(dataset, "outside")
+    check_there(dataset, "outside")
     read = [configured_targets(config.data, table) for table in tables]
     memory = None
     if config.data.workers == 0 and fits_in_memory(dataset):

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +15,19 @@ import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-import lingula
 from lingula import files, interruption, runs, steps
 from lingula.config import Config
 from lingula.data.batches import Rows
-from lingula.data.configured import configured_targets
-from lingula.data.outside import Outside
 from lingula.data.reading import write_table
 from lingula.data.table import Table, rows_of, subset
 from lingula.devices import layout_of, make_fabric, resolve_device
-from lingula.errors import InputError, examples
-from lingula.evaluation import to_json as evaluation_to_json
+from lingula.errors import InputError
 from lingula.model.checkpoint import load_model, start_from_run
 from lingula.model.loader import load_encoder, load_imagenet
 from lingula.model.network import Architecture, Network
 from lingula.model.text import embed
 from lingula.prediction import score
-from lingula.predictions import (
-    Predictions,
-    failures_beside,
-    read_scores,
-    write_failures,
-    write_scores,
-)
+from lingula.predictions import Predictions, write_scores
 from lingula.progress import counting, progress
 from lingula.training import fit
 from lingula.verbs.examples import (
@@ -47,9 +37,9 @@ from lingula.verbs.examples import (
     with_features,
     with_outside,
 )
+from lingula.verbs.facts import facts_of, summary_of
 from lingula.verbs.moved import Start, kept_start, note_start, settle
 from lingula.verbs.plan import Plan
-from lingula.verbs.run_labels import RunLabels, measured
 from lingula.weights import cache_folder
 
 log = logging.getLogger("lingula")
@@ -69,7 +59,7 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
         _taken_back(plan, first and standing == "new"),
         runs.logged(run / "train.log") if first else contextlib.nullcontext(),
     ):
-        _check_steps(config, plan, fabric.world_size)
+        check_steps(config, plan, fabric.world_size)
         facts = facts_of(config, table, plan.outside)
         network, architecture, facts = build(config, table, facts, kept_start(run, config))
         if first:
@@ -132,8 +122,8 @@ def _opened(plan: Plan, config: Config) -> str:
     """Claim the run folder and write what belongs to its start; new, unfinished or finished."""
     standing = runs.open_run(plan.run, config)
     with _taken_back(plan, standing == "new"):
-        environment = runs.environment(config, _data_sha256(plan), torch.get_num_threads())
-        _same_data(plan.run, environment)
+        environment = runs.environment(config, data_sha256_of(plan), torch.get_num_threads())
+        same_data(plan.run, environment)
         if standing != "new":
             settle(plan.run, config, plan.table.space.classes)
         # A run that was killed right after it was claimed lacks them; the environment is written
@@ -165,13 +155,13 @@ def _taken_back(plan: Plan, new: bool) -> Iterator[None]:
         raise
 
 
-def _check_steps(config: Config, plan: Plan, world: int) -> None:
+def check_steps(config: Config, plan: Plan, world: int) -> None:
     """Refuse batches that can't be shared out before any image is read."""
     own, outside = len(rows_of(plan.table, "train")), sum(len(o.table) for o in plan.outside)
     steps.plan(config, Rows(own + outside, outside, config.data.outside_ratio), world)
 
 
-def _data_sha256(plan: Plan) -> str:
+def data_sha256_of(plan: Plan) -> str:
     """Hash of the table; with outside tables, of all their hashes."""
     every = [plan.table.sha256, *(other.table.sha256 for other in plan.outside)]
     if len(every) == 1:
@@ -179,48 +169,14 @@ def _data_sha256(plan: Plan) -> str:
     return hashlib.sha256("\n".join(every).encode()).hexdigest()
 
 
-def _same_data(run: Path, environment: Mapping[str, Any]) -> None:
+def same_data(run: Path, environment: Mapping[str, Any]) -> None:
+    """Refuse tables that hold something else than those that the run was begun with."""
     before = runs.read_environment(run).get("data_sha256")
     if before is not None and before != environment["data_sha256"]:
         raise InputError(
             f"The table has changed since {run} was begun (its hash differs). Put the old one "
             "back, or choose another --out."
         )
-
-
-def facts_of(config: Config, table: Table, others: Sequence[Outside] = ()) -> dict[str, Any]:
-    """What `model.json` says besides the network: data, reading, evaluation, settings."""
-    rows = rows_of(table, "train")
-    parts = [subset(table, rows), *(other.table for other in others)]
-    read = [configured_targets(config.data, part) for part in parts]
-    positives = np.sum([((values >= 0.5) & mask).sum(0) for values, mask in read], axis=0)
-    counts = {name: int(n) for name, n in zip(table.space.classes, positives, strict=True)}
-    return {
-        "lingula": lingula.__version__,
-        "notice": lingula.NOTICE,
-        "reading": {"image_size": config.model.image_size, "bits": config.data.bits},
-        "evaluation": config.evaluation.model_dump(mode="json"),
-        "trained_on": {
-            "table": table.path.name if table.path else "",
-            "sha256": table.sha256,
-            "images": len(rows),
-            "patients": len({table.patients[i] for i in rows}) if table.patients else None,
-            "sources": sorted(set(table.sources)) if table.sources else [],
-            "phantom": table.phantom,
-            "outside": [
-                {
-                    "table": other.table.path.name if other.table.path else "",
-                    "sha256": other.table.sha256,
-                    "images": len(other.table),
-                    "unmentioned": list(other.lacks),
-                }
-                for other in others
-            ],
-            "positives": counts,
-            "never_positive": [name for name, n in counts.items() if n == 0],
-        },
-        "config": config.model_dump(mode="json"),
-    }
 
 
 def build(
@@ -244,7 +200,7 @@ def build(
         network = Network(architecture, kept.state["embeddings"])
         network.load_state_dict(kept.state)
         network.set_normalisation(kept.normalisation)
-        return network, architecture, {**facts, "text": kept.text, "weights": kept.weights}
+        return network, architecture, {**facts, **kept.facts}
     cache = cache_folder()
     text = embed(
         classes,
@@ -342,31 +298,9 @@ def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> di
         if fabric.global_rank == 0:
             path = run / "scores" / f"{split}.csv"
             write_scores(predictions, path)
-            summary[split] = _summary(path, part, config, found.failures)
+            summary[split] = summary_of(path, part, config, found.failures)
             log.info("%s: %s", split, summary[split])
     return summary
-
-
-def _summary(
-    path: Path, part: Table, config: Config, failures: Mapping[int, str]
-) -> dict[str, Any]:
-    """The means of a split's scores, and how many images have none, which are named beside them."""
-    write_failures(path, {part.images[row]: why for row, why in failures.items()})
-    told: dict[str, Any] = {"mAP": None, "AUROC": None, "n": 0}
-    if len(failures) < len(part):
-        found = evaluation_to_json(measured(read_scores(path), RunLabels(part, config.data), None))
-        told = {key: found[key] for key in told}
-    if failures:
-        told["failed"] = len(failures)
-        log.warning(
-            "%d of %d %s images can't be read and have no scores: %s (%s names them all)",
-            len(failures),
-            len(part),
-            path.stem,
-            examples(failures.values(), 3),
-            failures_beside(path),
-        )
-    return told
 
 
 def predictions_of(table: Table, probabilities: NDArray[np.float64]) -> Predictions:

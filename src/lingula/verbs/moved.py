@@ -29,12 +29,14 @@ log = logging.getLogger("lingula")
 
 @dataclass(frozen=True)
 class Start:
-    """What a network started from, in words, and its tensors as they are by now, by name."""
+    """What a network started from, as `model.json` says it, and its tensors by now, by name."""
 
+    facts: Mapping[str, Any]
     state: Mapping[str, Tensor]
-    text: str
-    weights: str
     normalisation: Normalisation
+
+
+_ORIGINS = ("text", "weights", "pretrained")
 
 
 def note_start(run: Path, config: Config, network: Network, facts: Mapping[str, Any]) -> None:
@@ -43,9 +45,7 @@ def note_start(run: Path, config: Config, network: Network, facts: Mapping[str, 
     if "start" in environment:
         return
     normalisation = network.normalisation
-    start = {
-        "text": facts["text"],
-        "weights": facts["weights"],
+    start = {key: facts[key] for key in _ORIGINS if key in facts} | {
         "weights_sha256": _weights_hash(config.model.weights),
         "normalisation": {"mean": list(normalisation.mean), "std": list(normalisation.std)},
         "classes": list(facts["trained_on"]["positives"]),
@@ -57,12 +57,22 @@ def note_start(run: Path, config: Config, network: Network, facts: Mapping[str, 
 def settle(run: Path, now: Config, classes: Sequence[str]) -> None:
     """Let a run go on with inputs at other places, which are then written to its `config.yaml`.
 
+    Raises `InputError` as `check_moved` does.
+    """
+    moved = check_moved(run, now, classes)
+    if moved:
+        log.info("%s goes on with the same inputs at other places:\n%s", run, differences(moved))
+        path = run / "config.yaml"
+        write_config(_with(read_config(path), {k: pair[1] for k, pair in moved.items()}), path)
+
+
+def check_moved(run: Path, now: Config, classes: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+    """The inputs of a begun run that are at other places now, each with its places then and now.
+
     Tables are compared before, by their hash. Raises `InputError`, and shows the difference, where
     other inputs hold something else than those that the run began with.
     """
-    path = run / "config.yaml"
-    there = read_config(path)
-    known = _known(run)
+    there, known = read_config(run / "config.yaml"), _known(run)
     before = known.get("classes", classes)
     if list(before) != list(classes):
         raise InputError(
@@ -76,10 +86,7 @@ def settle(run: Path, now: Config, classes: Sequence[str]) -> None:
             f"{run} is a run with other settings, or they can't be told to hold the same:\n"
             f"{differences(other)}\nChoose another --out, or --overwrite to set the old one aside."
         )
-    if moved:
-        log.info("%s goes on with the same inputs at other places:\n%s", run, differences(moved))
-        places = {key: pair[1] for key, pair in moved.items()}
-        write_config(_with(there, places), path)
+    return moved
 
 
 def _with(config: Config, places: Mapping[str, Any]) -> Config:
@@ -99,7 +106,8 @@ def _known(run: Path) -> dict[str, Any]:
     if start is not None or not best.is_file():
         return dict(start or {})
     facts = files.read_object(best)
-    return {key: facts[key] for key in ("text", "weights", "normalisation", "classes")}
+    known = (*_ORIGINS, "normalisation", "classes")
+    return {key: facts[key] for key in known if key in facts}
 
 
 def _same(key: str, there: Config, now: Config, known: Mapping[str, Any]) -> bool:
@@ -164,4 +172,5 @@ def kept_start(run: Path, config: Config) -> Start | None:
     log.info("Not there any more, and not needed, for there is a checkpoint: %s.", examples(gone))
     n = known["normalisation"]
     normalisation = Normalisation(tuple(n["mean"]), tuple(n["std"]))
-    return Start(saved["network"], known["text"], known["weights"], normalisation)
+    facts = {key: known[key] for key in _ORIGINS if key in known}
+    return Start(facts, saved["network"], normalisation)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lingula import files, ranks, runs
+from lingula import files, locks, ranks, runs
 from lingula.config import Config, Worst, overridden, read_config
 from lingula.data.configured import configured_outside, configured_table, configured_targets
 from lingula.data.outside import Outside, check_apart, outside
@@ -18,6 +18,7 @@ from lingula.data.splits import patients_in_two_splits, patients_spelled_twice, 
 from lingula.data.table import Table, rows_of, with_splits
 from lingula.errors import InputError, differences, examples
 from lingula.evaluation import worst_classes
+from lingula.labels import SPACES
 from lingula.predictions import read_scores
 from lingula.progress import counting, progress
 from lingula.recipe import RECIPES, recipe
@@ -46,7 +47,8 @@ def train(
         overrides: `key=value` settings on top of it.
         out: the run folder.
         resume: a run folder to continue with its own settings, instead of `name` and `out`.
-        dry_run: only check settings and table and log what would be done.
+        dry_run: only check all that can be checked before the first step, and log what would be
+            done.
         overwrite: set an existing folder aside (`NAME.old-1`) and start anew.
 
     Returns:
@@ -56,7 +58,7 @@ def train(
     if config.loss.worst.run is not None:
         config = with_worst(config)
     if dry_run:
-        _describe(config, run)
+        _rehearse(config, run, resuming=resume is not None, overwrite=overwrite)
         return run
     first = ranks.is_first()
     if overwrite and run.exists() and first:
@@ -283,19 +285,40 @@ def _name_empty_classes(table: Table, config: Config) -> None:
             log.warning("No positives in %s, so %s of: %s.", split, so, examples(empty, 26))
 
 
-def _describe(config: Config, run: Path) -> None:
+def _rehearse(config: Config, run: Path, *, resuming: bool, overwrite: bool) -> None:
+    """Look at everything that training would; what needs torch comes last."""
     log.info("Would train %s into %s.", config.model.encoder, run)
     _check_phantoms(config)
+    if run.exists() and overwrite:
+        log.info("The old %s would be set aside.", run)
     if config.data.table == "phantom":
-        for place in config.data.outside:
-            if place not in OUTSIDE_PHANTOMS:
-                configured_outside(config.data, Path(place))
-        log.info("The phantom would be drawn into %s.", run / "phantom")
-        return
-    table, _ = prepared_table(config)
-    others = outside_tables(config, table)
+        plan = _drawn(config, run)
+    else:
+        table, split_made = prepared_table(config)
+        plan = Plan(config, table, run, split_made, outside_tables(config, table))
+        _describe(plan)
+    from lingula.verbs.rehearsal import rehearse  # imports torch
+
+    with locks.held(run, "training in") if run.is_dir() else contextlib.nullcontext():
+        rehearse(plan, resuming=resuming, overwrite=overwrite)
+
+
+def _drawn(config: Config, run: Path) -> Plan:
+    """A stand-in for the plan with a phantom that is not drawn yet: its classes, and no rows."""
+    for place in config.data.outside:
+        if place not in OUTSIDE_PHANTOMS:
+            configured_outside(config.data, Path(place))
+    log.info("The phantom would be drawn into %s.", run / "phantom")
+    space = SPACES["cxr-lt-2023"]
+    for name in config.loss.class_weights:
+        space.index(name)
+    return Plan(config, Table((), run, space, np.zeros((0, len(space)), dtype=np.float32)), run)
+
+
+def _describe(plan: Plan) -> None:
+    config, table = plan.config, plan.table
     counts = {split: len(rows_of(table, split)) for split in ("train", "dev", "test")}
-    added, ratio = sum(len(other.table) for other in others), config.data.outside_ratio
+    added, ratio = sum(len(other.table) for other in plan.outside), config.data.outside_ratio
     if added and ratio is not None:
         added = round(ratio * counts["train"])
     steps = -(-(counts["train"] + added) // config.optim.batch_size) * config.optim.epochs

@@ -12,10 +12,13 @@ from lingula.errors import InputError
 
 @pytest.mark.parametrize("value", ["inf", ".inf", "-.inf", "nan", ".nan"])
 def test_no_number_is_infinite_or_none(value: str, tmp_path: Path) -> None:
-    """Whatever the setting: it would end hours later as a loss that is not finite."""
+    """Whatever the setting: it would end hours later as a loss that is not finite.
+
+    A text may be `inf`, and so may the texts of a list.
+    """
     words = {key for key in KEYS if isinstance(_of(Config(), key), str | None)}
-    keys = [key for key in KEYS if key not in words or "." in value]
-    for key in [*keys, "loss.class_weights.Edema"]:
+    words |= {"data.outside", "data.ignore_columns"}
+    for key in [*(key for key in KEYS if key not in words), "loss.class_weights.Edema"]:
         with pytest.raises(InputError, match=key.removeprefix("loss.class_weights.")):
             overridden(Config(), [f"{key}={value}"])
     place = tmp_path / "c.yaml"
@@ -65,5 +68,105 @@ def test_a_setting_is_taken_as_it_stands(tmp_path: Path, monkeypatch: pytest.Mon
         read_config(place)
     for text in ('!!python/object/apply:os.system ["touch pwned"]', "[", "{a"):
         with pytest.raises(InputError, match="These settings can't be read"):
-            overridden(Config(), [f"data.root={text}"])
+            overridden(Config(), [f"optim.lr={text}"])
     assert not (tmp_path / "pwned").exists()
+
+
+# What YAML would take for a number, a mapping, a comment, a list, nothing, a truth or an error.
+NAMES = (
+    "films #2",
+    "#1",
+    "2024",
+    "007",
+    "1e-3",
+    "a: b",
+    "[a]",
+    "{a: b}",
+    "[",
+    "{a",
+    "on",
+    "no",
+    "true",
+    "~",
+    "~films",
+    " leading",
+    "trailing ",
+    "'quoted'",
+    '"quoted"',
+    "*a",
+    "&a",
+    "!x",
+    "%x",
+    "@x",
+    "- x",
+    "? x",
+    "a=b",
+    "lr=0.1/x",
+    "a, b",
+    ".inf",
+    "${x}",
+    "Öffentlich 測試",
+    "2024-01-01",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_text_is_what_stands_behind_the_sign(name: str, tmp_path: Path) -> None:
+    for key in ("data.table", "data.root", "model.weights", "model.text", "loss.worst.run"):
+        assert _of(overridden(Config(), [f"{key}={name}"]), key) == name
+    found = overridden(Config(), [f"data.outside={name}"]).data.outside
+    assert found == ((name,) if name != "[a]" else ("a",))
+    listed = overridden(
+        Config(),
+        [f'data.outside=["{name}", b]' if '"' not in name else f"data.outside=['{name}', b]"],
+    )
+    assert listed.data.outside == (name, "b")
+    place = tmp_path / "c.yaml"
+    place.write_text(to_yaml(listed))
+    assert read_config(place) == listed
+
+
+def test_lists_of_texts() -> None:
+    """Bare, in either quotes, as JSON; what is in quotes may hold commas and brackets."""
+    for text, wanted in (
+        ("[nih.csv,chexpert.csv]", ("nih.csv", "chexpert.csv")),
+        ("[ a b , films #2/t.csv, 2024, on ]", ("a b", "films #2/t.csv", "2024", "on")),
+        ("""["a, b", 'c]', d[1].csv]""", ("a, b", "c]", "d[1].csv")),
+        ("""["it's", "\\u00d6"]""", ("it's", "Ö")),
+        ("[it's]", ("it's",)),
+        ("[]", ()),
+        ("a, b", ("a, b",)),
+    ):
+        assert overridden(Config(), [f"data.outside={text}"]).data.outside == wanted
+    assert overridden(Config(), ["data.classes=[Edema, Mass]"]).data.classes == ("Edema", "Mass")
+    assert overridden(Config(), ["data.classes=cxr-lt-2023"]).data.classes == "cxr-lt-2023"
+    assert overridden(Config(), ["data.cache=/c, d"]).data.cache == "/c, d"
+
+
+def test_none_is_said_where_there_may_be_none() -> None:
+    config = vary(Config(), data__root="x", data__blank="zero", augment__mixup=0.2)
+    for text in ("null", ""):
+        given = [f"data.root={text}", f"data.blank={text}", f"augment.mixup={text}"]
+        found = overridden(config, given)
+        assert (found.data.root, found.data.blank, found.augment.mixup) == (None, None, None)
+    assert overridden(config, ["data.table=null"]).data.table == "null"
+    with pytest.raises(InputError, match=r"data\.table= is empty"):
+        overridden(config, ["data.table="])
+
+
+def test_words_and_numbers_are_read_as_what_the_setting_is() -> None:
+    given = ["channels_last=no", "data.soft=yes", "optim.lr=1e-3", "optim.epochs=1e2"]
+    found = overridden(Config(), [*given, "augment.scale=[0.5, 1]", "loss.class_weights={Mass: 2}"])
+    assert (found.channels_last, found.data.soft, found.optim.lr) == ("no", True, 1e-3)
+    assert (found.optim.epochs, found.augment.scale) == (100, (0.5, 1.0))
+    found = overridden(found, ["loss.class_weights.Edema, acute v1.2=3"])
+    assert found.loss.class_weights == {"Mass": 2.0, "Edema, acute v1.2": 3.0}
+    with pytest.raises(InputError, match="device="):
+        overridden(Config(), ["device=gpu"])
+
+
+def test_a_yaml_file_says_to_quote_a_number_that_is_a_name(tmp_path: Path) -> None:
+    place = tmp_path / "c.yaml"
+    place.write_text("data:\n  root: 2024\n")
+    with pytest.raises(InputError, match=r"data\.root=2024.*quote it: '2024'"):
+        read_config(place)

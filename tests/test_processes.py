@@ -15,7 +15,6 @@ import torch
 
 import lingula
 from lingula.config import Config, vary, write_config
-from lingula.devices import processes
 from lingula.model.checkpoint import load_model, newest_checkpoint
 from lingula.predictions import read_scores
 from lingula.runs import read_rows
@@ -175,15 +174,73 @@ def test_a_killed_process_ends_the_job_and_the_line_again_continues(
     assert [row["epoch"] for row in read_rows(out / "metrics.jsonl")] == list(range(1, 25))
 
 
-def test_processes_are_read_off_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE"):
-        monkeypatch.delenv(name, raising=False)
-    assert processes() == (1, 1)
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    assert processes() == (4, 2)
-    monkeypatch.delenv("WORLD_SIZE")
-    monkeypatch.delenv("LOCAL_WORLD_SIZE")
-    monkeypatch.setenv("SLURM_NTASKS", "6")
-    monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "2")
-    assert processes() == (2, 3)
+def srun(count: int, *words: str, job: int) -> list[subprocess.CompletedProcess[str]]:
+    """Processes with the variables that srun gives the tasks of a step on one node."""
+    step = {
+        "SLURM_JOB_ID": job,
+        "SLURM_STEP_ID": 0,
+        "SLURM_STEP_NUM_TASKS": count,
+        "SLURM_STEP_TASKS_PER_NODE": count,
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NODEID": 0,
+        "SLURM_JOB_NAME": "interactive",  # of an salloc, which says nothing of the step
+        "SLURM_NTASKS_PER_NODE": 7,  # of the batch script, not of the step
+        "OMP_NUM_THREADS": 1,
+    }
+    tasks = [
+        subprocess.Popen(
+            [sys.executable, "-m", "lingula", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ
+            | {k: str(v) for k, v in step.items()}
+            | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)},
+        )
+        for rank in range(count)
+    ]
+    return [
+        subprocess.CompletedProcess(task.args, code, out, err)
+        for task in tasks
+        for out, err in [task.communicate(timeout=300)]
+        for code in [task.returncode]
+    ]
+
+
+def test_tasks_of_srun_work_together(tiny_config: Config, tmp_path: Path) -> None:
+    write_config(vary(tiny_config, optim__epochs=1), tmp_path / "c.yaml")
+    words = ["train", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run")]
+    for task in srun(2, *words, job=os.getpid()):
+        assert task.returncode == 0, task.stderr
+    assert (tmp_path / "run" / "finished.json").is_file()
+    both = srun(2, *words, "seed=7", job=os.getpid())
+    assert "seed: 0 there, 7 now" in both[0].stderr and both[0].returncode == 2
+    assert both[1].returncode == 1 and "another process of this job" in both[1].stderr
+    assert "Traceback" not in both[0].stderr + both[1].stderr
+
+
+API = """
+import lingula
+from pathlib import Path
+run = lingula.train({config!r}, out={out!r})
+print("finished:", (run / "finished.json").is_file())
+"""
+
+
+def test_the_python_functions_end_all_processes_together(
+    tiny_config: Config, tmp_path: Path
+) -> None:
+    """The second has nothing to do while the first writes the report: were it to end, its launcher
+    could take the first one along."""
+    write_config(vary(tiny_config, optim__epochs=1), tmp_path / "c.yaml")
+    out = tmp_path / "run"
+    (tmp_path / "study.py").write_text(API.format(config=str(tmp_path / "c.yaml"), out=str(out)))
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*start, str(tmp_path / "study.py")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0 and done.stdout.count("finished: True") == 2, done.stderr

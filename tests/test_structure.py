@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # From the bottom up; a module imports only from its own layer or a lower one.
 LAYERS = [
-    ("lingula", "errors", "files", "csv_cells", "interruption", "locks", "ranks"),
+    ("lingula", "errors", "files", "csv_cells", "interruption", "locks", "ranks", "values"),
     ("labels", "config", "progress", "weights"),
     ("paper",),
     ("recipe", "runs"),
@@ -44,6 +44,7 @@ LAYERS = [
         "reviewing",
     ),
     ("model",),
+    ("meeting",),
     ("devices",),
     ("prediction",),
     ("steps",),
@@ -54,7 +55,7 @@ LAYERS = [
 ]
 NO_TORCH = (
     "labels config paper recipe metrics intervals predictions parts joining localisation evaluation evaluated operating "
-    "subgroups submission reviewing ensembles files errors runs csv_cells interruption locks ranks "
+    "subgroups submission reviewing ensembles files errors runs csv_cells interruption locks ranks values "
     "data/table data/reading data/splits data/images data/folder data/checking "
     "data/formats data/dicom data/dicom_header data/dicom_pixels data/dicom_frames data/dicom_facts data/films "
     "data/cache data/cache_files data/cached data/configured reporting/page reporting/figures reporting/review "

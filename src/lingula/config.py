@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lingula import files
 from lingula.errors import InputError, nearest
+from lingula.values import value_of
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -263,42 +264,56 @@ def _explain(detail: Mapping[str, Any]) -> str:
     if detail["type"] == "extra_forbidden":
         return f"unknown key '{key}'.{_nearest_key(key)}"
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "string_type" and isinstance(detail["input"], int | float):
+        message += f"; in a YAML file quote it: '{detail['input']}'"
     return f"{key}={detail['input']!r}: {message}" if key else message
 
 
 def overridden(config: Config, assignments: Sequence[str]) -> Config:
-    """The config with `key=value` assignments (an OmegaConf dot-list) applied."""
+    """The config with `key=value` assignments applied; see `value_of` for what a value may be."""
+    plain = config.model_dump(mode="json")
     for assignment in assignments:
-        key, equals, _ = assignment.partition("=")
+        key, equals, text = assignment.partition("=")
         if not equals:
             raise InputError(f"'{assignment}' is not key=value, such as optim.epochs=10.")
-        if key not in KEYS and not key.startswith("loss.class_weights."):
+        if not is_key(key):
             raise InputError(f"Unknown key '{key}'.{_nearest_key(key)}")
-    from omegaconf import OmegaConf  # takes longer than the answer to a wrong key
+        *sections, leaf = key.split(".", 2 if key.startswith(_WEIGHT) else -1)
+        place = plain
+        for section in sections:
+            place = place[section]
+        value = value_of(key, text, float if key.startswith(_WEIGHT) else _annotation(key))
+        place[leaf] = place[leaf] | value if isinstance(value, dict) else value
+    return from_plain(plain, "the settings given")
 
-    try:
-        changes = OmegaConf.to_container(OmegaConf.from_dotlist(list(assignments)), resolve=False)
-    except Exception as error:  # of its own, of YAML, of Python
-        raise InputError(f"These settings can't be read: {error}") from None
-    return from_plain(_merged(config.model_dump(mode="json"), changes), "the settings given")
+
+_WEIGHT = "loss.class_weights."
 
 
-def _merged(base: Mapping[str, Any], changes: Any) -> dict[str, Any]:
-    result = dict(base)
-    for key, value in changes.items():
-        inside = result.get(key)
-        if isinstance(value, Mapping) and isinstance(inside, Mapping):
-            result[key] = _merged(inside, value)
-        else:
-            result[key] = value
-    return result
+def is_key(key: str) -> bool:
+    """Whether there is a setting of this name."""
+    return key in KEYS or (key.startswith(_WEIGHT) and key != _WEIGHT)
+
+
+def _annotation(key: str) -> Any:
+    """The type of a setting."""
+    *sections, leaf = key.split(".")
+    model: Any = Config
+    for section in sections:
+        model = model.model_fields[section].annotation
+    return model.model_fields[leaf].annotation
 
 
 def to_yaml(config: Config) -> str:
     """The config as YAML that `read_config` takes back unchanged."""
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
-    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+    try:
+        return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+    except OmegaConfBaseException as error:  # `${` opens what it would put another value for
+        told = str(error).partition("\n")[0]
+        raise InputError(f"A setting's text can't be written as YAML: {told}.") from None
 
 
 def read_config(path: str | Path) -> Config:

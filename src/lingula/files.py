@@ -16,6 +16,15 @@ from typing import Any
 
 from lingula.errors import InputError, StoppedError
 
+
+def expanded(place: str | Path) -> Path:
+    """A path with `~` as the home it stands for; as it is where there is no such home.
+
+    A process may have none: an unknown user in a container, without `HOME`.
+    """
+    return Path(os.path.expanduser(place))  # noqa: PTH111 (that of `Path` raises)
+
+
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
@@ -80,6 +89,18 @@ def unwritable(path: Path, error: Exception) -> InputError | StoppedError:
         f"{path} can't be written: {reason}. What was there before is kept. Make room on that disk "
         "(or mend it) and give the same line again."
     )
+
+
+def check_place(path: Path) -> None:
+    """Refuse a place where no file or folder could be made, without making one."""
+    place = path.absolute()
+    while not os.path.lexists(place):
+        place = place.parent
+    number = 0 if os.access(place, os.W_OK | os.X_OK) else errno.EACCES
+    if not place.is_dir():
+        number = errno.ENOTDIR
+    if number:
+        raise unwritable(path, OSError(number, os.strerror(number)))
 
 
 def about_the_disk(error: OSError) -> bool:

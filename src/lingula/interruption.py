@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
@@ -44,7 +47,42 @@ def _heard() -> list[signal.Signals]:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
+    _answer()
     raise Interrupted(number)
+
+
+_answered = 0.0  # when a handler last ran
+
+
+def _answer() -> None:
+    global _answered
+    _answered = time.monotonic()
+
+
+def end_if_deaf(grace: float = 20.0) -> None:
+    """From now on a signal ends the process even while it waits inside a library.
+
+    Python's handlers run between its own instructions: in a process that waits for another in C++
+    never. One that did not run within `grace` seconds is done without. Only where signals raise
+    `Interrupted` (`stop_at_once`); others keep what their owner chose.
+    """
+    if signal.getsignal(signal.SIGTERM) is not _stop or not hasattr(signal, "set_wakeup_fd"):
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while number := os.read(read, 1):
+            came = time.monotonic()
+            if number[0] in SIGNALS:
+                time.sleep(grace)
+                if _answered < came - grace:  # a handler may have run before this thread did
+                    name = signal.Signals(number[0]).name
+                    sys.stderr.write(f"lingula: stopped by {name}, while it waited for others.\n")
+                    os._exit(128 + number[0])
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def never() -> None:
@@ -65,6 +103,7 @@ def noted() -> Iterator[Asked]:
     got: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
+        _answer()
         if got and number == signal.SIGINT:
             raise Interrupted(number)
         got.append(number)

@@ -328,22 +328,26 @@ def encode(
     memory: Memory | None = None,
     workers: int = 0,
     tick: Callable[[int, int], None] | None = None,
+    may_fail: bool = False,
 ) -> NDArray[np.float32]:
     """The encoder's maps of every image, and with `flips` of its mirror image: (V, N, C, h, w).
 
-    They are kept in the file `out` (.npy), which is mapped, not read, so that many fit. Raises
-    `InputError` for an image that can't be read.
+    They are kept in the file `out` (.npy), which is mapped, not read, so that many fit. An image
+    that can't be read has NaN with `may_fail`, and raises `InputError` otherwise.
     """
     network.eval()
     maps: Any = None
     views = VIEWS["flip" if flips else "none"]
-    done = 0
+    done, lost = 0, list[int]()
     with files.whole(out) as temporary:
         for loaded in load(
             dataset, consecutive_batches(len(dataset), batch_size), memory=memory, workers=workers
         ):
-            if loaded.failures:
+            if loaded.failures and not may_fail:
                 raise InputError(f"An image can't be read: {loaded.failures[0][1]}")
+            lost += [row for row, _ in loaded.failures]
+            if not len(loaded.indices):
+                continue
             images = send(loaded.images, fabric.device)
             for number, view in enumerate(views):
                 with fabric.autocast():
@@ -357,6 +361,9 @@ def encode(
             done += len(loaded.indices)
             if tick is not None:
                 tick(done, len(dataset))
+        if maps is None:
+            raise InputError(f"None of the {len(dataset)} images can be read.")
+        maps[:, lost] = np.nan
         maps.flush()
     kept: NDArray[np.float32] = np.load(out, mmap_mode="r")
     return kept

@@ -5,8 +5,9 @@ Everything after `predict` works on these, without torch, also when they are som
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from polars.io.plugins import register_io_source
 
 from lingula import files
-from lingula.csv_cells import plain_cell
+from lingula.csv_cells import original_cell, plain_cell, plain_csv
 from lingula.data.cells import Fault
 from lingula.data.columns import whole_ids
 from lingula.data.names import BESIDE_SCORES, is_fact, known_columns
@@ -210,6 +211,29 @@ def write_scores_of(pieces: Iterable[Predictions], path: str | Path) -> None:
         with temporary.open("wb") as stream:
             for number, frame in enumerate(frames):
                 frame.rename(plain_cell).write_csv(stream, include_header=number == 0)
+
+
+def failures_beside(scores: Path) -> Path:
+    """Where the images without scores are named: `OUT.failed.csv`."""
+    return scores.with_suffix(".failed.csv")
+
+
+def write_failures(scores: Path, reasons: Mapping[str, str]) -> None:
+    """Name the images without scores beside them, and why; an older result's are set aside."""
+    path = failures_beside(scores)
+    if reasons:
+        files.write_text(path, plain_csv(["image", "reason"], reasons.items()))
+    elif path.exists():
+        files.set_aside(path)
+
+
+def read_failures(scores: Path) -> dict[str, str]:
+    """The images without scores, and why; none where no file names any."""
+    path = failures_beside(scores)
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as stream:
+        return {row["image"]: original_cell(row["reason"]) for row in csv.DictReader(stream)}
 
 
 def _frame(predictions: Predictions) -> pl.DataFrame:

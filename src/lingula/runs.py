@@ -41,19 +41,29 @@ PACKAGES = (
 )
 
 
-def open_run(run: Path, config: Config) -> Literal["new", "unfinished", "finished"]:
-    """Claim a run folder for `config`.
+Standing = Literal["new", "unfinished", "finished"]
 
-    A folder of the same settings is continued. `InputError` shows the difference where they differ,
-    and refuses a folder that holds something else.
+
+def open_run(run: Path, config: Config) -> Standing:
+    """Claim a run folder for `config`; `InputError` as `standing_of` says."""
+    standing = standing_of(run, config)
+    if standing == "new":
+        run.mkdir(parents=True, exist_ok=True)
+        write_config(config, run / "config.yaml")
+    return standing
+
+
+def standing_of(run: Path, config: Config) -> Standing:
+    """Where a run with these settings stands; one of the same settings is continued.
+
+    `InputError` shows the difference where they differ, and refuses a folder that holds something
+    else.
     """
     settings = run / "config.yaml"
     if not settings.is_file():
         left = [p.name for p in run.iterdir() if p.name[0] != "."] if run.is_dir() else []
         if run.is_file() or any(name not in _MADE_BEFORE_CONFIG for name in left):
             raise InputError(f"{run} is there already and is no run; choose another --out.")
-        run.mkdir(parents=True, exist_ok=True)
-        write_config(config, settings)
         return "new"
     done, there = is_finished(run), read_config(settings)
     changed = changed_settings(there, config, finished=done)
@@ -77,32 +87,42 @@ _COMPUTED = ("device", "precision", "channels_last", "compile")
 def changed_settings(
     there: Config, now: Config, finished: bool = False
 ) -> dict[str, tuple[Any, Any]]:
-    """What differs between a run's settings and those given now, but for what changes no result."""
-    passed = {*_OWN_AFFAIR, *(_COMPUTED if finished else ())}
-    if _pixels(there) == _pixels(now):
-        passed.add("data.cache")
+    """What differs between a run's settings and those given now, but for what changes no result.
+
+    Of inputs counts what they hold, not where they lie: that is compared where it is known.
+    """
+    passed = {*_OWN_AFFAIR, *PLACES, *(_COMPUTED if finished else ())}
     tagged, asked = there.model.encoder, now.model.encoder
     if finished and "." not in asked and tagged.partition(".")[0] == asked:
         passed.add("model.encoder")  # the weights that timm took by itself then
     return {key: pair for key, pair in diff(there, now).items() if key not in passed}
 
 
-def _pixels(config: Config) -> str:
-    """How a cache changes the pixels: a raw one does not, one that can't be read may."""
-    cache = config.data.cache
-    if cache is None:
-        return ""
-    first = Path(cache if isinstance(cache, str) else cache[0])
-    try:
-        made = files.read_object(first / "cache.json")
-    except (OSError, InputError):
-        return str(first)
-    return "" if made.get("codec") == "raw" else f"{made.get('codec')} {made.get('quality')}"
+PLACES = (
+    "data.table",
+    "data.root",
+    "data.outside",
+    "data.cache",
+    "model.weights",
+    "model.text",
+)
+
+
+def its_table(run: Path, table: str) -> Path:
+    """A run's table; its phantom beside it if that is where it lies since the folder was moved."""
+    path = Path(table)
+    if path.is_file() or path.parent.name not in _PHANTOMS:
+        return path
+    beside = (place / path.parent.name / path.name for place in (run, *run.absolute().parents[:2]))
+    return next((place for place in beside if place.is_file()), path)
 
 
 _PHANTOMS = ("phantom", "phantom-nih", "phantom-chexpert")
 _MADE_BEFORE_CONFIG = (locks.NAME, *_PHANTOMS, "table.csv", "table.json")
-_WRITTEN = r"config|environment|table|metrics|model|step-\d+|dev|test|attention|report|finished"
+_WRITTEN = (
+    r"config|environment|table|metrics|model|step-\d+|(dev|test)(\.failed)?|attention|report"
+    r"|finished"
+)
 
 
 @contextlib.contextmanager
@@ -151,10 +171,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     place = folder / "best" if (folder / "best" / "model.json").is_file() else folder
     description = place / "model.json"
     if not description.is_file():
-        raise InputError(
-            f"{folder} has no trained model (no best/model.json). Train one: "
-            f"`lingula train RECIPE --out {folder}`."
-        )
+        raise _no_model(folder)
     try:
         facts: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -164,6 +181,29 @@ def read_facts(folder: Path) -> dict[str, Any]:
             f"{description} has format {facts.get('format')}; this version reads {MODEL_FORMAT}."
         )
     return facts
+
+
+def _no_model(folder: Path) -> InputError:
+    """What to tell who takes something else for a run or model folder."""
+    if not folder.exists():
+        return InputError(f"There is no run or model folder {folder}.")
+    if not folder.is_dir():
+        run = folder.parent
+        hint = f" Did you mean its folder, {run}?" if (run / "config.yaml").is_file() else ""
+        return InputError(f"{folder} is a file, not a run or model folder.{hint}")
+    told = f"{folder} has no trained model (no best/model.json)"
+    if (folder / "ensemble.json").is_file():
+        return InputError(f"{told}: it is an ensemble. Name one of its runs.")
+    if (folder / "config.yaml").is_file():
+        return InputError(
+            f"{told}: its training has not ended an epoch. `lingula train --resume {folder}`."
+        )
+    weights = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)
+    hint = f" To start from weights, name the file: model.weights={weights[0]}." if weights else ""
+    return InputError(f"{told}; it is no run.{hint}")
+
+
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 
 
 def environment(config: Config, data_sha256: str, threads: int) -> dict[str, Any]:

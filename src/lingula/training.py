@@ -23,7 +23,7 @@ from lingula.config import Config
 from lingula.data.batches import Loaded, Memory, Radiographs, from_features, load
 from lingula.data.order import Rows, training_batches
 from lingula.devices import layout_of
-from lingula.errors import StoppedError
+from lingula.errors import StoppedError, examples
 from lingula.interruption import Asked, Interrupted, never
 from lingula.labels import LabelSpace
 from lingula.model.augment import Batch
@@ -300,6 +300,9 @@ def finish_epoch(
             tick=heed,
         )
     readable = np.isfinite(found.probabilities).all(1)
+    if found.failures and dev.memory is None:  # those in memory were named when they were read
+        told = examples(found.failures.values(), 3)
+        log.warning("%d dev images can't be read and are left out: %s", len(found.failures), told)
     by_class = metrics.classwise(
         found.probabilities[readable], dev.targets[readable], dev.mask[readable]
     )

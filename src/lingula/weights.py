@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lingula import files
 from lingula.errors import InputError
 
 
@@ -44,19 +45,38 @@ TEXT_SOURCES = {
 }
 
 
-def weights_folder() -> Path:
-    """`$LINGULA_WEIGHTS`, or `lingula/weights` in the user's cache folder."""
+def cache_folder() -> Path | None:
+    """`lingula` in the user's cache folder; None for a user who has none, and no home.
+
+    A relative `XDG_CACHE_HOME` is passed over, as its specification says: it would name another
+    folder from each place that a command is given in.
+    """
+    for place in (os.environ.get("XDG_CACHE_HOME", ""), "~/.cache"):
+        folder = files.expanded(place)
+        if folder.is_absolute():
+            return folder / "lingula"
+    return None
+
+
+def weights_folder() -> Path | None:
+    """`$LINGULA_WEIGHTS`, or `weights` in the cache folder; None if there is neither."""
     told = os.environ.get("LINGULA_WEIGHTS")
     if told:
-        return Path(told).expanduser()
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return cache / "lingula" / "weights"
+        return files.expanded(told)
+    cache = cache_folder()
+    return None if cache is None else cache / "weights"
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file; none where its folder is somebody else's and closed."""
+    return os.path.isfile(path)  # noqa: PTH113 (that of `Path` raises)
 
 
 def fetched_text(name: str) -> Path | None:
     """The folder of a named text encoder, if it has been fetched."""
-    folder = weights_folder() / name.replace("/", "--")
-    return folder if (folder / "config.json").is_file() else None
+    weights = weights_folder()
+    folder = None if weights is None else weights / name.replace("/", "--")
+    return folder if folder is not None and _is_file(folder / "config.json") else None
 
 
 def find_text(name: str) -> Path | None:
@@ -70,14 +90,15 @@ def find_text(name: str) -> Path | None:
 
     try:
         return Path(snapshot_download(hub, local_files_only=True))
-    except (LocalEntryNotFoundError, ValueError, OSError):
+    except (LocalEntryNotFoundError, ValueError, OSError, RuntimeError):  # RuntimeError: no home
         return None
 
 
 def fetched_image(encoder: str) -> Path | None:
     """The ImageNet weights of an image encoder (with its tag), if they have been fetched."""
-    path = weights_folder() / f"{encoder}.safetensors"
-    return path if path.is_file() else None
+    weights = weights_folder()
+    path = None if weights is None else weights / f"{encoder}.safetensors"
+    return path if path is not None and _is_file(path) else None
 
 
 def missing_text(name: str) -> InputError:

@@ -61,11 +61,16 @@ def _log_to_terminal() -> None:
 
 
 def _leave_together() -> None:
-    """Let processes that torchrun started end at once: one that is left behind is aborted."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        distributed.barrier()
-        distributed.destroy_process_group()
+    """Let the processes of a job end at once: one that is left behind is aborted."""
+    meeting = sys.modules.get("lingula.meeting")  # imports torch, which few commands do
+    if meeting is not None and meeting.is_met():
+        meeting.dist.barrier()
+        meeting.leave()
+
+
+def _is_about_a_peer(error: RuntimeError) -> bool:
+    meeting = sys.modules.get("lingula.meeting")
+    return meeting is not None and meeting.is_about_a_peer(error)
 
 
 def _leave(message: str, status: int, debug: bool) -> NoReturn:
@@ -95,6 +100,15 @@ def main() -> NoReturn:
         _leave(str(error), 2, debug)
     except StoppedError as error:
         _leave(str(error), 1, debug)
+    except RuntimeError as error:
+        if not _is_about_a_peer(error):
+            raise
+        _leave(
+            "another process of this job has ended, so this one can't go on; that one's message "
+            "says why. The same line again continues.",
+            1,
+            debug,
+        )
     except interruption.Interrupted as asked:
         _leave(f"stopped by {asked}; the same line again continues.", asked.status, debug)
     except OSError as error:

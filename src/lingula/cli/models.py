@@ -17,8 +17,10 @@ from lingula.cli.options import (
     Overwrite,
     Precision,
     Split,
+    TableNow,
     Tta,
     dumped,
+    partly,
 )
 from lingula.errors import InputError
 
@@ -48,24 +50,34 @@ def train(
         Path | None, typer.Option("--resume", help="Continue this run with its own settings.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check settings and table, train nothing.")
+        bool, typer.Option("--dry-run", help="Check all that can be checked; train nothing.")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train a model; the same line again continues it."""
     words = what or []
-    names = [word for word in words if "=" not in word]
+    names = [word for word in words if not _is_setting(word)]
     if len(names) > 1:
         raise InputError(f"Give one recipe or one YAML file, not {', '.join(names)}.")
     run = lingula.train(
         names[0] if names else None,
-        [word for word in words if "=" in word],
+        [word for word in words if _is_setting(word)],
         out=out,
         resume=resume,
         dry_run=dry_run,
         overwrite=overwrite,
     )
     typer.echo(run)
+    if not dry_run:
+        partly([run / "scores" / "dev.csv", run / "scores" / "test.csv"])
+
+
+def _is_setting(word: str) -> bool:
+    """Whether a word is `key=value`, and not a YAML file in a folder such as `lr=0.1`."""
+    from lingula.config import is_key
+
+    key, equals, _ = word.partition("=")
+    return bool(equals) and (is_key(key) or not word.lower().endswith((".yaml", ".yml")))
 
 
 @app.command()
@@ -150,6 +162,7 @@ def explain(
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, help="Findings a film.")] = 3,
     limit: Annotated[int, typer.Option("--limit", min=1, help="Films.")] = 200,
+    labels: TableNow = None,
     allow_phantom_model: Annotated[
         bool, typer.Option("--allow-phantom-model", help="Look at films with a phantom's model.")
     ] = False,
@@ -165,6 +178,7 @@ def explain(
             classes=classes or (),
             top=top,
             limit=limit,
+            labels=labels,
             allow_phantom_model=allow_phantom_model,
             overwrite=overwrite,
         )
@@ -175,9 +189,10 @@ def explain(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN [RUN ...]")],
     out: Annotated[Path, typer.Option("--out", help="HTML file.")],
+    labels: TableNow = None,
 ) -> None:
     """One page, readable offline: what was trained on what, and how well it does."""
-    typer.echo(lingula.report(runs, out=out))
+    typer.echo(lingula.report(runs, out=out, labels=labels))
 
 
 @app.command()

@@ -65,6 +65,10 @@ Overwrite = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Labels = Annotated[Path, typer.Option("--labels", help="Table with the labels.")]
+TableNow = Annotated[
+    Path | None,
+    typer.Option("--labels", help="The run's table, if it lies elsewhere now."),
+]
 IgnoreColumns = Annotated[
     list[str] | None,
     typer.Option("--ignore-columns", metavar="NAME", help="A column that is no class; repeatable."),

@@ -51,6 +51,22 @@ def checked_table(path: str | Path, data: Data) -> tuple[Table, list[Fault]]:
     )
 
 
+def moved_table(data: Data, path: Path) -> Table:
+    """The section's table where it lies now, or another one in its place, read in the same way.
+
+    Of `ignore_columns` those apply that it has. Its images lie where the section says, or, if that
+    is not there any more, where the table does.
+    """
+    root = None if data.root is None or not Path(data.root).is_dir() else Path(data.root)
+    return read_table(
+        path,
+        classes=None if data.classes is None else label_space(data.classes),
+        root=root,
+        ignore_columns=_ignored(data, path),
+        soft=data.soft,
+    )
+
+
 def configured_targets(data: Data, table: Table) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Targets and mask (N, K), unknown cells as the section says."""
     return targets(table, uncertain=data.uncertain, blank=data.blank, unmentioned=data.unmentioned)
@@ -61,9 +77,14 @@ def configured_outside(data: Data, path: Path) -> Table:
 
     Of `ignore_columns` those apply that it has.
     """
+    return read_table(path, ignore_columns=_ignored(data, path), soft=data.soft)
+
+
+def _ignored(data: Data, path: Path) -> tuple[str, ...]:
+    if not data.ignore_columns:
+        return ()
     folded = {fold(name) for name in read_frame(path).columns}
-    ignored = tuple(name for name in data.ignore_columns if fold(name) in folded)
-    return read_table(path, ignore_columns=ignored, soft=data.soft)
+    return tuple(name for name in data.ignore_columns if fold(name) in folded)
 
 
 def with_own_split(table: Table, *, seed: int, images_are_patients: bool) -> Table:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import pickle
+import re
 import sys
 import zipfile
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,21 @@ from lingula.weights import fetched_image
 
 log = logging.getLogger("lingula")
 
-_PREFIXES = (
-    "module.",
-    "_orig_mod.",
-    "model.",
-    "encoder.",
-    "backbone.",
-    "image_encoder.",
-    "body.",  # of our own encoders that give a finer map
+_WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "encoder",
+    "backbone",
+    "teacher",  # of self-distillation: the one to use
+    "student",
+    "weights",
+    "params",
 )
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_MOST_LACKING = 10  # of the encoder's tensors a file may lack one in so many
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     if not path.is_file():
         raise InputError(f"There is no weights file {path} (model.weights).")
+    _check_kind(path)
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as stream:
@@ -74,41 +81,72 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return _unwrap(loaded, path), {}
 
 
+def _check_kind(path: Path) -> None:
+    """Refuse what is plainly no file of weights that torch or safetensors wrote."""
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    if path.suffix == ".safetensors" or not head or head.startswith((b"PK", b"\x80")):
+        return
+    what = "neither a torch nor a .safetensors file"
+    if head.startswith(b"\x89HDF"):
+        what = "an HDF5 file, as Keras writes them: convert it to .safetensors"
+    elif head.startswith(b"version https://git-lfs"):
+        what = "a pointer of Git LFS and not the file itself: `git lfs pull` brings that"
+    raise InputError(f"{path} (model.weights) is {what}.")
+
+
 def _tensors(stream: Any) -> dict[str, Tensor]:
     names = list(stream.keys())
     return {name: stream.get_tensor(name) for name in names}
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
+    """The tensors by name, out of the dictionaries that training codes wrap them in."""
     for key in _WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
-            loaded = loaded[key]
+            return _unwrap(loaded[key], path)
     if isinstance(loaded, dict):
         tensors = {str(k): v for k, v in loaded.items() if isinstance(v, Tensor)}
         if tensors:
             return tensors
-    raise InputError(f"{path} holds no tensors by name.")
-
-
-def strip_prefixes(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
-    """Take off wrappers' prefixes (`module.`, `model.encoder.`) where that matches more names."""
-    tried = (
-        {_stripped(name, prefixes): tensor for name, tensor in state.items()}
-        for depth in range(4)
-        for prefixes in itertools.product(_PREFIXES, repeat=depth)
+    raise InputError(
+        f"{path} holds no tensors by name"
+        + (f", but {examples(map(repr, loaded))}." if isinstance(loaded, dict) and loaded else ".")
     )
-    return max(tried, key=lambda candidate: len(wanted & candidate.keys()))
 
 
-def _stripped(name: str, prefixes: tuple[str, ...]) -> str:
-    for prefix in prefixes:
-        name = name.removeprefix(prefix)
-    return name
+# torchvision's published DenseNets spell `norm1` as `norm.1`, as torch did before 0.4.
+_OLD_DENSENET = re.compile(r"(denselayer\d+\.)(norm|relu|conv)\.([12])\.")
+
+
+def under_known_names(state: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
+    """The tensors with what wraps their names taken off, so that the most names are wanted.
+
+    A wrapper is what all names begin with (`module.`, `model.encoder.`, `densenet121.`), or what
+    the wanted names begin with and these don't (`features.`).
+    """
+    state = {_OLD_DENSENET.sub(r"\1\2\3.", name): tensor for name, tensor in state.items()}
+    firsts = {"", *(f"{name.partition('.')[0]}." for name in wanted if "." in name)}
+    found = Counter[tuple[str, str]]({("", ""): 0})
+    for name in state:
+        parts = name.split(".")
+        for depth in range(len(parts)):
+            inner = ".".join(parts[depth:])
+            outer = name.removesuffix(inner)
+            found.update((outer, first) for first in firsts if first + inner in wanted)
+    # Of equals the shortest, so that names which fit as they stand stay.
+    outer, first = min(found, key=lambda pair: (-found[pair], *map(len, pair)))
+    return {
+        first + name.removeprefix(outer) if name.startswith(outer) else name: tensor
+        for name, tensor in state.items()
+    }
 
 
 def load_encoder(encoder: nn.Module, path: Path) -> tuple[Report, Normalisation | None]:
-    """Fill an image encoder from a file; an error if no tensor matches or a shape differs.
+    """Fill an image encoder from a file.
 
+    Raises `InputError` if a shape differs, or if more than a tenth of the encoder's tensors are not
+    in the file: with a random start here and there, what was learnt before is mostly lost.
     Position embeddings of another image size are resampled, as timm does it for the family.
 
     Returns the report, and the normalisation if the file's metadata names one (`mean`, `std`:
@@ -119,7 +157,7 @@ def load_encoder(encoder: nn.Module, path: Path) -> tuple[Report, Normalisation 
     model, prefix = _timm_model(encoder)
     tensors = encoder.state_dict()
     spellings = {name: _spellings(name.removeprefix(prefix)) for name in tensors}
-    state = strip_prefixes(state, {plain for every in spellings.values() for plain in every})
+    state = under_known_names(state, {plain for every in spellings.values() for plain in every})
     names = {
         next((plain for plain in every if plain in state), every[0]): name
         for name, every in spellings.items()
@@ -138,10 +176,18 @@ def load_encoder(encoder: nn.Module, path: Path) -> tuple[Report, Normalisation 
             f"Nothing in {path} fits the encoder: it has {examples(state, 3)}; the encoder wants "
             f"{examples(own, 3)}. Is it another architecture, or are its keys named otherwise?"
         )
+    lacking = [name for name in report.missing if not name.endswith("num_batches_tracked")]
+    whole = sum(not name.endswith("num_batches_tracked") for name in own)
+    if len(lacking) * _MOST_LACKING > whole:
+        raise InputError(
+            f"{path} has only {whole - len(lacking)} of the encoder's {whole} tensors; it lacks "
+            f"{examples(lacking, 3)}; what it has beside them: {examples(report.unexpected, 3)}. "
+            "Is it of another architecture (model.encoder), or are its keys named otherwise?"
+        )
     encoder.load_state_dict({names[k]: v for k, v in state.items() if k in own}, strict=False)
     log.info("Weights %s: %s.", path.name, report)
-    if any(not name.endswith("num_batches_tracked") for name in report.missing):
-        log.warning("%d encoder tensors keep their random start.", len(report.missing))
+    if lacking:
+        log.warning("%d encoder tensors keep their random start: %s.", len(lacking), lacking[0])
     return report, _metadata_normalisation(metadata) or _described_normalisation(path)
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lingula import files
-from lingula.errors import InputError, examples
+from lingula.errors import InputError, StoppedError, examples
 from lingula.labels import canonical, fold
 from lingula.model.text_encoder import encode
 from lingula.weights import TEXT_SOURCES, find_text, missing_text
@@ -65,7 +65,7 @@ def embed(
     if source == "orthogonal":
         return TextEmbeddings(orthogonal(classes, width), "orthogonal (a random basis: no text)")
     if source.endswith(".safetensors"):
-        return _from_file(classes, Path(source))
+        return _from_file(classes, files.expanded(source))
     return _from_encoder(classes, source, pooling, cache)
 
 
@@ -154,7 +154,7 @@ def _from_encoder(
 ) -> TextEmbeddings:
     phrases = [phrase(name) for name in classes]
     folder = _folder(source)
-    read = _files_hash(folder)
+    read = files_hash(folder)
     key = hashlib.sha256("\x1f".join([read, pooling, *phrases]).encode()).hexdigest()
     kept = cache / f"{key}.safetensors" if cache is not None else None
     found = _cached(kept) if kept is not None else None
@@ -162,27 +162,35 @@ def _from_encoder(
         values, used = encode(classes, phrases, folder, pooling)
         found = TextEmbeddings(values, f"{source}, {used}, files sha256 {read[:16]}")
         if kept is not None:
-            with files.whole(kept) as temporary:
-                save_file({"values": values}, temporary, metadata={"origin": found.origin})
+            _keep(found, kept)
     _check_apart(classes, found.values, folder)
     return found
 
 
+def _keep(found: TextEmbeddings, kept: Path) -> None:
+    """Save an encoder's output for the next time, where that can be: nothing depends on it."""
+    try:
+        with files.whole(kept) as temporary:
+            save_file({"values": found.values}, temporary, metadata={"origin": found.origin})
+    except (InputError, StoppedError) as error:
+        log.info("The text encoder's output is not kept for the next time: %s", error)
+
+
 def _cached(kept: Path) -> TextEmbeddings | None:
     """What was kept of an encoder's output; None if it is not there or damaged: it is made anew."""
-    if not kept.is_file():
-        return None
     try:
+        if not kept.is_file():
+            return None
         with safe_open(kept, framework="pt") as stream:
             return TextEmbeddings(stream.get_tensor("values"), stream.metadata()["origin"])
     except (SafetensorError, OSError) as error:
-        log.warning("%s is damaged and made anew: %s", kept, error)
+        log.warning("%s can't be read and is made anew: %s", kept, error)
         return None
 
 
 def _folder(source: str) -> Path:
     """The local folder of a text encoder; a hub name is only looked up in the hub's cache."""
-    folder = Path(source).expanduser()
+    folder = files.expanded(source)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder} holds no config.json: it is not a text encoder's folder.")
@@ -201,7 +209,7 @@ def _folder(source: str) -> Path:
     )
 
 
-def _files_hash(folder: Path) -> str:
+def files_hash(folder: Path) -> str:
     """Hash of all files of an encoder's folder, by name; but for hidden ones, which it never reads.
 
     All, for which of them count is the library's affair: vocabularies, merges, pooling settings. Of

@@ -13,12 +13,11 @@ import numpy as np
 from lingula import calibration, files
 from lingula.calibration import METHODS, Calibration
 from lingula.config import Data, read_config
-from lingula.csv_cells import plain_csv
 from lingula.data.configured import configured_table
 from lingula.errors import InputError, changes, differences, examples, nearest
 from lingula.joining import Joined, Meaning, asked, joined_with
 from lingula.plausibility import warn_of_doubt
-from lingula.predictions import Predictions, failed, read_scores, write_scores
+from lingula.predictions import Predictions, failed, read_scores, write_failures, write_scores
 from lingula.thresholds import distinct
 from lingula.verbs.run_labels import warn_of_other_labels
 
@@ -124,15 +123,12 @@ def apply_calibration(
                 "--overwrite to set it aside."
             )
         log.info("Moved the old %s to %s.", target, files.set_aside(target))
-        if target.with_suffix(".failed.csv").exists():  # of the old scores
-            files.set_aside(target.with_suffix(".failed.csv"))
+        write_failures(target, {})  # those of the old scores
     write_scores(result, target)
     lost = [result.images[row] for row in np.flatnonzero(failed(result))]
     if lost:
         log.warning("%s: %d images have no scores: %s.", target, len(lost), examples(lost))
-        reasons = [(image, f"no scores in {raw.name}") for image in lost]
-        text = plain_csv(["image", "reason"], reasons)
-        files.write_text(target.with_suffix(".failed.csv"), text)
+        write_failures(target, {image: f"no scores in {raw.name}" for image in lost})
     files.write_json(target.with_suffix(".made.json"), made)
     return target
 

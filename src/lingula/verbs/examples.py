@@ -68,6 +68,7 @@ def with_features(
                 memory=examples.memory,
                 workers=config.data.workers,
                 tick=counting(tick),
+                may_fail=path.stem == "dev",
             )
     fabric.barrier()
     return replace(examples, features=_features_in(path))
@@ -84,15 +85,35 @@ def _features_in(path: Path) -> NDArray[np.float32]:
     return kept
 
 
-def check_there(dataset: Radiographs, what: str) -> None:
-    """Refuse images that are not there, all at once; what is in a cache need not be there."""
-    if dataset.cached is not None:
-        return
-    missing = absent([str(path) for path in dataset.paths])
+def tell_of_test(config: Config, table: Table) -> None:
+    """Say before the first step which test images will have no scores after the last one.
+
+    Raises `InputError` if a cache lacks them, for then none of them would.
+    """
+    rows = rows_of(table, "test")
+    missing = _missing(dataset_of(subset(table, rows), config)) if len(rows) else []
     if missing:
-        first = dataset.paths[missing[0]]
+        log.warning(
+            "%d of %d test images are missing and will have no scores, first: %s.",
+            len(missing),
+            len(rows),
+            missing[0],
+        )
+
+
+def _missing(dataset: Radiographs) -> list[str]:
+    """The images that are not there; what is in a cache need not be."""
+    if dataset.cached is not None:
+        return []
+    return [str(dataset.paths[place]) for place in absent(dataset.paths.tolist())]
+
+
+def check_there(dataset: Radiographs, what: str) -> None:
+    """Refuse images that are not there; what is in a cache need not be."""
+    missing = _missing(dataset)
+    if missing:
         raise InputError(
-            f"{len(missing)} of {len(dataset)} {what} images are missing, first: {first}. "
+            f"{len(missing)} of {len(dataset)} {what} images are missing, first: {missing[0]}. "
             "Say data.root=FOLDER if the paths are relative to another folder."
         )
 
@@ -120,6 +141,12 @@ def _decoded(dataset: Radiographs, what: str, tables: Sequence[str]) -> Memory:
             f"{examples(memory.failures.values(), 3)} `lingula data check "
             f"{' '.join(tables)}` lists them all."
         )
+    if memory.failures:
+        told = f"{len(memory.failures)} of {len(dataset)} dev images can't be read"
+        reasons = examples(memory.failures.values(), 3)
+        if len(memory.failures) == len(dataset):
+            raise InputError(f"{told}: {reasons} No epoch could be chosen by them.")
+        log.warning("%s and are left out: %s", told, reasons)
     return memory
 
 
@@ -131,7 +158,8 @@ def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Ex
     read = [configured_targets(config.data, table) for table in tables]
     memory = None
     if config.data.workers == 0 and fits_in_memory(dataset):
-        memory = _decoded(dataset, "train and outside", [str(table.path) for table in tables])
+        named = [config.data.table, *(str(table.path) for table in tables)]
+        memory = _decoded(dataset, "train and outside", named)
     else:
         _tell_of_reading(dataset)
     return Examples(

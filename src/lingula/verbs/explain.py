@@ -45,6 +45,7 @@ def explain(
     classes: Sequence[str] = (),
     top: int = 3,
     limit: int = 200,
+    labels: str | Path | None = None,
     allow_phantom_model: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -58,6 +59,7 @@ def explain(
         classes: only these findings; none: any.
         top: the most findings shown for a film, by score.
         limit: the most films drawn; how many were left out is said.
+        labels: the run's table where it lies now, for the thresholds; None: where it lay.
         allow_phantom_model: let a model trained on the phantom look at real films.
         overwrite: set an old folder aside first.
 
@@ -86,6 +88,7 @@ def explain(
     chosen = images[:limit]
     if facts["trained_on"]["phantom"] and not allow_phantom_model:
         refuse_films([image_path(root, name) for name in chosen])
+    limits, why = _thresholds(place, facts, labels)
     if folder.exists() and any(folder.iterdir()):
         if not overwrite:
             raise InputError(f"{folder} is there already; choose another --out, or --overwrite.")
@@ -93,7 +96,6 @@ def explain(
     from lingula.model.checkpoint import load_model  # imports torch
 
     trained = load_model(place)
-    limits, why = _thresholds(place, facts)
     boxes: Mapping[tuple[str, str], Sequence[Box]] = boxes_beside(table) if table else {}
     known = known_rates(place)
     sheets = [
@@ -107,10 +109,12 @@ def explain(
     return folder / "index.html"
 
 
-def _thresholds(run: Path, facts: Mapping[str, Any]) -> tuple[dict[str, float], str]:
+def _thresholds(
+    run: Path, facts: Mapping[str, Any], table: str | Path | None
+) -> tuple[dict[str, float], str]:
     """The threshold of each class, and where they come from."""
     if (run / "scores" / "dev.csv").is_file() and (run / "config.yaml").is_file():
-        labels = labels_of(run)
+        labels = labels_of(run, table=table)
         warn_of_changed_runs([(run, labels)])
         return dev_thresholds(run, labels), "max-F1 on the run's dev split"
     return dict.fromkeys(facts["classes"], 0.5), "0.5, for the folder has no dev scores"

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from lingula import files
 from lingula.config import Config
 from lingula.errors import InputError
 from lingula.paper import TABLE_1, TABLE_2
@@ -40,6 +41,11 @@ def fetch(name: str | Path | Config, *, out: str | Path | None = None) -> Path:
     trainings = TABLES.get(name) if isinstance(name, str) else None
     configs = [settings_of(name)] if trainings is None else [recipe(each) for each in trainings]
     folder = weights_folder() if out is None else Path(out)
+    if folder is None:
+        raise InputError(
+            "There is no home folder to keep weights in: say --out FOLDER, and name it in "
+            "LINGULA_WEIGHTS where it is trained."
+        )
     failed: list[str] = []
     by_hand: list[str] = []
     for text in dict.fromkeys(c.model.text for c in configs if c.model.classifier != "linear"):
@@ -76,7 +82,7 @@ def _try(failed: list[str], bring: Callable[..., None], *what: object) -> None:
 
 def _named(text: str) -> bool:
     """Whether `model.text` names something to download: no file, folder or built-in basis."""
-    if text == "orthogonal" or text.endswith(".safetensors") or Path(text).expanduser().exists():
+    if text == "orthogonal" or text.endswith(".safetensors") or files.expanded(text).exists():
         return False
     return text in TEXT_SOURCES or (text.count("/") == 1 and not text.startswith((".", "~", "/")))
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +16,33 @@ from numpy.typing import NDArray
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
-import lingula
-from lingula import files, interruption, runs, steps
+from lingula import files, interruption, ranks, runs, steps
 from lingula.config import Config
-from lingula.data.configured import configured_targets
 from lingula.data.order import Rows
-from lingula.data.outside import Outside
 from lingula.data.reading import write_table
 from lingula.data.table import Table, rows_of, subset
-from lingula.devices import layout_of, make_fabric, processes, resolve_device
+from lingula.devices import layout_of, make_fabric, resolve_device
 from lingula.errors import InputError
-from lingula.evaluation import in_words
-from lingula.evaluation import to_json as evaluation_to_json
 from lingula.model.checkpoint import load_model, start_from_run
 from lingula.model.encoders import recompute_activations
 from lingula.model.loader import load_encoder, load_imagenet, pretrained
 from lingula.model.network import Architecture, Network
 from lingula.model.text import embed
 from lingula.prediction import score
-from lingula.predictions import Predictions, read_scores, write_scores
+from lingula.predictions import Predictions, write_scores
 from lingula.progress import counting, progress, spoken
 from lingula.training import RunState, fit
-from lingula.verbs.examples import dataset_of, examples_of, with_features, with_outside
+from lingula.verbs.examples import (
+    dataset_of,
+    examples_of,
+    tell_of_test,
+    with_features,
+    with_outside,
+)
+from lingula.verbs.facts import facts_of, summary_of
+from lingula.verbs.moved import Start, kept_start, note_start, settle
 from lingula.verbs.plan import Plan, data_sha256
-from lingula.verbs.run_labels import RunLabels, measured
+from lingula.weights import cache_folder
 
 log = logging.getLogger("lingula")
 
@@ -48,7 +50,7 @@ log = logging.getLogger("lingula")
 def fit_and_score(plan: Plan, *, resuming: bool) -> None:
     """Do what is left to do of a run: train, score dev and test, evaluate, report."""
     run, table = plan.run, plan.table
-    if processes() == (1, 1) and runs.is_finished(run):  # on a node without its device too
+    if ranks.here().count == 1 and runs.is_finished(run):  # on a node without its device too
         _opened(plan, plan.config)
         log.info("%s is finished; nothing to do.", run)
         return
@@ -63,11 +65,15 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
         _taken_back(plan, first and standing == "new"),
         runs.logged(run / "train.log") if first else contextlib.nullcontext(),
     ):
-        _check_steps(config, plan, fabric.world_size)
+        check_steps(config, plan, fabric.world_size)
         facts = facts_of(config, table, plan.outside)
-        network, architecture, facts = build(config, table, facts)
+        network, architecture, facts = build(config, table, facts, kept_start(run, config))
+        if first:
+            note_start(run, config, network, facts)
         train = examples_of(config, table, "train", decode=not plan.outside)
         dev = examples_of(config, table, "dev")
+        if first:
+            tell_of_test(config, table)
         if plan.outside:
             train = with_outside(config, train, plan.outside)
         if config.model.checkpointing:
@@ -76,8 +82,8 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
             network.freeze_encoder()
             network.to(fabric.device)
             train, dev = (
-                with_features(config, network, examples, run / "features" / f"{name}.npy", fabric)
-                for name, examples in (("train", train), ("dev", dev))
+                with_features(config, network, part, run / "features" / f"{name}.npy", fabric)
+                for name, part in (("train", train), ("dev", dev))
             )
         share_statistics(network, config, fabric)
         if config.compile:
@@ -101,22 +107,22 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
         fabric.barrier()  # the first process may still be writing the best model
         summary = _score_splits(config, table, run, fabric)
         if first:
-            from lingula.verbs.attention import measure_attention
-            from lingula.verbs.report import report
+            _finish(plan, config, state, summary)
+        fabric.barrier()  # one that ended before the report is there would take the others along
 
-            measure_attention(run, table)
-            report([run], out=run / "report.html")
-            runs.finish(
-                run,
-                {
-                    "seconds": round(state.seconds, 1),
-                    "steps": state.step,
-                    "best_epoch": state.best_epoch,
-                    **summary,
-                },
-            )
-            shutil.rmtree(run / "features", ignore_errors=True)
-            _say_the_end(plan, config, state)
+
+def _finish(plan: Plan, config: Config, state: RunState, summary: Mapping[str, Any]) -> None:
+    """Measure where the model looks, write the report, mark the run as finished and say so."""
+    from lingula.verbs.attention import measure_attention
+    from lingula.verbs.report import report
+
+    run = plan.run
+    measure_attention(run, plan.table)
+    report([run], out=run / "report.html")
+    done = {"steps": state.step, "best_epoch": state.best_epoch, **summary}
+    runs.finish(run, {"seconds": round(state.seconds, 1), **done})
+    shutil.rmtree(run / "features", ignore_errors=True)
+    _say_the_end(plan, config, state)
 
 
 def _say_the_end(plan: Plan, config: Config, state: RunState) -> None:
@@ -155,7 +161,9 @@ def _opened(plan: Plan, config: Config) -> str:
         environment = runs.environment(
             config, data_sha256(plan.table, plan.outside), torch.get_num_threads()
         )
-        _same_data(plan.run, environment)
+        same_data(plan.run, environment)
+        if standing != "new":
+            settle(plan.run, config, plan.table.space.classes)
         # A run that was killed right after it was claimed lacks them; the environment is written
         # last.
         if not (plan.run / "environment.json").is_file():
@@ -185,13 +193,14 @@ def _taken_back(plan: Plan, new: bool) -> Iterator[None]:
         raise
 
 
-def _check_steps(config: Config, plan: Plan, world: int) -> None:
+def check_steps(config: Config, plan: Plan, world: int) -> None:
     """Refuse batches that can't be shared out before any image is read."""
     own, outside = len(rows_of(plan.table, "train")), sum(len(o.table) for o in plan.outside)
     steps.plan(config, Rows(own + outside, outside, config.data.outside_ratio), world)
 
 
-def _same_data(run: Path, environment: Mapping[str, Any]) -> None:
+def same_data(run: Path, environment: Mapping[str, Any]) -> None:
+    """Refuse tables that hold something else than those that the run was begun with."""
     before = runs.read_environment(run).get("data_sha256")
     if before is not None and before != environment["data_sha256"]:
         raise InputError(
@@ -200,45 +209,13 @@ def _same_data(run: Path, environment: Mapping[str, Any]) -> None:
         )
 
 
-def facts_of(config: Config, table: Table, others: Sequence[Outside] = ()) -> dict[str, Any]:
-    """What `model.json` says besides the network: data, reading, evaluation, settings."""
-    rows = rows_of(table, "train")
-    parts = [subset(table, rows), *(other.table for other in others)]
-    read = [configured_targets(config.data, part) for part in parts]
-    positives = np.sum([((values >= 0.5) & mask).sum(0) for values, mask in read], axis=0)
-    counts = {name: int(n) for name, n in zip(table.space.classes, positives, strict=True)}
-    return {
-        "lingula": lingula.__version__,
-        "notice": lingula.NOTICE,
-        "reading": {"image_size": config.model.image_size, "bits": config.data.bits},
-        "evaluation": config.evaluation.model_dump(mode="json"),
-        "trained_on": {
-            "table": table.path.name if table.path else "",
-            "sha256": table.sha256,
-            "images": len(rows),
-            "patients": len({table.patients[i] for i in rows}) if table.patients else None,
-            "sources": sorted(set(table.sources)) if table.sources else [],
-            "phantom": table.phantom,
-            "outside": [
-                {
-                    "table": other.table.path.name if other.table.path else "",
-                    "sha256": other.table.sha256,
-                    "images": len(other.table),
-                    "unmentioned": list(other.lacks),
-                }
-                for other in others
-            ],
-            "positives": counts,
-            "never_positive": [name for name, n in counts.items() if n == 0],
-        },
-        "config": config.model_dump(mode="json"),
-    }
-
-
 def build(
-    config: Config, table: Table, facts: Mapping[str, Any]
+    config: Config, table: Table, facts: Mapping[str, Any], kept: Start | None = None
 ) -> tuple[Network, Architecture, dict[str, Any]]:
-    """The network at its start, and the facts with the origins of its text and weights added."""
+    """The network at its start, and the facts with the origins of its text and weights added.
+
+    With `kept` the files that it started from are not read.
+    """
     m, classes = config.model, table.space.classes
     torch.manual_seed(config.seed)
     architecture = Architecture(
@@ -249,12 +226,18 @@ def build(
         stage=m.stage,
         **m.decoder.model_dump(exclude={"pooled_path"}),
     )
+    if kept is not None:
+        network = Network(architecture, kept.state["embeddings"])
+        network.load_state_dict(kept.state)
+        network.set_normalisation(kept.normalisation)
+        return network, architecture, {**facts, **kept.facts}
+    cache = cache_folder()
     text = embed(
         classes,
         "orthogonal" if m.classifier == "linear" else m.text,
         pooling=m.text_pooling,
         width=m.decoder.width,
-        cache=_cache_folder() / "text",
+        cache=None if cache is None else cache / "text",
     )
     network = Network(architecture, text.values)
     return (
@@ -266,10 +249,6 @@ def build(
             **_start(network, architecture, config, classes, text.origin),
         },
     )
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "lingula"
 
 
 def _start(
@@ -290,7 +269,7 @@ def _start(
         report, known = load_imagenet(network.encoder, config.model.encoder)
         told = f"ImageNet, {known['name']}, licence {known['license']} ({report})"
         return {"weights": told, "pretrained": known}
-    place = Path(weights).expanduser()
+    place = files.expanded(weights)
     if place.is_dir():
         told = start_from_run(network, architecture, classes, place, text)
         before = runs.read_facts(place).get("pretrained")
@@ -381,10 +360,7 @@ def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> di
         if fabric.global_rank == 0:
             path = run / "scores" / f"{split}.csv"
             write_scores(predictions, path)
-            result = measured(read_scores(path), RunLabels(part, config.data), None)
-            value = evaluation_to_json(result)
-            summary[split] = {k: value[k] for k in ("mAP", "AUROC", "n")}
-            log.info("On the %d images of %s: %s.", value["n"], split, in_words(value))
+            summary[split] = summary_of(path, part, config, found.failures)
     return summary
 
 

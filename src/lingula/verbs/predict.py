@@ -18,17 +18,20 @@ from numpy.typing import NDArray
 from lingula import files
 from lingula.calibration import Calibration
 from lingula.config import Config, from_plain, vary
-from lingula.csv_cells import original_cell, plain_csv
 from lingula.data.cache_files import open_caches, source_of
 from lingula.data.cached import CachedImages, locate
 from lingula.data.folder import images_in
 from lingula.data.phantom import is_phantom
-from lingula.data.reading import read_frame
 from lingula.data.table import Table, image_path, rows_of, subset
 from lingula.errors import ImageError, InputError, changes, differences, examples
 from lingula.labels import fold
 from lingula.parts import Parts, held, parts_folder, remove_parts, settings_of
-from lingula.predictions import write_scores_of
+from lingula.predictions import (
+    failures_beside,
+    read_failures,
+    write_failures,
+    write_scores_of,
+)
 from lingula.ranks import is_first
 from lingula.runs import read_facts
 from lingula.verbs.calibrate import calibration_of_run
@@ -113,7 +116,7 @@ def predict(
     with scored(job, parts_folder(target), settings) as parts:
         failures = _reasons(asked, parts)
         if is_first():
-            _write_failures(target, failures)
+            write_failures(target, failures)
             files.write_json(_made_path(target), settings)
             # Last: once the scores are there, all is.
             given = (asked.rows, asked.images, asked.table, facts["classes"])
@@ -298,10 +301,6 @@ def _made_path(target: Path) -> Path:
     return target.with_suffix(".made.json")
 
 
-def _failed_path(target: Path) -> Path:
-    return target.with_suffix(".failed.csv")
-
-
 def _already(target: Path, settings: dict[str, Any], overwrite: bool) -> Predicted | None:
     """The finished result of the same settings, or None where there is work to do.
 
@@ -321,7 +320,7 @@ def _already(target: Path, settings: dict[str, Any], overwrite: bool) -> Predict
         log.info("%s is there already, made with the same settings.", target)
         if begun == settings and is_first():
             _clear(folder, settings)
-        return Predicted(target, settings["images"], _read_failures(target))
+        return Predicted(target, settings["images"], read_failures(target))
     if not overwrite and before is not None:
         raise InputError(_other(f"{target} is there already, made", before, settings))
     if not overwrite:
@@ -329,7 +328,7 @@ def _already(target: Path, settings: dict[str, Any], overwrite: bool) -> Predict
             f"{target} is there already, and was not made by this command.\n"
             "Choose another --out, or --overwrite to set it aside."
         )
-    for path in (folder, target, made, _failed_path(target)):
+    for path in (folder, target, made, failures_beside(target)):
         if path.exists():
             files.set_aside(path)
     return None
@@ -350,20 +349,3 @@ def _clear(folder: Path, settings: dict[str, Any]) -> None:
     # Another process may be doing just that, which is as good.
     with contextlib.suppress(InputError), held(folder, settings):
         remove_parts(folder)
-
-
-def _write_failures(target: Path, failures: dict[str, str]) -> None:
-    path = _failed_path(target)
-    if not failures:
-        if path.exists():
-            files.set_aside(path)  # an older result's, which is not there any more
-        return
-    files.write_text(path, plain_csv(["image", "reason"], failures.items()))
-
-
-def _read_failures(target: Path) -> dict[str, str]:
-    path = _failed_path(target)
-    if not path.is_file():
-        return {}
-    rows = read_frame(path).select("image", "reason").rows()
-    return {image: original_cell(reason) for image, reason in rows}

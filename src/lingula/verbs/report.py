@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from lingula.data.configured import configured_targets
 from lingula.data.images import read_image
 from lingula.data.table import Table, image_path
 from lingula.ensembles import from_json
-from lingula.errors import InputError
+from lingula.errors import ImageError, InputError, examples
 from lingula.evaluation import Setting, to_json
 from lingula.localisation import Rate, described
-from lingula.predictions import Predictions, read_scores
+from lingula.predictions import Predictions, failed, read_scores
 from lingula.reliability import reliability
 from lingula.reporting import figures
 from lingula.reporting.page import Entry, Guess, Page, Sample, render
@@ -37,23 +38,28 @@ from lingula.verbs.run_labels import (
     warn_of_other_formats,
 )
 
+log = logging.getLogger("lingula")
+
 DRAWS = 1000
 SAMPLES = 6
 
 
-def report(runs: Sequence[str | Path], *, out: str | Path) -> Path:
+def report(
+    runs: Sequence[str | Path], *, out: str | Path, labels: str | Path | None = None
+) -> Path:
     """Write the page; the last folder named is the one shown in detail.
 
     Args:
         runs: run folders, and ensemble folders made by `lingula ensemble`.
         out: the .html file; it needs nothing else to be read.
+        labels: the table where it lies now, or another one in its place; None: the runs' own.
     """
     folders = [Path(run) for run in runs]
     if not folders:
         raise InputError("Name at least one run folder.")
     ordered = [folders[-1], *folders[:-1]]
     trained = [folder for folder in folders if (folder / "config.yaml").is_file()]
-    known = {folder: labels_of(folder, trained) for folder in ordered}
+    known = {folder: labels_of(folder, trained, labels) for folder in ordered}
     warn_of_changed_runs(known.items())
     warn_of_other_formats(folder / "scores" / "dev.csv" for folder in trained)
     entries = [_entry(folder, known[folder], detailed=folder is ordered[0]) for folder in ordered]
@@ -85,10 +91,8 @@ def _entry(folder: Path, labels: RunLabels, *, detailed: bool) -> Entry:
     is_run = (folder / "config.yaml").is_file()
     if not is_run and not (folder / "ensemble.json").is_file():
         raise InputError(f"{folder} is neither a run nor an ensemble.")
-    split = "test" if (folder / "scores" / "test.csv").is_file() else "dev"
+    split = _measured_on(folder)
     scores = folder / "scores" / f"{split}.csv"
-    if not scores.is_file():
-        raise InputError(f"{folder} has no scores yet; finish it first.")
     limits = dev_thresholds(folder, labels) if (folder / "scores" / "dev.csv").is_file() else 0.5
     setting = Setting(limits, subgroups=_subgroups(labels.table) if detailed else ())
     result = to_json(measured(read_scores(scores), labels, split, ci=DRAWS, setting=setting))
@@ -99,6 +103,15 @@ def _entry(folder: Path, labels: RunLabels, *, detailed: bool) -> Entry:
         return Entry(folder.name, f"{made.rule} ensemble", split, result, facts)
     settings = (folder / "config.yaml").read_text(encoding="utf-8")
     return Entry(folder.name, "model", split, result, _facts(folder, labels.table), settings)
+
+
+def _measured_on(folder: Path) -> str:
+    """`test`, or `dev` where no test image has scores."""
+    for split in ("test", "dev"):
+        scores = folder / "scores" / f"{split}.csv"
+        if scores.is_file() and not failed(read_scores(scores)).all():
+            return split
+    raise InputError(f"{folder} has no scores yet; finish it first.")
 
 
 def _subgroups(table: Table) -> tuple[str, ...]:
@@ -193,16 +206,21 @@ def _samples(run: Path, labels: RunLabels, split: str) -> tuple[tuple[Sample, ..
     normal = [k for k, n in enumerate(part.space.classes) if n in ("No Finding", "Support Devices")]
     findings = np.delete(part.labels, normal, axis=1)
     candidates = np.flatnonzero((findings == 1).any(1))
-    chosen = np.random.default_rng(0).permutation(candidates)[:SAMPLES]
+    order = np.random.default_rng(0).permutation(candidates)
     trained = load_model(run)
     reading = trained.facts["reading"]
     boxes = boxes_beside(labels.table)
     known = known_rates(run)
     thresholds = dev_thresholds(run, labels)
-    samples = []
-    for row in chosen:
+    samples: list[Sample] = []
+    lost: list[str] = []
+    for row in order:
         name = part.images[row]
-        grey, small = _seen(part.root, name, reading, labels.data.cache)
+        try:
+            grey, small = _seen(part.root, name, reading, labels.data.cache)
+        except ImageError as error:
+            lost.append(str(error))
+            continue
         found, maps = attend(trained.network, torch.from_numpy(small.copy())[None, None])
         cells = {n: float(part.labels[row, k]) for k, n in enumerate(part.space.classes)}
         guesses = []
@@ -220,6 +238,10 @@ def _samples(run: Path, labels: RunLabels, split: str) -> tuple[tuple[Sample, ..
             guesses.append(Guess(class_name, float(found[0, k]), present, picture, validity))
         truth = tuple(n for n, value in cells.items() if value == 1)
         samples.append(Sample(name, figures.png(figures.film(grey)), truth, tuple(guesses)))
+        if len(samples) == SAMPLES:
+            break
+    if lost:
+        log.warning("%d films can't be read and are not shown: %s", len(lost), examples(lost, 3))
     return tuple(samples), bool(boxes)
 
 

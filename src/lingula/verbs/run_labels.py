@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from lingula import files, metrics, runs
 from lingula.config import Data, read_config
-from lingula.data.configured import configured_table, configured_targets
+from lingula.data.configured import configured_table, configured_targets, moved_table
 from lingula.data.reading import read_table
-from lingula.data.table import Table, rows_of, subset
-from lingula.errors import InputError
+from lingula.data.table import Table, rows_of, subset, with_splits
+from lingula.errors import InputError, examples
 from lingula.evaluated import Evaluation
 from lingula.evaluation import Setting, evaluate_predictions
 from lingula.predictions import Predictions, aligned, failed, read_scores
@@ -36,16 +36,63 @@ class RunLabels:
         return subset(self.table, rows_of(self.table, split))
 
 
-def labels_of(folder: Path, trained: Sequence[Path] = ()) -> RunLabels:
-    """A run's own labels; an ensemble's are those of the first run named, or the ones it kept."""
+def labels_of(
+    folder: Path, trained: Sequence[Path] = (), table: str | Path | None = None
+) -> RunLabels:
+    """A run's own labels; an ensemble's are those of the first run named, or the ones it kept.
+
+    Args:
+        folder: the run or the ensemble.
+        trained: runs that were named beside it.
+        table: the table where it lies now, or another one in its place, read as the run's was. If
+            it has no splits, they are those that the run made.
+    """
+    if not folder.is_dir():
+        what = "is a file, not a run" if folder.exists() else "is not there: there is no such run"
+        raise InputError(f"{folder} {what} or ensemble folder.")
     for run in (folder, *trained):
         if (run / "config.yaml").is_file():
-            data, kept = read_config(run / "config.yaml").data, run / "table.csv"
-            return RunLabels(configured_table(data, kept if kept.is_file() else None), data)
+            return _labels_of_run(run, table)
     made = _section(folder / "ensemble.json", "made_from")
-    if not made.get("labels"):
+    own = table or made.get("labels")
+    if not own:
         raise InputError(f"{folder} does not say which labels it belongs to; name its runs too.")
-    return RunLabels(read_table(made["labels"]), Data())
+    if not Path(own).is_file():
+        raise _gone(Path(own), folder)
+    return RunLabels(read_table(own), Data())
+
+
+def _labels_of_run(run: Path, table: str | Path | None) -> RunLabels:
+    data, kept = read_config(run / "config.yaml").data, run / "table.csv"
+    split = configured_table(data, kept) if kept.is_file() else None
+    if table is None and split is not None:
+        return RunLabels(split, data)
+    place = runs.its_table(run, data.table) if table is None else Path(table)
+    if not place.is_file():
+        raise _gone(place, run)
+    found = moved_table(data, place) if str(place) != data.table else configured_table(data)
+    if split is not None and found.splits is None:
+        found = with_splits(found, _splits_of(found, split, place))
+    return RunLabels(found, data)
+
+
+def _splits_of(table: Table, made: Table, place: Path) -> tuple[str, ...]:
+    """The splits that a run made of its table, for the same images of another."""
+    by_image = dict(zip(made.images, made.splits or (), strict=True))
+    missing = [image for image in table.images if image not in by_image]
+    if missing:
+        raise InputError(
+            f"{place} has no split column, and images that the run did not have: "
+            f"{examples(missing)}. Add a `split` column (train, dev or test)."
+        )
+    return tuple(by_image[image] for image in table.images)
+
+
+def _gone(table: Path, folder: Path) -> InputError:
+    return InputError(
+        f"There is no table {table}, which {folder} was made with. If it lies elsewhere now: "
+        "--labels TABLE."
+    )
 
 
 def warn_of_other_labels(pairs: Iterable[tuple[Path, Path, str]]) -> None:

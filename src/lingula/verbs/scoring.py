@@ -79,6 +79,7 @@ def scored(job: Job, folder: Path, settings: dict[str, Any]) -> Iterator[Parts]:
             )
         fabric.barrier()
         yield parts
+        fabric.barrier()  # one that ended before the file is there would take the others along
 
 
 def _score_rest(job: Job, folder: Path, fabric: Any) -> None:

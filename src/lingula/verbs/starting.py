@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lingula import runs, steps
+from lingula import ranks, runs, steps
 from lingula.config import Config, read_config, vary
 from lingula.data.batches import MEMORY_LIMIT
 from lingula.data.table import SPLITS, Table, subset
-from lingula.devices import processes
 from lingula.errors import InputError, differences
 from lingula.labels import SPACES
 from lingula.model.encoders import recompute_activations
@@ -76,8 +75,7 @@ def _blank() -> Table:
 
 
 def _check_steps(config: Config, films: Films, run: Path, here: bool) -> None:
-    local, nodes = processes() if here else (1, 1)
-    steps.plan(config, films.rows(config), local * nodes)
+    steps.plan(config, films.rows(config), ranks.here().count if here else 1)
     if not here:
         return
     settled = resolved(config)

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lingula import files, runs
+from lingula import files, locks, ranks, runs
 from lingula.config import Config, Worst, overridden, read_config
 from lingula.errors import InputError, differences, examples
-from lingula.ranks import is_first
-from lingula.recipe import recipe
+from lingula.labels import SPACES
+from lingula.recipe import RECIPES, recipe
 
 if TYPE_CHECKING:
     from lingula.data.outside import Outside
     from lingula.data.table import Table
+    from lingula.verbs.plan import Plan
 
 # What reads tables is imported where it is used: it takes longer than the answer to wrong settings.
 
@@ -42,7 +43,8 @@ def train(
         overrides: `key=value` settings on top of it.
         out: the run folder.
         resume: a run folder to continue with its own settings, instead of `name` and `out`.
-        dry_run: only check settings and table and log what would be done.
+        dry_run: only check all that can be checked before the first step, and log what would be
+            done.
         overwrite: set an existing folder aside (`NAME.old-1`) and start anew.
 
     Returns:
@@ -52,9 +54,9 @@ def train(
     if config.loss.worst.run is not None:
         config = with_worst(config)
     if dry_run:
-        _describe(config, run)
+        _rehearse(config, run, resuming=resume is not None, overwrite=overwrite)
         return run
-    first = is_first()
+    first = ranks.is_first()
     if overwrite and run.exists() and first:
         with runs.held(run):
             log.info("Moved the old %s to %s.", run, files.set_aside(run))
@@ -82,12 +84,17 @@ def _settings(
         if not (run / "config.yaml").is_file():
             raise InputError(f"{run} is no run folder: it has no config.yaml.")
         stored = read_config(run / "config.yaml")
-        config = overridden(stored, overrides)
+        found = stored.data.model_copy(
+            update={"table": str(runs.its_table(run, stored.data.table))}
+        )
+        config = overridden(stored.model_copy(update={"data": found}), overrides)
         changed = runs.changed_settings(stored, config)
         if changed:
             raise InputError(
                 f"A resumed run keeps its settings; these differ:\n{differences(changed)}"
             )
+        config = absolute(config)
+        _check_table_there(config, run)
         return config, run
     if name is None or out is None:
         raise InputError("Say what to train and where: lingula train RECIPE|config.yaml --out RUN.")
@@ -95,12 +102,26 @@ def _settings(
     return absolute(config), Path(out)
 
 
+def _check_table_there(config: Config, run: Path) -> None:
+    table = config.data.table
+    if table != "phantom" and not Path(table).is_file():
+        raise InputError(
+            f"There is no table {table}, on which {run} was begun. If it lies elsewhere now: "
+            f"lingula train --resume {run} data.table=TABLE."
+        )
+
+
 def settings_of(name: str | Path | Config) -> Config:
     """The config behind a recipe's name or a YAML file; a config is returned as it is."""
     if isinstance(name, Config):
         return name
-    if str(name).endswith((".yaml", ".yml")):
+    if str(name).lower().endswith((".yaml", ".yml")):
         return read_config(name)
+    if str(name) not in RECIPES and Path(name).is_dir():
+        raise InputError(
+            f"{name} is a folder, no recipe and no YAML file; a run's settings are in its "
+            f"{Path(name) / 'config.yaml'}."
+        )
     return recipe(str(name))
 
 
@@ -108,27 +129,27 @@ def absolute(config: Config) -> Config:
     """Paths made absolute, so that the run can be continued from any working folder."""
     data, model = config.data, config.model
     if data.table != "phantom":
-        data = data.model_copy(update={"table": str(Path(data.table).expanduser().resolve())})
+        data = data.model_copy(update={"table": str(files.expanded(data.table).resolve())})
     outside = tuple(
-        place if place in OUTSIDE_PHANTOMS else str(Path(place).expanduser().resolve())
+        place if place in OUTSIDE_PHANTOMS else str(files.expanded(place).resolve())
         for place in data.outside
     )
     data = data.model_copy(update={"outside": outside})
     if data.root is not None:
-        data = data.model_copy(update={"root": str(Path(data.root).expanduser().resolve())})
+        data = data.model_copy(update={"root": str(files.expanded(data.root).resolve())})
     if data.cache is not None:
         places = [data.cache] if isinstance(data.cache, str) else data.cache
-        caches = tuple(str(Path(place).expanduser().resolve()) for place in places)
+        caches = tuple(str(files.expanded(place).resolve()) for place in places)
         cache = caches[0] if isinstance(data.cache, str) else caches
         data = data.model_copy(update={"cache": cache})
     if config.loss.worst.run is not None:
-        run = str(Path(config.loss.worst.run).expanduser().resolve())
+        run = str(files.expanded(config.loss.worst.run).resolve())
         worst = config.loss.worst.model_copy(update={"run": run})
         loss = config.loss.model_copy(update={"worst": worst})
         config = config.model_copy(update={"loss": loss})
     for field in ("weights", "text"):
-        place = Path(getattr(model, field)).expanduser()
-        if place.exists():
+        place = files.expanded(getattr(model, field))
+        if getattr(model, field) not in ("none", "imagenet", "orthogonal") and place.exists():
             model = model.model_copy(update={field: str(place.resolve())})
     return config.model_copy(update={"data": data, "model": model})
 
@@ -139,7 +160,6 @@ def _with_phantom(config: Config, run: Path) -> Config:
     _check_phantoms(config)
     if data.table != "phantom":
         return config
-
     from lingula.verbs.data_phantom import data_phantom
 
     def draw(folder: str, style: str) -> str:
@@ -194,7 +214,10 @@ def with_worst(config: Config) -> Config:
     from lingula.predictions import read_scores
     from lingula.verbs.run_labels import labels_of, measured, warn_of_changed_runs
 
-    labels = labels_of(run)
+    own = runs.its_table(run, read_config(run / "config.yaml").data.table)
+    # Where both were trained on one table that was moved, this training's own says where it is.
+    is_there = own.is_file() or (run / "table.csv").is_file()
+    labels = labels_of(run, table=None if is_there else config.data.table)
     warn_of_changed_runs([(run, labels)])
     found = measured(read_scores(run / "scores" / "dev.csv"), labels, "dev")
     chosen = worst_classes(found, worst.k)
@@ -251,22 +274,50 @@ def _name_empty_classes(table: Table, config: Config) -> None:
             log.warning("No positives in %s, so %s of: %s.", split, so, examples(empty, 26))
 
 
-def _describe(config: Config, run: Path) -> None:
-    from lingula.data.configured import configured_outside
-    from lingula.data.table import rows_of
-
+def _rehearse(config: Config, run: Path, *, resuming: bool, overwrite: bool) -> None:
+    """Look at everything that training would; what needs torch comes last."""
     log.info("Would train %s into %s.", config.model.encoder, run)
     _check_phantoms(config)
+    if run.exists() and overwrite:
+        log.info("The old %s would be set aside.", run)
+    from lingula.verbs.plan import Plan
+
     if config.data.table == "phantom":
-        for place in config.data.outside:
-            if place not in OUTSIDE_PHANTOMS:
-                configured_outside(config.data, Path(place))
-        log.info("The phantom would be drawn into %s.", run / "phantom")
-        return
-    table, _ = prepared_table(config)
-    others = outside_tables(config, table)
+        plan = _drawn(config, run)
+    else:
+        table, split_made = prepared_table(config)
+        plan = Plan(config, table, run, split_made, outside_tables(config, table))
+        _describe(plan)
+    from lingula.verbs.rehearsal import rehearse  # imports torch
+
+    with locks.held(run, "training in") if run.is_dir() else contextlib.nullcontext():
+        rehearse(plan, resuming=resuming, overwrite=overwrite)
+
+
+def _drawn(config: Config, run: Path) -> Plan:
+    """A stand-in for the plan with a phantom that is not drawn yet: its classes, and no rows."""
+    import numpy as np
+
+    from lingula.data.configured import configured_outside
+    from lingula.data.table import Table
+    from lingula.verbs.plan import Plan
+
+    for place in config.data.outside:
+        if place not in OUTSIDE_PHANTOMS:
+            configured_outside(config.data, Path(place))
+    log.info("The phantom would be drawn into %s.", run / "phantom")
+    space = SPACES["cxr-lt-2023"]
+    for name in config.loss.class_weights:
+        space.index(name)
+    return Plan(config, Table((), run, space, np.zeros((0, len(space)), dtype=np.float32)), run)
+
+
+def _describe(plan: Plan) -> None:
+    from lingula.data.table import rows_of
+
+    config, table = plan.config, plan.table
     counts = {split: len(rows_of(table, split)) for split in ("train", "dev", "test")}
-    added, ratio = sum(len(other.table) for other in others), config.data.outside_ratio
+    added, ratio = sum(len(other.table) for other in plan.outside), config.data.outside_ratio
     if added and ratio is not None:
         added = round(ratio * counts["train"])
     steps = -(-(counts["train"] + added) // config.optim.batch_size) * config.optim.epochs

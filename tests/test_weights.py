@@ -1,0 +1,128 @@
+"""Starting weights from other people's files: names as they come, or a refusal; never at random."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from lingula.errors import InputError
+from lingula.model.checkpoint import read_facts
+from lingula.model.encoders import build_encoder
+from lingula.model.loader import load_encoder
+
+State = dict[str, Tensor]
+
+
+def densenet() -> State:
+    """A DenseNet-121 by the names that timm has, and torchvision today."""
+    torch.manual_seed(1)
+    found: State = timm.create_model("densenet121", num_classes=1000).state_dict()
+    return found
+
+
+def old(state: State) -> State:
+    """As torchvision publishes it: `norm.1`, `conv.2`, and no counters of batches."""
+    return {
+        re.sub(r"(denselayer\d+)\.(norm|conv)([12])\.", r"\1.\2.\3.", name): tensor
+        for name, tensor in state.items()
+        if not name.endswith("num_batches_tracked")
+    }
+
+
+def renamed(state: State, before: str, after: str) -> State:
+    return {after + name.removeprefix(before): tensor for name, tensor in state.items()}
+
+
+LAYOUTS = {
+    "torchvision's": lambda s: old(s),
+    "CheXNet's": lambda s: {"state_dict": renamed(old(s), "", "module.densenet121.")},
+    "Lightning's": lambda s: {"epoch": 3, "state_dict": renamed(s, "", "model._orig_mod.net.")},
+    "the features alone": lambda s: renamed(old(s), "features.", ""),
+    "RadImageNet's": lambda s: renamed(s, "features.", "backbone.0."),
+    "wrapped twice": lambda s: {"model": {"state_dict": s}, "optimizer": {"state": {}}},
+    "a teacher's": lambda s: {"student": {}, "teacher": renamed(s, "", "backbone.")},
+    "another head": lambda s: s | {"classifier.weight": torch.zeros(14, 1024)},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("stage", [0, 1])
+def test_published_layouts_fill_every_tensor(layout: str, stage: int, tmp_path: Path) -> None:
+    state = densenet()
+    torch.save(LAYOUTS[layout](state), tmp_path / "w.pth")
+    encoder = build_encoder("densenet121", 64, stage)[0]
+    report, _ = load_encoder(encoder, tmp_path / "w.pth")
+    assert all(name.endswith("num_batches_tracked") for name in report.missing)
+    for name, tensor in encoder.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            plain = name.removeprefix("body.").replace("features_", "features.", 1)
+            assert torch.equal(tensor, state[plain]), name
+
+
+def test_most_tensors_at_random_is_an_error(tmp_path: Path) -> None:
+    """A smaller network of a family has the names of the larger one's first layers."""
+    for name, other in (("resnet18", "resnet34"), ("resnet50", "resnet101")):
+        torch.save(timm.create_model(name).state_dict(), tmp_path / "w.pth")
+        encoder = build_encoder(other, 64)[0]
+        before = {key: tensor.clone() for key, tensor in encoder.state_dict().items()}
+        with pytest.raises(InputError, match=r"only \d+ of the encoder's \d+ tensors.*layer"):
+            load_encoder(encoder, tmp_path / "w.pth")
+        assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())
+    state = densenet()
+    half = dict(list(state.items())[: len(state) // 2])
+    torch.save(half, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="only"):
+        load_encoder(build_encoder("densenet121", 64)[0], tmp_path / "w.pth")
+    # Few may lack: the log names one.
+    few = {name: tensor for name, tensor in state.items() if "denseblock1.denselayer1." not in name}
+    torch.save(few, tmp_path / "w.pth")
+    report, _ = load_encoder(build_encoder("densenet121", 64)[0], tmp_path / "w.pth")
+    assert 0 < len(report.missing) < 20
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (b"<!doctype html>", "neither a torch nor a"),
+        (b"\x89HDF\r\n", "HDF5 file, as Keras"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"", "damaged"),
+    ],
+)
+def test_other_files_are_told_for_what_they_are(head: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "w.pth").write_bytes(head)
+    with pytest.raises(InputError, match=words):
+        load_encoder(nn.Linear(1, 1), tmp_path / "w.pth")
+    torch.save({"epoch": 3, "optimizer": {"lr": 1.0}}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="no tensors by name, but 'epoch', 'optimizer'"):
+        load_encoder(nn.Linear(1, 1), tmp_path / "w.pth")
+
+
+def test_what_is_no_model_folder_is_told_for_what_it_is(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "report.html").write_text("")
+    for place, words in (
+        (tmp_path / "nosuch", "There is no run or model folder"),
+        (run / "report.html", "is a file"),
+        (run, "no run"),
+    ):
+        with pytest.raises(InputError, match=words) as refused:
+            read_facts(place)
+        assert "lingula train RECIPE" not in str(refused.value)
+    (run / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"model\.weights=.*run/model\.safetensors"):
+        read_facts(run)
+    (run / "config.yaml").write_text("")
+    with pytest.raises(InputError, match="--resume"):
+        read_facts(run)
+    with pytest.raises(InputError, match=r"Did you mean its folder, .*run\?"):
+        read_facts(run / "report.html")
+    (run / "ensemble.json").write_text("{}")
+    with pytest.raises(InputError, match="ensemble"):
+        read_facts(run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import warnings
 from copy import deepcopy
 from pathlib import Path
@@ -30,6 +31,16 @@ PLAIN = (
     "1.2.840.10008.1.2.1",
     "1.2.840.10008.1.2.1.99",
     "1.2.840.10008.1.2.2",
+)
+
+# 24 x 24 of 12 bits by libjpeg-turbo 3: JPEG Extended (process 4).
+TWELVE = base64.b64decode(
+    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMCAgICAgMCAgIDAwMDBAYEBAQEBAgGBgUGCQgKCgkICQkKDA8MCgsO"
+    "CwkJDRENDg8QEBEQCgwSExIQEw8QEBD/wQALDAAYABgBAREA/8QAFQABAQAAAAAAAAAAAAAAAAAADAv/xAAsEAAA"
+    "AQkECwAAAAAAAAAAAAADAAIEBgcICydhAQU2RAkKDBcZGjRFUVNU/9oACAEBAAA/AF9sZehXzjvCnaPJRX8OJXbw"
+    "/SdQgxusYQr5x3mBb4kmr+NRO3h/RbQlEez58K/cd3UMkkor/TIXbw/BtCqkRl6JJ6PnhTtHm6rWG0rPB+k6pBjd"
+    "YwiSej55gW+Juq1jUTPB/RbUlEez58ST0fO6hkk3la6ZCzwfg2pGk4y9E/H8eFO0ecyxYbSs+J6TqkGN1jCJ+P48"
+    "wLfE5lixqJnxPotqSiPZ8+J+P47qGSTmWLpkLPieDal//9k="
 )
 
 

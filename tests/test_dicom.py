@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import importlib.util
 import io
 import logging
@@ -23,7 +22,17 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from dicom_files import BASELINE, ENCODED, LOSSLESS_JPEG, PLAIN, dcm, encoded, restored, save
+from dicom_files import (
+    BASELINE,
+    ENCODED,
+    LOSSLESS_JPEG,
+    PLAIN,
+    TWELVE,
+    dcm,
+    encoded,
+    restored,
+    save,
+)
 from lingula.data import remarks
 from lingula.data.dicom import read_dicom, read_values
 from lingula.data.dicom_pixels import syntax_name, syntaxes
@@ -354,17 +363,6 @@ def test_syntaxes_without_a_free_decoder_are_named(tmp_path: Path) -> None:
     ten = bytes.fromhex("ffd8ffc1000b0a00300028010111 00ffda".replace(" ", "")) + bytes(40)
     path = encoded(dcm(film(), 12), "1.2.840.10008.1.2.4.51", ten, tmp_path / "y.dcm")
     assert "neither 8 bits nor 12" in str(failure(path)) and "gdcmconv" in str(failure(path))
-
-
-# 24 x 24 of 12 bits by libjpeg-turbo 3: JPEG Extended (process 4).
-TWELVE = base64.b64decode(
-    "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMCAgICAgMCAgIDAwMDBAYEBAQEBAgGBgUGCQgKCgkICQkKDA8MCgsO"
-    "CwkJDRENDg8QEBEQCgwSExIQEw8QEBD/wQALDAAYABgBAREA/8QAFQABAQAAAAAAAAAAAAAAAAAADAv/xAAsEAAA"
-    "AQkECwAAAAAAAAAAAAADAAIEBgcICydhAQU2RAkKDBcZGjRFUVNU/9oACAEBAAA/AF9sZehXzjvCnaPJRX8OJXbw"
-    "/SdQgxusYQr5x3mBb4kmr+NRO3h/RbQlEez58K/cd3UMkkor/TIXbw/BtCqkRl6JJ6PnhTtHm6rWG0rPB+k6pBjd"
-    "YwiSej55gW+Juq1jUTPB/RbUlEez58ST0fO6hkk3la6ZCzwfg2pGk4y9E/H8eFO0ecyxYbSs+J6TqkGN1jCJ+P48"
-    "wLfE5lixqJnxPotqSiPZ8+J+P47qGSTmWLpkLPieDal//9k="
-)
 
 
 def twelve_bits() -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dicom_files import BASELINE, ENCODED, LOSSLESS_JPEG, PLAIN, dcm, restored
+from dicom_files import BASELINE, ENCODED, LOSSLESS_JPEG, PLAIN, TWELVE, dcm, encoded, restored
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
 
@@ -36,6 +36,7 @@ def sound_files(folder: Path) -> None:
         restored(dcm(twelve, 12, "MONOCHROME1", **window), syntax, sound / f"{i:02}.dcm")
         restored(dcm(eight, 8), syntax, sound / f"{i:02}-8.dcm")
     restored(dcm(eight, 8), BASELINE, sound / "jpeg.dcm")
+    encoded(dcm(twelve[:24, :24], 12), "1.2.840.10008.1.2.4.51", TWELVE, sound / "12.dcm")
     red = np.stack([eight, eight // 2, eight], axis=-1)
     colour = dcm(red, 8, "RGB", SamplesPerPixel=3, PlanarConfiguration=0)
     for i, syntax in enumerate((PLAIN[1], *ENCODED, LOSSLESS_JPEG[1])):

@@ -57,6 +57,7 @@ NO_TORCH = (
     "labels config paper recipe metrics intervals predictions parts joining localisation evaluation evaluated operating "
     "subgroups submission reviewing ensembles files errors runs csv_cells interruption locks ranks values "
     "data/table data/reading data/splits data/images data/folder data/checking "
+    "data/cells data/separators data/workbook data/names data/columns data/jpeg data/remarks data/boxes "
     "data/formats data/dicom data/dicom_header data/dicom_pixels data/dicom_frames data/dicom_facts data/films "
     "data/cache data/cache_files data/cached data/configured reporting/page reporting/figures reporting/review "
     "plausibility incomplete guarded calibration curves thresholds reliability "

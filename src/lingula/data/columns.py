@@ -243,6 +243,10 @@ def _neither(
         hint = nearest(column, names)
         if "|" in cell:
             hint = " It holds lists; a table has a column of 1 and 0 for each finding."
+        elif cell and all(
+            text.strip().casefold() in SPLIT_NAMES for text in frame[column].unique()
+        ):
+            hint = " It holds names of splits: call it `split`, if it is the split."
         told.append(f"'{column}' (e.g. {shown!r}){hint}")
     more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
     what = "ids nor classes" if space is None else f"ids nor one of the {len(space)} classes"

@@ -26,6 +26,7 @@ _STRAY = re.compile(r"(\d+) extraneous bytes before marker")
 _SEQUENTIAL = (0xC0, 0xC1)
 _FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 _LARGEST = 65500  # pixels of a side
+_MOST_SCANS, _MOST_INTERVALS = 100, 20_000  # that are looked at one by one
 _END = b"\xff\xd9"
 # What ends entropy-coded data: a marker, but no stuffed zero and no restart.
 _MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
@@ -81,7 +82,7 @@ def _complaint(data: bytes, form: str) -> str:
 
 def _is_whole(head: _Head, scans: Sequence[_Scan], form: str) -> bool:
     """Whether nothing but stray bytes is wrong with a JPEG that has them."""
-    if not scans or not scans[-1].ended:
+    if not scans or not scans[-1].ended or len(scans) > _MOST_SCANS:
         return False
     if head.interval and len(scans) == 1:
         return _all_intervals(head, scans[0], form)
@@ -183,7 +184,7 @@ def _all_intervals(head: _Head, scan: _Scan, form: str) -> bool:
         return False
     total, each = head.units[0] * head.units[1], head.interval
     marks = list(_RESTART.finditer(scan.content))
-    if len(marks) != -(-total // each) - 1:
+    if len(marks) != -(-total // each) - 1 or len(marks) > _MOST_INTERVALS:
         return False
     if any(mark[1][0] != 0xD0 + i % 8 for i, mark in enumerate(marks)):
         return False

@@ -237,7 +237,7 @@ def _submission(stages: Sequence[Stage]) -> list[str]:
         after = f' "${before}"' if before else ""
         count = len(stage.commands)
         lines.append(f"  {stage.name}=$(submit {stage.name} {count - 1}{after}) || exit")
-        lines.append(f'  echo "{stage.name}: {count} jobs, array ${stage.name}"')
+        lines.append(f'  echo "{stage.name}: {count} to do, job array ${stage.name}"')
         before = stage.name
     return [*lines, '  echo "logs: $logs"', "  exit", "fi"]
 

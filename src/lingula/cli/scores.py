@@ -119,6 +119,10 @@ def submit(
     labels: Annotated[
         Path | None, typer.Option("--labels", help="Table: score it as the server would.")
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="COLUMN", help="The sample's column of ids, if not found."),
+    ] = None,
 ) -> None:
     """Write scores as a challenge wants them, or say what does not fit."""
     done = lingula.submit(
@@ -129,6 +133,7 @@ def submit(
         fill=fill,
         allow_extra=allow_extra,
         labels=labels,
+        key=key,
     )
     if done.made.filled:
         many = len(done.made.filled)

@@ -31,11 +31,13 @@ class Fault:
     examples: tuple[str, ...] = ()
 
 
-def read_cells(path: str | Path) -> tuple[pl.DataFrame, str, list[Fault]]:
+def read_cells(
+    path: str | Path, *, nameless: bool = False
+) -> tuple[pl.DataFrame, str, list[Fault]]:
     """All cells of a .csv or .parquet file as text, its SHA-256, and faults of its shape.
 
-    Headers are stripped; missing cells are ''; columns without a name and rows without a cell are
-    left out; of a column that stands twice the first is kept, with a fault.
+    Headers are stripped; missing cells are ''; columns without a name (but for `nameless`) and rows
+    without a cell are left out; of a column that stands twice the first is kept, with a fault.
 
     Raises:
         InputError: a file that is missing, empty, no table, or not comma-separated UTF-8.
@@ -59,10 +61,10 @@ def read_cells(path: str | Path) -> tuple[pl.DataFrame, str, list[Fault]]:
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{file} can't be read as a table: {reason}") from None
-    nameless = [name for name in frame.columns if name in ("", "Unnamed: 0")]
-    if nameless:
+    unnamed = [name for name in frame.columns if name in ("", "Unnamed: 0")]
+    if unnamed and not nameless:
         log.info("%s has a column without a name (an index?); it is not read.", file)
-        frame = frame.drop(nameless)
+        frame = frame.drop(unnamed)
     return frame.fill_null(""), hashlib.sha256(data).hexdigest(), faults
 
 

@@ -46,12 +46,13 @@ __all__ = [
 log = logging.getLogger("lingula")
 
 
-def read_frame(path: str | Path) -> pl.DataFrame:
+def read_frame(path: str | Path, *, nameless: bool = False) -> pl.DataFrame:
     """All cells of a .csv or .parquet file as text; headers stripped. Blank cells are ''.
 
-    Raises `InputError` for a missing, empty or `;`-separated file, repeated columns, short rows.
+    Columns without a name are read with `nameless` alone. Raises `InputError` for a missing, empty
+    or `;`-separated file, repeated columns, short rows.
     """
-    frame, _, faults = read_cells(path)
+    frame, _, faults = read_cells(path, nameless=nameless)
     _raise(faults)
     return frame
 

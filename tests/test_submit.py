@@ -268,3 +268,68 @@ def test_the_command_prints_the_file_last_and_needs_no_torch(tmp_path: Path) -> 
     assert done.stdout.splitlines() == ["mAP 1.0 over 1 of 1 classes, 2 images", str(out)]
     assert "1 images failed; submitted with 0.0" in done.stderr
     assert lingula.submit is submit
+
+
+IDS = [f"1.2.826.{i}" for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("StudyInstanceUID,Edema,Mass", "{id},0,0"),  # RANZCR
+        ("image_name,Edema,Mass", "{id},0,0"),  # SIIM-ISIC
+        ("filename,Edema,Mass", "{id}.png,0,0"),
+        ("Edema,Mass,case", "0,0,{id}"),
+        (",Edema,Mass", "{id},0,0"),  # ids that were the index of a data frame
+        (",uid,Edema,Mass", "{n},{id},0,0"),
+        ("Unnamed: 0,uid,Edema,Mass", "{n},{id},0,0"),
+        ("id,uid,Edema,Mass", "{n},{id},0,0"),  # what is called `id` numbers the rows
+        ("uid,PatientID,Usage,Edema,Mass", "{id},p{n},Public,0,0"),
+        ("row_id,uid,Edema,Mass", "{n}0,{id},,"),
+    ],
+)
+def test_the_column_of_ids_is_the_one_with_the_images_names(
+    header: str, row: str, tmp_path: Path
+) -> None:
+    made = scores(tmp_path / "s.csv", [f"img/{name}.png" for name in IDS], ("Mass", "Edema"))
+    rows = [row.format(id=name, n=n) for n, name in enumerate(IDS)]
+    sample = write(tmp_path / "sample.csv", "\n".join([header, *rows]) + "\n")
+    lingula.submit(tmp_path / "s.csv", template=sample, out=tmp_path / "submission.csv")
+    with (tmp_path / "submission.csv").open(newline="") as stream:
+        found = list(csv.reader(stream))
+    columns = header.split(",")
+    assert found[0] == columns
+    for cells, wanted in zip(found[1:], rows, strict=True):
+        for name, cell, before in zip(columns, cells, wanted.split(","), strict=True):
+            if name not in ("Edema", "Mass"):
+                assert cell == before
+    values = [
+        [float(cells[columns.index(name)]) for name in ("Mass", "Edema")] for cells in found[1:]
+    ]
+    np.testing.assert_array_equal(values, made.probabilities)
+
+
+def test_the_column_of_ids_can_be_named(tmp_path: Path) -> None:
+    scores(tmp_path / "s.csv", ["7", "8"], ("Edema",))
+    sample = write(tmp_path / "sample.csv", "a,b,Edema\n7,8,0.5\n8,7,0.5\n")
+    for key, order in (("a", ["7", "8"]), ("b", ["8", "7"])):
+        lingula.submit(tmp_path / "s.csv", template=sample, out=tmp_path / "o.csv", key=key)
+        column = 0 if key == "a" else 1
+        lines = (tmp_path / "o.csv").read_text().splitlines()[1:]
+        assert [line.split(",")[column] for line in lines] == order
+    with pytest.raises(InputError, match=r"no column 'aa'.* Did you mean 'a'"):
+        lingula.submit(tmp_path / "s.csv", template=sample, out=tmp_path / "o.csv", key="aa")
+
+
+def test_a_template_of_other_images_or_classes_is_named(tmp_path: Path) -> None:
+    scores(tmp_path / "s.csv", ["a", "b"], ("Edema",))
+    other = write(tmp_path / "other.csv", "uid,Edema\nx,0\ny,0\n")
+    with pytest.raises(InputError, match="has no scores of 2: x, y"):
+        lingula.submit(tmp_path / "s.csv", template=other, out=tmp_path / "o.csv")
+    vague = write(tmp_path / "vague.csv", "uid,site,Edema\nx,north,0\ny,south,0\n")
+    with pytest.raises(InputError, match=r"Say which it is: --key COLUMN\. It has: uid, site"):
+        lingula.submit(tmp_path / "s.csv", template=vague, out=tmp_path / "o.csv")
+    for cells in ("0", "0.5", ""):
+        lacking = write(tmp_path / "l.csv", f"uid,Edema,Mass\na,0,{cells}\nb,0,{cells}\n")
+        with pytest.raises(InputError, match="Mass"):
+            lingula.submit(tmp_path / "s.csv", template=lacking, out=tmp_path / "o.csv")

@@ -45,11 +45,11 @@ def demo() -> Config:
             stage=1,
             classifier="separate",
             bias="prior",
-            decoder=Decoder(layers=2, width=128, feedforward=256, pooled_path=True),
+            decoder=Decoder(layers=1, width=256, feedforward=512, pooled_path=True),
         ),
         augment=Augment(scale=(0.8, 1.0), rotation=7.0),
         # From scratch the decoder wants a third of the encoder's rate (docs/experiments.md).
-        optim=Optim(epochs=18, lr=1e-3, head_lr=0.3, batch_size=32, weight_decay=0.05, min_lr=1e-5),
+        optim=Optim(epochs=16, lr=1e-3, head_lr=0.3, batch_size=32, weight_decay=0.05, min_lr=1e-5),
         evaluation=Evaluation(tta="flip"),
     )
 

@@ -11,7 +11,7 @@ import io
 import stat
 import zipfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from lingula.data.columns import whole_id
 from lingula.data.names import COLUMNS
 from lingula.data.reading import read_frame
 from lingula.data.table import Table
-from lingula.errors import InputError, examples
+from lingula.errors import InputError, examples, nearest
 from lingula.joining import Meaning, meant
 from lingula.labels import canonical, fold
 from lingula.predictions import Predictions, class_columns, failed
@@ -68,21 +68,33 @@ class Submission:
     left_over: int = 0
 
 
-def read_template(path: str | Path) -> Template:
+def read_template(
+    path: str | Path, *, key: str | None = None, predictions: Predictions | None = None
+) -> Template:
     """Read a sample submission; one that came zipped is to be unpacked first.
 
-    Raises `InputError` for a file without an id column, without classes, or with ids that repeat.
+    Args:
+        path: the file.
+        key: the column of ids; None: the one that holds names of the scores' images, or is called
+            as such columns are, or is the only one that is no class.
+        predictions: the scores that will be put into it; None: not known yet, and every column
+            that is not called as ids and facts are is a class.
+
+    Raises:
+        InputError: a file without an id column, without classes, or with ids that repeat.
     """
     file = Path(path)
-    frame = read_frame(file)
+    frame = read_frame(file, nameless=True)
     header = tuple(frame.columns)
-    keys = [name for wanted in _ID_COLUMNS for name in header if fold(name) == wanted]
-    if not keys:
+    every = {name: tuple(frame[name].to_list()) for name in header}
+    found = _key(every, file, predictions) if key is None else key
+    if found not in header:
         raise InputError(
-            f"{file} has no column of ids (dicom_id, ImageID, id or image). It has: "
+            f"{file} has no column '{found}'.{nearest(found, header)} It has: "
             f"{examples(header, 12)}."
         )
-    texts = {name for name in header if fold(name) in (*COLUMNS, *_ID_COLUMNS, *_OTHERS)}
+    texts = {name for name in header if fold(name) in (*COLUMNS, *_ID_COLUMNS, *_OTHERS, "")}
+    texts |= {found, "Unnamed: 0"} | _beside(every, predictions)
     classes = tuple(name for name in header if name not in texts)
     if not classes or not frame.height:
         raise InputError(f"{file} is no template: it needs a column a class and a row an image.")
@@ -90,15 +102,64 @@ def read_template(path: str | Path) -> Template:
     twice = [name for name, key in zip(classes, spelled, strict=True) if spelled.count(key) > 1]
     if twice:
         raise InputError(f"{file} has columns of one class: {examples(twice)}.")
-    cells = {name: tuple(frame[name].to_list()) for name in header if name in texts}
-    ids = cells[keys[0]]
+    cells = {name: every[name] for name in header if name in texts}
+    ids, called = cells[found], found or "a name (the nameless column)"
     blank = [str(row + 2) for row, name in enumerate(ids) if not name.strip()]
     if blank:
-        raise InputError(f"{file}: rows without {keys[0]}: {examples(blank)}.")
+        raise InputError(f"{file}: rows without {called}: {examples(blank)}.")
     if len(set(ids)) < len(ids):
         repeated = [name for name, many in Counter(ids).items() if many > 1]
-        raise InputError(f"{file}: {keys[0]} that repeat: {examples(repeated)}.")
-    return Template(file, header, keys[0], ids, classes, cells)
+        raise InputError(f"{file}: {called} that repeat: {examples(repeated)}.")
+    return Template(file, header, found, ids, classes, cells)
+
+
+def _key(every: Mapping[str, tuple[str, ...]], file: Path, predictions: Predictions | None) -> str:
+    """The column of ids: that with the most names of scores in it, else by its own name."""
+    known = [name for wanted in _ID_COLUMNS for name in every if fold(name) == wanted]
+    others = [name for name in every if name not in known]
+    # Of equals those that are called so, in their order; a column without a name last.
+    ordered = [*known, *sorted(others, key=lambda name: name in ("", "Unnamed: 0"))]
+    if predictions is None:
+        ordered = known
+    else:
+        spellings = _spellings(predictions.ids, predictions.images)
+        names = {name for spelling in spellings for name in spelling}
+        hits = {
+            name: len(names.intersection(map(whole_id, every[name])))
+            for name in ordered
+            if len(set(every[name])) == len(every[name])
+        }
+        if any(hits.values()):
+            return max(hits, key=lambda name: hits[name])
+        scored = {fold(canonical(name)) for name in predictions.classes}
+        left = [name for name in others if fold(canonical(name)) not in scored]
+        ordered = known or (left if len(left) == 1 else [])
+    if not ordered:
+        raise InputError(
+            f"{file} has no column of ids (dicom_id, ImageID, id, image or another with the names "
+            f"of the scores' images). Say which it is: --key COLUMN. It has: "
+            f"{examples(every, 12)}."
+        )
+    return ordered[0]
+
+
+def _beside(every: Mapping[str, tuple[str, ...]], predictions: Predictions | None) -> set[str]:
+    """Columns that are neither classes of the scores nor could be classes: no cells from 0 to 1."""
+    if predictions is None:
+        return set()
+    scored = {fold(canonical(name)) for name in predictions.classes}
+    return {
+        name
+        for name, cells in every.items()
+        if fold(canonical(name)) not in scored and not all(map(_is_share, filter(None, cells)))
+    }
+
+
+def _is_share(cell: str) -> bool:
+    try:
+        return 0 <= float(cell) <= 1
+    except ValueError:
+        return False
 
 
 def submission(
@@ -163,13 +224,11 @@ def _ids_of(
     Ids, image names, their file names, or these without suffix; the first of equals. Raises
     `InputError` where two rows have one of the template's ids.
     """
-    bare = tuple(name.replace("\\", "/").rsplit("/", 1)[-1] for name in images)
-    stems = tuple(name.rsplit(".", 1)[0] for name in bare)
     wanted = set(template.ids)
     # The template's `101.0` is the `101` of tables and scores, and is written as it stands.
     exact = {whole_id(name): name for name in template.ids}
     whole = tuple(exact.get(name, name) for name in ids or images)
-    candidates = [names for names in (ids, images, bare, stems, whole) if names]
+    candidates = [*_spellings(ids, images), whole]
     best = max(candidates, key=lambda names: len(wanted.intersection(names)))
     twice = [name for name, many in Counter(best).items() if many > 1 and name in wanted]
     if twice:
@@ -178,6 +237,13 @@ def _ids_of(
             "tells them apart."
         )
     return best
+
+
+def _spellings(ids: tuple[str, ...] | None, images: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """What images may be called: ids, names, file names, and these without suffix."""
+    bare = tuple(name.replace("\\", "/").rsplit("/", 1)[-1] for name in images)
+    stems = tuple(name.rsplit(".", 1)[0] for name in bare)
+    return [names for names in (ids, images, bare, stems) if names]
 
 
 def submission_csv(made: Submission) -> str:

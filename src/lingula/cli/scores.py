@@ -120,6 +120,10 @@ def submit(
         Path | None, typer.Option("--labels", help="Table: score it as the server would.")
     ] = None,
     ignore_columns: IgnoreColumns = None,
+    key: Annotated[
+        str | None,
+        typer.Option("--key", metavar="COLUMN", help="The sample's column of ids, if not found."),
+    ] = None,
 ) -> None:
     """Write scores as a challenge wants them, or say what does not fit."""
     done = lingula.submit(
@@ -131,6 +135,7 @@ def submit(
         allow_extra=allow_extra,
         labels=labels,
         ignore_columns=ignore_columns or (),
+        key=key,
     )
     if done.made.filled:
         many = len(done.made.filled)

@@ -61,15 +61,17 @@ def is_table(path: str | Path) -> bool:
     return name.endswith((*TEXTS, *WORKBOOKS, ".parquet"))
 
 
-def read_cells(path: str | Path) -> tuple[pl.DataFrame, str, list[Fault]]:
+def read_cells(
+    path: str | Path, *, nameless: bool = False
+) -> tuple[pl.DataFrame, str, list[Fault]]:
     """All cells of a table file as text, its SHA-256, and faults of its shape.
 
     Text (.csv, .tsv, .txt, also packed by gzip) is UTF-8 or UTF-16; the line of column names tells
     its separator: a comma, a semicolon, a tab or a bar. Where it is no comma, `0,5` is 0.5. Of a
     workbook (.xlsx, .xls, .ods) the first sheet is read. What was taken is logged.
 
-    Headers are stripped; missing cells are ''; columns without a name and rows without a cell are
-    left out; of a column that stands twice the first is kept, with a fault.
+    Headers are stripped; missing cells are ''; columns without a name (but for `nameless`) and rows
+    without a cell are left out; of a column that stands twice the first is kept, with a fault.
 
     Raises:
         InputError: a file that is missing, empty, no table, or neither UTF-8 nor UTF-16.
@@ -84,10 +86,10 @@ def read_cells(path: str | Path) -> tuple[pl.DataFrame, str, list[Fault]]:
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{file} can't be read as a table: {reason}") from None
-    nameless = [name for name in frame.columns if _NAMELESS.fullmatch(name)]
-    if nameless:
+    unnamed = [name for name in frame.columns if _NAMELESS.fullmatch(name)]
+    if unnamed and not nameless:
         log.info("%s has a column without a name (an index?); it is not read.", file)
-        frame = frame.drop(nameless)
+        frame = frame.drop(unnamed)
     return frame.fill_null(""), hashlib.sha256(data).hexdigest(), faults
 
 

@@ -46,12 +46,13 @@ __all__ = [
 log = logging.getLogger("lingula")
 
 
-def read_frame(path: str | Path) -> pl.DataFrame:
+def read_frame(path: str | Path, *, nameless: bool = False) -> pl.DataFrame:
     """All cells of a table file as text; headers stripped. Blank cells are ''.
 
-    Raises `InputError` as `read_cells`, and for repeated columns and short rows.
+    Columns without a name are read with `nameless` alone. Raises `InputError` as `read_cells`, and
+    for repeated columns and short rows.
     """
-    frame, _, faults = read_cells(path)
+    frame, _, faults = read_cells(path, nameless=nameless)
     _raise(faults)
     return frame
 

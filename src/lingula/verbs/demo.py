@@ -46,7 +46,7 @@ class Size:
     more: int
 
 
-FULL = Size(films=3000, side=96, encoder="regnetx_002", pixels=96, epochs=18, more=5)
+FULL = Size(films=3000, side=96, encoder="regnetx_002", pixels=96, epochs=16, more=5)
 QUICK = Size(films=400, side=96, encoder="resnet18", pixels=64, epochs=2, more=1)
 
 PAGE = 250  # a report takes about as long as drawing so many films

@@ -39,6 +39,7 @@ def submit(
     allow_extra: bool = False,
     labels: str | Path | None = None,
     ignore_columns: Sequence[str] = (),
+    key: str | None = None,
 ) -> Submitted:
     """Write a submission in the template's columns, order and ids; refuse what does not fit.
 
@@ -51,11 +52,13 @@ def submit(
         allow_extra: leave out rows of scores that the template does not ask for.
         labels: a table by which to score the submission as the server would.
         ignore_columns: columns of `labels` that are neither ids nor classes.
+        key: the template's column of ids; None: the one with the names of the scores' images.
     """
     if out is None and labels is None:
         raise InputError("Give --out, the submission to write, or --labels to rehearse one.")
-    wanted = read_template(template)
-    made = submission(read_scores(scores), wanted, fill=fill, allow_extra=allow_extra)
+    predictions = read_scores(scores)
+    wanted = read_template(template, key=key, predictions=predictions)
+    made = submission(predictions, wanted, fill=fill, allow_extra=allow_extra)
     rehearsal = None
     if labels is not None:
         table = read_table(labels, ignore_columns=ignore_columns, named=wanted.classes)

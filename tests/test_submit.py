@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import subprocess
 import sys
 import zipfile
@@ -15,6 +16,7 @@ import pytest
 import lingula
 from lingula import metrics
 from lingula.errors import InputError
+from lingula.files import sha256
 from lingula.labels import CXR_LT_2023
 from lingula.predictions import Predictions, write_scores
 from lingula.submission import read_template
@@ -333,3 +335,25 @@ def test_a_template_of_other_images_or_classes_is_named(tmp_path: Path) -> None:
         lacking = write(tmp_path / "l.csv", f"uid,Edema,Mass\na,0,{cells}\nb,0,{cells}\n")
         with pytest.raises(InputError, match="Mass"):
             lingula.submit(tmp_path / "s.csv", template=lacking, out=tmp_path / "o.csv")
+
+
+def test_of_a_whole_tables_scores_other_splits_are_left_out(tmp_path: Path) -> None:
+    """A challenge asks for the test rows; rows of splits of which it asks some are a mistake."""
+    rows = [
+        f"{name}.png,{split}"
+        for name, split in zip("abcdef", ("train", "dev", "test") * 2, strict=True)
+    ]
+    table = write(tmp_path / "t.csv", "\n".join(["image,split", *rows]) + "\n")
+    scores(tmp_path / "s.csv", [f"{name}.png" for name in "abcdef"], ("Edema",))
+    made = {"data": str(table), "data_sha256": sha256(table), "split": None}
+    write(tmp_path / "s.made.json", json.dumps(made))
+    out = tmp_path / "o.csv"
+    wanted = template(tmp_path / "sample.csv", "uid", ["f", "c"], ("Edema",))
+    done = submit(tmp_path / "s.csv", template=wanted, out=out)
+    assert done.made.left_over == 4 and out.read_text().splitlines()[1].startswith("f,")
+    half = template(tmp_path / "half.csv", "uid", ["f"], ("Edema",))
+    with pytest.raises(InputError, match=r"1 images .*: c\."):
+        submit(tmp_path / "s.csv", template=half, out=tmp_path / "p.csv")
+    table.write_text(table.read_text().replace("a.png,train", "a.png,test"))  # no more what it was
+    with pytest.raises(InputError, match="4 images"):
+        submit(tmp_path / "s.csv", template=wanted, out=tmp_path / "p.csv")

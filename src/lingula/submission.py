@@ -59,7 +59,7 @@ class Submission:
     """Probabilities (N, K) in the template's order; `filled` images got the value they were told.
 
     `left_over` counts the rows of scores that the template does not ask for, if those were
-    allowed.
+    allowed or of other splits.
     """
 
     template: Template
@@ -168,6 +168,7 @@ def submission(
     *,
     fill: float | None = None,
     allow_extra: bool = False,
+    splits: Mapping[str, str] | None = None,
 ) -> Submission:
     """Put scores into a template's shape, joined by id (or image) and by class name.
 
@@ -176,6 +177,8 @@ def submission(
         template: what the organisers want.
         fill: the score of images that failed; None: such images are an error.
         allow_extra: rows of scores that the template does not ask for are left out.
+        splits: of the scores' images, where known: rows of splits of which the template asks for
+            nothing are left out.
 
     Raises:
         InputError: ids or classes without scores, rows beyond the template's, failed images
@@ -188,7 +191,10 @@ def submission(
     place = {name: row for row, name in enumerate(names)}
     missing = [name for name in template.ids if name not in place]
     wanted = set(template.ids)
-    extra = [name for name in names if name not in wanted]
+    rest = [row for row, name in enumerate(names) if name not in wanted]
+    part = [(splits or {}).get(image, "") for image in predictions.images]
+    asked = {part[row] for row, name in enumerate(names) if name in wanted} | {""}
+    extra = [names[row] for row in rest if part[row] in asked]
     if missing or (extra and not allow_extra):
         told = []
         if missing:
@@ -213,7 +219,7 @@ def submission(
         )
     if fill is not None:
         values = np.where(lost[:, None], fill, values)
-    return Submission(template, values, filled, len(extra))
+    return Submission(template, values, filled, len(rest))
 
 
 def _ids_of(

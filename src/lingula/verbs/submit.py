@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingula.data.reading import read_table
+from lingula import files
+from lingula.data.reading import read_table, read_unlabelled
 from lingula.errors import InputError
 from lingula.predictions import read_scores
 from lingula.submission import (
@@ -18,6 +20,8 @@ from lingula.submission import (
     write_submission,
 )
 from lingula.verbs.run_labels import warn_of_other_labels
+
+log = logging.getLogger("lingula")
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,11 @@ def submit(
         raise InputError("Give --out, the submission to write, or --labels to rehearse one.")
     predictions = read_scores(scores)
     wanted = read_template(template, key=key, predictions=predictions)
-    made = submission(predictions, wanted, fill=fill, allow_extra=allow_extra)
+    made = submission(
+        predictions, wanted, fill=fill, allow_extra=allow_extra, splits=_splits(Path(scores))
+    )
+    if made.left_over:
+        log.info("%d scores that %s does not ask for are left out.", made.left_over, template)
     rehearsal = None
     if labels is not None:
         table = read_table(labels, ignore_columns=ignore_columns, named=wanted.classes)
@@ -70,3 +78,16 @@ def submit(
             raise InputError(f"--out {out} is one of the files that are read.")
         write_submission(made, out, code)
     return Submitted(None if out is None else Path(out), made, rehearsal)
+
+
+def _splits(scores: Path) -> dict[str, str]:
+    """The split of each image, where the scores are those of a whole table; else nothing."""
+    path = scores.with_suffix(".made.json")
+    made = files.read_object(path) if path.is_file() else {}
+    table = Path(str(made.get("data", "")))
+    if made.get("split") is not None or not table.is_file():
+        return {}
+    if files.sha256(table) != made.get("data_sha256"):
+        return {}  # it has changed since, or is an image that was scored alone
+    read = read_unlabelled(table)
+    return dict(zip(read.images, read.splits or [""] * len(read), strict=True))

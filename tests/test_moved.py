@@ -264,7 +264,7 @@ def test_splits_that_the_run_made_go_with_the_table(first: Path, tmp_path: Path)
 def test_a_run_folder_takes_its_phantom_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lingula.verbs.train.write_phantom", _few)
+    monkeypatch.setattr("lingula.verbs.data_phantom.write_phantom", _few)
     once = vary(recipe("smoke"), optim__epochs=2, precision="fp32")
     run = begun(once, tmp_path / "a" / "run", monkeypatch, at=3)
     run.parent.rename(tmp_path / "b")

@@ -123,7 +123,7 @@ def test_a_run_on_three_tables(phantoms: dict[str, Path], tmp_path: Path) -> Non
     assert counted > 60
     steps = json.loads((run / "finished.json").read_text())["steps"]
     assert steps == -(-(facts["images"] + counted) // 32)
-    with pytest.raises(InputError, match="outside"):
+    with pytest.raises(InputError, match="changed since"):
         lingula.train(vary(config, data__outside=()), out=run)
 
 

@@ -74,7 +74,7 @@ def test_each_row_changes_one_thing_of_its_parent() -> None:
 
 
 def test_a_start_at_random_names_no_weights() -> None:
-    for scale, encoder in (("paper", "resnet50.tv_in1k"), ("small", "resnet50")):
+    for scale, encoder in (("paper", "resnet50.tv_in1k"), ("tiny", "resnet50")):
         assert scaled(recipe("paper/t1r1"), SCALES[scale]).model.encoder == encoder
 
 

@@ -10,7 +10,6 @@ import pytest
 import lingula
 from lingula.config import Config, read_config, vary, write_config
 from lingula.errors import InputError
-from lingula.runs import changed_settings
 
 
 def test_what_changes_no_result_makes_no_other_run(tiny_config: Config, tmp_path: Path) -> None:
@@ -27,12 +26,8 @@ def test_what_changes_no_result_makes_no_other_run(tiny_config: Config, tmp_path
         lingula.train(tiny_config, ["optim.epochs=1", *same], out=run)
     assert (run / "finished.json").read_bytes() == before
     for other in (f"data.cache={tmp_path / 'jpeg'}", f"data.cache={tmp_path / 'nowhere'}"):
-        with pytest.raises(InputError, match=r"other settings:\n  data\.cache"):
+        with pytest.raises(InputError, match=r"other settings.*:\n  data\.cache"):
             lingula.train(tiny_config, ["optim.epochs=1", other], out=run)
-    there = read_config(run / "config.yaml")
-    lossy = vary(there, data__cache=str(tmp_path / "jpeg"))
-    assert "data.cache" in changed_settings(lossy, there)
-    assert not changed_settings(vary(there, data__cache=str(tmp_path / "raw")), there)
 
 
 def test_a_finished_run_is_finished_on_any_node(

@@ -270,6 +270,9 @@ def test_a_dry_run_looks_at_the_outside_tables(
     with pytest.raises(InputError, match=r"is a phantom and data\.table is not"):
         dry("data.outside=[phantom:nih]")
     other = tmp_path / "other.csv"
+    film = Path(tiny_config.data.table).parent / "images" / "000.png"
+    for i in range(12):
+        shutil.copy(film, tmp_path / f"x{i}.png")
     other.write_text("image,Edema\n" + "".join(f"x{i}.png,{i % 2}\n" for i in range(12)))
     with caplog.at_level(logging.INFO, "lingula"):
         dry(f"data.outside=[{other}]")

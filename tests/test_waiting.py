@@ -16,14 +16,21 @@ from lingula.errors import InputError, StoppedError
 from lingula.interruption import Interrupted
 from lingula.verbs import waiting
 
+LAUNCHED = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "TORCHELASTIC_RUN_ID"),
+    *("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_ID"),
+)
+
 
 def second(monkeypatch: pytest.MonkeyPatch, launcher: str) -> None:
-    names = ("RANK", "WORLD_SIZE", "SLURM_PROCID", "SLURM_NTASKS")
-    for name in names:
+    """This process as the second of two that a launcher started."""
+    for name in LAUNCHED:
         monkeypatch.delenv(name, raising=False)
-    rank, world = names[:2] if launcher == "torchrun" else names[2:]
-    monkeypatch.setenv(rank, "1")
-    monkeypatch.setenv(world, "2")
+    for name in LAUNCHED:
+        if name.startswith("SLURM") == (launcher == "srun"):
+            one = name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID")
+            two = name.endswith(("WORLD_SIZE", "TASKS", "PER_NODE"))
+            monkeypatch.setenv(name, "1" if one else "2" if two else "0")
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "srun"])
@@ -33,7 +40,7 @@ def test_the_second_process_waits_for_the_phantom_that_the_first_draws(
     out = tmp_path / "phantom"
     second(monkeypatch, launcher)
     monkeypatch.setattr(waiting, "LOOK", 0.01)
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "SLURM_PROCID")}
+    environment = {k: v for k, v in os.environ.items() if k not in LAUNCHED}
     code = f"import lingula; lingula.data_phantom({str(out)!r}, n=60, size=32)"
     with caplog.at_level("INFO", "lingula"):
         first = subprocess.Popen([sys.executable, "-c", code], env=environment)

@@ -12,8 +12,6 @@ import re
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from omegaconf import OmegaConf
-
 from lingula.errors import InputError
 
 
@@ -43,6 +41,8 @@ def value_of(key: str, text: str, annotation: Any) -> Any:
         if not text:
             raise InputError(f"{key}= is empty: say {key}=VALUE.")
         return text.strip() if Literal in kinds else text
+    from omegaconf import OmegaConf  # takes longer than the answer to a wrong key
+
     try:
         read: Any = OmegaConf.from_dotlist([f"value={text}"])
         return OmegaConf.to_container(read, resolve=False)["value"]  # type: ignore[index,call-overload]

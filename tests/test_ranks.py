@@ -245,6 +245,7 @@ def test_a_process_that_waits_in_a_library_ends_too() -> None:
         text=True,
     ) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        time.sleep(1)  # until it waits in C
         process.send_signal(signal.SIGTERM)
         wrong = process.communicate(timeout=20)[1]
     assert process.returncode == 143 and "SIGTERM" in wrong

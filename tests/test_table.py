@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lingula.data.checking import check
+from lingula.data.presence import absent
 from lingula.data.reading import read_table, write_table
-from lingula.data.sources.places import absent
 from lingula.data.splits import (
     classes_missing,
     patients_in_two_splits,
@@ -525,7 +525,7 @@ def test_such_tables_are_checked_and_joined(form: str, tmp_path: Path) -> None:
     joined = union([first, second], None, None)
     assert joined.root == tmp_path
     assert all(image_path(joined.root, cell).is_file() for cell in joined.images)
-    assert not absent(first.root, first.images)
+    assert not absent([image_path(first.root, name) for name in first.images])
 
 
 def test_counts(tmp_path: Path) -> None:

@@ -15,10 +15,13 @@ from pathlib import Path
 
 import polars as pl
 
+from lingula import files
 from lingula.csv_cells import original_cell
 from lingula.errors import InputError, examples
 
 log = logging.getLogger("lingula")
+
+FOLDER_TO_TABLE = "`lingula data folder` makes a table of films and a label file."
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ def read_cells(
         InputError: a file that is missing, empty, no table, or not comma-separated UTF-8.
     """
     file = Path(path)
+    if file.is_dir():
+        raise files.not_a_file(file, "table", " " + FOLDER_TO_TABLE)
     packed = file.name.lower().endswith(".csv.gz")
     if not packed and file.suffix.lower() not in (".csv", ".parquet"):
         raise InputError(f"{file} is no table: tables are .csv or .parquet files.")

@@ -10,6 +10,7 @@ from PIL import Image
 
 import lingula
 from lingula import files
+from lingula.data.cells import FOLDER_TO_TABLE
 from lingula.data.checking import CheckReport, check, to_json
 from lingula.data.images import read_image
 from lingula.data.reading import read_checked
@@ -41,7 +42,9 @@ def data_check(
     """
     path = Path(table)
     if not path.is_file():
-        raise InputError(f"There is no table {path}.")
+        raise files.not_a_file(path, "table", " " + FOLDER_TO_TABLE)
+    if page is not None:
+        files.check_suffix(Path(page), (".html", ".htm"), "the page")
     with progress("reading images") as tick:
         found = check(path, images=images, progress=counting(tick))
     if page is not None:

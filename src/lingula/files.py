@@ -26,7 +26,10 @@ def expanded(place: str | Path) -> Path:
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
+_CLOSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),  # a file where a folder is meant, or the reverse
+)
 
 
 @contextlib.contextmanager
@@ -89,6 +92,27 @@ def unwritable(path: Path, error: Exception) -> InputError | StoppedError:
         f"{path} can't be written: {reason}. What was there before is kept. Make room on that disk "
         "(or mend it) and give the same line again."
     )
+
+
+def not_a_file(path: Path, what: str, hint: str = "") -> InputError:
+    """What to tell where a file was meant: a folder has that name, or nothing has."""
+    if path.is_dir():
+        article = "an" if what[0] in "aeiou" else "a"
+        return InputError(f"{path} is a folder, not {article} {what}.{hint}")
+    return InputError(f"There is no {what} {path}.")
+
+
+def not_a_folder(path: Path, hint: str = "") -> InputError:
+    """What to tell where a folder was meant: a file has that name, or nothing has."""
+    if path.exists():
+        return InputError(f"{path} is a file, not a folder.{hint}")
+    return InputError(f"There is no folder {path}.{hint}")
+
+
+def check_suffix(path: Path, allowed: tuple[str, ...], what: str) -> None:
+    """Refuse to write something under a suffix that promises something else."""
+    if path.suffix.lower() not in allowed:
+        raise InputError(f"{path}: {what} is written as {' or '.join(allowed)}.")
 
 
 def check_place(path: Path) -> None:

@@ -124,7 +124,10 @@ def read_scores(path: str | Path) -> Predictions:
     """
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"There is no scores file {file}.")
+        made = sorted(file.glob("scores/*.csv")) if file.is_dir() else []
+        named = [path for path in made if not path.name.endswith(".failed.csv")]
+        hint = f" Its scores: {examples(named)}." if named else ""
+        raise files.not_a_file(file, "scores file", hint)
     frame = read_frame(file)
     texts: dict[str, tuple[str, ...]] = {}
     columns: list[str] = []

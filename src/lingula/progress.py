@@ -71,16 +71,23 @@ def _bar(title: str) -> Iterator[Tick]:
 
 def _plain(title: str) -> Tick:
     began = last = time.monotonic()
+    first, before = 0, -1
 
     def tick(done: int, total: int, text: str = "") -> None:
-        nonlocal last
+        nonlocal began, last, first, before
         now = time.monotonic()
+        if before < 0 or done < before:
+            # What was done before, of work that is taken up again, took none of this time.
+            first, began = done, now
+        before = done
         if now - last < PLAIN_SECONDS:
             return
         last = now
-        left = (now - began) / max(1, done) * (total - done)
-        detail = f", {text}" if text else ""
-        sys.stderr.write(f"{title}: {done}/{total}{detail}, {left:.0f} s left\n")
+        told = [f"{title}: {done}/{total}", *([text] if text else [])]
+        if done > first:
+            left = (now - began) / (done - first) * (total - done)
+            told.append(f"{left:.0f} s left")
+        sys.stderr.write(", ".join(told) + "\n")
         sys.stderr.flush()
 
     return tick

@@ -20,6 +20,7 @@ from lingula.data.table import Table
 from lingula.errors import InputError, examples, nearest
 from lingula.intervals import Draws, Interval, bootstrap, interval, logit_interval, mean_by_draw
 from lingula.joining import Joined, Meaning, meant
+from lingula.labels import fold
 from lingula.metrics import FEW
 
 DECADES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -81,6 +82,24 @@ class Subgroups:
     compared: tuple[str, ...]
     gap: Gap | None
     gaps: tuple[Gap | None, ...]
+
+
+def parted(given: Sequence[str], table: Table) -> list[str]:
+    """The columns and classes in texts that may name several by commas, as classes may have, too.
+
+    What is a class as a whole is not parted: `view, Edema, acute` may be two or three.
+    """
+    known = {fold(name) for name in (*_COLUMNS, *table.space.classes)}
+    found = []
+    for text in given:
+        parts, first = text.split(","), 0
+        while first < len(parts):
+            ends = range(len(parts), first, -1)
+            joined = {end: ",".join(parts[first:end]).strip() for end in ends}
+            end = next((end for end in ends if fold(joined[end]) in known), first + 1)
+            found += [joined[end]] if joined[end] else []
+            first = end
+    return found
 
 
 def subgroups_of(

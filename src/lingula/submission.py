@@ -296,7 +296,7 @@ def write_submission(made: Submission, path: str | Path, code: str | Path | None
 def _code(folder: Path, archive: Path) -> list[tuple[str, bytes]]:
     """The files of a folder of code, hidden ones and compiled ones left out."""
     if not folder.is_dir():
-        raise InputError(f"--code: there is no folder {folder}.")
+        raise InputError(f"--code: {files.not_a_folder(folder)}")
     if archive.resolve().is_relative_to(folder.resolve()):
         raise InputError(f"--out {archive} lies inside --code {folder}; write it elsewhere.")
     found = []

@@ -35,7 +35,7 @@ def value_of(key: str, text: str, annotation: Any) -> Any:
     if tuple in kinds:
         bare = text.strip()
         if bare.startswith("[") and bare.endswith("]"):
-            return _texts(bare)
+            return texts(bare)
         return text if str in kinds else [text]
     if str in kinds:
         if not text:
@@ -70,7 +70,7 @@ def _kinds(annotation: Any) -> set[Any]:
     return kinds
 
 
-def _texts(text: str) -> list[str]:
+def texts(text: str) -> list[str]:
     """The texts of `[a, "b, c", 'd']`, each as it stands but for blanks around the bare ones."""
     with contextlib.suppress(ValueError):
         found = json.loads(text)

@@ -59,8 +59,11 @@ def evaluate(
         typer.Option("--fuse", help="With --by study: mean, max, views or frontal=7,lateral=3,..."),
     ] = "mean",
     subgroups: Annotated[
-        str, typer.Option("--subgroups", help="view, sex, age, source or classes, by commas.")
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            "--subgroups", help="view, sex, age, source or classes, by commas; repeatable."
+        ),
+    ] = None,
     age_edges: Annotated[
         str, typer.Option("--age-edges", help="First years of age bands, such as 18,40,65.")
     ] = "",
@@ -85,7 +88,7 @@ def evaluate(
         soft=soft,
         threshold=threshold,
         fuse=fuse,
-        subgroups=_words(subgroups),
+        subgroups=subgroups or (),
         age_edges=_years(age_edges),
     )
     typer.echo(dumped(to_json(result)) if as_json else to_text(result))

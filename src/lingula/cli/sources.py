@@ -48,7 +48,11 @@ class Readers(enum.StrEnum):
 
 
 def asked(classes: str | None) -> Any:
-    """A name of a label space, or a list of classes."""
+    """A name of a label space, or a list of classes; `["a, b"]` has one with a comma in it."""
+    if classes is not None and classes.strip().startswith("["):
+        from lingula.values import texts
+
+        return texts(classes.strip())
     if classes is None or "," not in classes:
         return classes
     return [name.strip() for name in classes.split(",") if name.strip()]

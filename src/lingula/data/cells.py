@@ -20,6 +20,7 @@ from pathlib import Path
 
 import polars as pl
 
+from lingula import files
 from lingula.csv_cells import original_cell
 from lingula.data.separators import (
     SEPARATORS,
@@ -39,6 +40,7 @@ KINDS = "tables are .csv, .tsv, .parquet or .xlsx files"
 # Names that a spreadsheet or pandas gives to a column without one.
 _NAMELESS = re.compile(r"(Unnamed: \d+(\.\d+)?)?")
 _ZIP, _OLE, _GZIP = b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"\x1f\x8b"
+FOLDER_TO_TABLE = "`lingula data folder` makes a table of films and a label file."
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def read_cells(
         InputError: a file that is missing, empty, no table, or neither UTF-8 nor UTF-16.
     """
     file = Path(path)
+    if file.is_dir():
+        raise files.not_a_file(file, "table", " " + FOLDER_TO_TABLE)
     if not is_table(file):
         raise InputError(f"{file} is no table: {KINDS}.")
     data = _bytes(file)

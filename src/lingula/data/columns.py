@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import logging
+import re
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -231,6 +232,12 @@ def _known_classes() -> list[str]:
     return sorted({name for space in SPACES.values() for name in space.classes})
 
 
+def _is_list(cell: str) -> bool:
+    """Whether a cell names several findings: parted by `|`, or otherwise if all are known."""
+    parts = [part.strip(" '\"[]()") for part in re.split(r"[|;,]", cell)]
+    return "|" in cell or (len(parts) > 1 and all(map(is_known, parts)))
+
+
 def _neither(
     frame: pl.DataFrame, strange: list[str], space: LabelSpace | None, file: Path
 ) -> Fault:
@@ -238,10 +245,12 @@ def _neither(
     names = [*NAMES.values(), *(space.classes if space else _known_classes())]
     told = []
     for column in strange[:5]:
-        cell = next((text for text in frame[column].head(1000) if text.strip()), "")
+        cells = [text for text in frame[column].head(1000) if text.strip()]
+        several = next((text for text in cells if _is_list(text)), None)
+        cell = several or next(iter(cells), "")
         shown = cell if len(cell) <= 40 else cell[:37] + "..."
         hint = nearest(column, names)
-        if "|" in cell:
+        if several is not None:
             hint = " It holds lists; a table has a column of 1 and 0 for each finding."
         elif cell and all(
             text.strip().casefold() in SPLIT_NAMES for text in frame[column].unique()

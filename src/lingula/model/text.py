@@ -90,7 +90,7 @@ def orthogonal(classes: Sequence[str], width: int) -> Tensor:
 
 def _from_file(classes: Sequence[str], path: Path) -> TextEmbeddings:
     if not path.is_file():
-        raise InputError(f"There is no file of class embeddings {path} (model.text).")
+        raise files.not_a_file(path, "file of class embeddings (model.text)")
     stored = _stored(path)
     absent = [name for name in classes if phrase(name) not in stored]
     if absent:
@@ -196,7 +196,7 @@ def _folder(source: str) -> Path:
             raise InputError(f"{folder} holds no config.json: it is not a text encoder's folder.")
         return folder
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
-        raise InputError(f"There is no folder {folder} (model.text).")
+        raise files.not_a_folder(folder, " A file for model.text is a .safetensors.")
     found = find_text(source)
     if found is not None:
         return found

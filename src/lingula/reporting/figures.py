@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -72,7 +73,10 @@ def _figure(height: float, **margins: float) -> Iterator[Figure]:
 def svg(figure: Figure) -> str:
     """The figure as an <svg> element without XML header, the same for the same data."""
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
+    with warnings.catch_warnings():
+        # The text stays text, which a reader's browser draws in whatever fonts it has.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+        figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
     text = stream.getvalue()
     return text[text.index("<svg") :]
 

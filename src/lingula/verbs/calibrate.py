@@ -136,7 +136,8 @@ def apply_calibration(
 def read_calibration(path: str | Path) -> Calibration:
     """The calibration in a file; `InputError` if it is absent or damaged."""
     if not Path(path).is_file():
-        raise InputError(f"There is no calibration {path}. Make one with `lingula calibrate`.")
+        hint = f" Its own is {Path(path) / NAME}." if (Path(path) / NAME).is_file() else ""
+        raise files.not_a_file(Path(path), "calibration", hint)
     return calibration.from_json(files.read_object(Path(path)), str(path))
 
 
@@ -198,16 +199,19 @@ def _places(
             data, own = read_config(settings).data, source / "table.csv"
             table = own if own.is_file() else Path(data.table)
     if not scores.is_file():
-        what = f"the run {source} has no {scores}" if source.is_dir() else f"there is no {scores}"
-        raise InputError(f"Calibration needs scores: {what}.")
+        if source.is_dir():
+            raise InputError(f"Calibration needs scores: {source} has no scores/{split}.csv.")
+        raise files.not_a_file(scores, "scores file")
     if labels is not None:
         table = Path(labels)
         data = Data(table=str(table), ignore_columns=tuple(ignore_columns))
     if table is None:
         raise InputError("Calibration is fitted on dev labels: give --labels TABLE.")
     if not table.is_file():
-        raise InputError(f"There is no table {table}; give --labels TABLE.")
-    return scores, table, data, target if out is None else Path(out)
+        raise InputError(f"{files.not_a_file(table, 'table')} Give --labels TABLE.")
+    target = target if out is None else Path(out)
+    files.check_suffix(target, (".json",), "a calibration")
+    return scores, table, data, target
 
 
 def _joined(scores: Path, table_path: Path, data: Data, split: str) -> tuple[Joined, str]:

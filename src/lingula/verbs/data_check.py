@@ -12,6 +12,7 @@ from PIL import Image
 import lingula
 from lingula import files
 from lingula.config import Data
+from lingula.data.cells import FOLDER_TO_TABLE
 from lingula.data.checking import CheckReport, check, to_json
 from lingula.data.configured import checked_table
 from lingula.data.images import read_image
@@ -55,7 +56,9 @@ def data_check(
     """
     path = Path(table)
     if not path.is_file():
-        raise InputError(f"There is no table {path}.")
+        raise files.not_a_file(path, "table", " " + FOLDER_TO_TABLE)
+    if page is not None:
+        files.check_suffix(Path(page), (".html", ".htm"), "the page")
     data = Data(
         root=None if root is None else str(root),
         classes=classes if classes is None or isinstance(classes, str) else tuple(classes),

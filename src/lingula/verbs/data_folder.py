@@ -62,9 +62,9 @@ def data_folder(
     """
     folder, source, target = Path(root), Path(labels), Path(out)
     if not folder.is_dir():
-        raise InputError(f"There is no folder {folder}.")
+        raise files.not_a_folder(folder)
     if not source.is_file():
-        raise InputError(f"There is no label file {source}.")
+        raise files.not_a_file(source, "label file")
     if target.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out {target}: a table is written as .csv or .parquet.")
     written = {} if map_file is None else written_map(map_file)

@@ -143,7 +143,8 @@ def ensemble_apply(
     path, target = Path(made), Path(out)
     _check_missing(missing)
     if not path.is_file():
-        raise InputError(f"There is no ensemble {path}.")
+        own = path / "ensemble.json"
+        raise files.not_a_file(path, "ensemble file", f" Its own is {own}." * own.is_file())
     loaded = ensembles.from_json(_read_json(path), str(path))
     _check_distinct([name for name, _ in members])
     side = _read({name: Path(file) for name, file in members}, missing, target.name)
@@ -243,6 +244,8 @@ def _named(
 ) -> list[tuple[str, Path, Path]]:
     found: list[tuple[str, Path, Path]] = []
     for run in map(Path, runs):
+        if not run.is_dir():
+            raise files.not_a_folder(run, " Name run folders, or --member NAME DEV TEST.")
         found.append((run.name, run / "scores" / "dev.csv", run / "scores" / "test.csv"))
     found += [(name, Path(dev), Path(test)) for name, dev, test in members]
     if not found:
@@ -251,7 +254,7 @@ def _named(
     for name, *paths in found:
         for path in paths:
             if not path.is_file():
-                raise InputError(f"Member '{name}': there is no scores file {path}.")
+                raise InputError(f"Member '{name}': {files.not_a_file(path, 'scores file')}")
     return found
 
 
@@ -265,7 +268,7 @@ def _labels(
     """The table, and how it is read: the first run's settings unless the table is named."""
     if labels is not None:
         if not Path(labels).is_file():
-            raise InputError(f"There is no table {labels}.")
+            raise files.not_a_file(Path(labels), "table")
         return Path(labels), Data(table=str(labels), ignore_columns=tuple(ignore_columns))
     wanted = None
     for settings in (Path(run) / "config.yaml" for run in runs):

@@ -13,7 +13,7 @@ from lingula.errors import InputError, nearest
 from lingula.evaluation import Evaluation, Setting, evaluate_predictions
 from lingula.plausibility import warn_of_doubt
 from lingula.predictions import read_scores
-from lingula.subgroups import DECADES
+from lingula.subgroups import DECADES, parted
 from lingula.verbs.calibrate import calibrated_with, read_calibration
 from lingula.verbs.run_labels import warn_of_other_formats, warn_of_other_labels
 
@@ -58,7 +58,8 @@ def evaluate(  # noqa: PLR0913 (an argument an option)
             `#RULE` after it where that holds several, such as `#youden`). Classes that it does not
             name have 0.5, and are named in the result.
         fuse: a study's images as one, with `by="study"`: `mean`, `max`, `views` or weights.
-        subgroups: `view`, `sex`, `age`, `source` or classes, to measure apart as well.
+        subgroups: `view`, `sex`, `age`, `source` or classes, to measure apart as well; several in
+            one text by commas.
         age_edges: first years of the age bands but the first.
 
     A warning tells where `labels` has another hash than the table that the scores' run was trained
@@ -85,7 +86,9 @@ def evaluate(  # noqa: PLR0913 (an argument an option)
         uncertain=uncertain,
         blank=blank,
         unmentioned=unmentioned,
-        setting=Setting(_thresholds(threshold, Path(scores)), fuse, subgroups, age_edges),
+        setting=Setting(
+            _thresholds(threshold, Path(scores)), fuse, parted(subgroups, table), age_edges
+        ),
     )
 
 
@@ -99,7 +102,8 @@ def _thresholds(given: float | str | Path, scores: Path) -> float | dict[str, fl
         name, _, rule = str(given).rpartition("#")
         file = Path(name)
     if not file.is_file():
-        raise InputError(f"--threshold is a number or a JSON file; there is no file {file}.")
+        told = files.not_a_file(file, "file")
+        raise InputError(f"--threshold is a number or a JSON file. {told}")
     try:
         found = json.loads(file.read_text(encoding="utf-8-sig"))
     except ValueError as error:

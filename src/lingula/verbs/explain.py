@@ -89,7 +89,7 @@ def explain(
     if facts["trained_on"]["phantom"] and not allow_phantom_model:
         refuse_films([image_path(root, name) for name in chosen])
     limits, why = _thresholds(place, facts, labels)
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not overwrite:
             raise InputError(f"{folder} is there already; choose another --out, or --overwrite.")
         log.info("Moved the old %s to %s.", folder, files.set_aside(folder))

@@ -54,15 +54,20 @@ def report(
         out: the .html file; it needs nothing else to be read.
         labels: the table where it lies now, or another one in its place; None: the runs' own.
     """
-    folders = [Path(run) for run in runs]
+    folders = list(dict.fromkeys(Path(run) for run in runs))
     if not folders:
         raise InputError("Name at least one run folder.")
+    files.check_suffix(Path(out), (".html", ".htm"), "a report")
     ordered = [folders[-1], *folders[:-1]]
     trained = [folder for folder in folders if (folder / "config.yaml").is_file()]
     known = {folder: labels_of(folder, trained, labels) for folder in ordered}
     warn_of_changed_runs(known.items())
     warn_of_other_formats(folder / "scores" / "dev.csv" for folder in trained)
-    entries = [_entry(folder, known[folder], detailed=folder is ordered[0]) for folder in ordered]
+    names = told_apart(folders)
+    entries = [
+        _entry(folder, names[folder], known[folder], detailed=folder is ordered[0])
+        for folder in ordered
+    ]
     shown = known[ordered[0]]
     split = entries[0].split
     predictions = read_scores(ordered[0] / "scores" / f"{split}.csv")
@@ -72,7 +77,7 @@ def report(
         title="Chest radiograph classification",
         entries=entries,
         history=figures.history(
-            {folder.name: read_rows(folder / "metrics.jsonl") for folder in trained}
+            {names[folder]: read_rows(folder / "metrics.jsonl") for folder in trained}
         )
         if trained
         else "",
@@ -87,7 +92,21 @@ def report(
     return Path(out)
 
 
-def _entry(folder: Path, labels: RunLabels, *, detailed: bool) -> Entry:
+def told_apart(folders: Sequence[Path]) -> dict[Path, str]:
+    """A name of each folder: its own, with as many of the folders around it as it takes."""
+    parts = {folder: folder.absolute().parts for folder in folders}
+
+    def name(folder: Path) -> str:
+        mine = parts[folder]
+        for depth in range(1, len(mine) + 1):
+            if not any(parts[o][-depth:] == mine[-depth:] for o in folders if o != folder):
+                return "/".join(mine[-depth:])
+        return str(folder)
+
+    return {folder: name(folder) for folder in folders}
+
+
+def _entry(folder: Path, name: str, labels: RunLabels, *, detailed: bool) -> Entry:
     is_run = (folder / "config.yaml").is_file()
     if not is_run and not (folder / "ensemble.json").is_file():
         raise InputError(f"{folder} is neither a run nor an ensemble.")
@@ -100,9 +119,9 @@ def _entry(folder: Path, labels: RunLabels, *, detailed: bool) -> Entry:
         value = json.loads((folder / "ensemble.json").read_text(encoding="utf-8"))
         made = from_json(value, str(folder / "ensemble.json"))
         facts = [("Rule", made.rule), ("Members", ", ".join(made.members))]
-        return Entry(folder.name, f"{made.rule} ensemble", split, result, facts)
+        return Entry(name, f"{made.rule} ensemble", split, result, facts)
     settings = (folder / "config.yaml").read_text(encoding="utf-8")
-    return Entry(folder.name, "model", split, result, _facts(folder, labels.table), settings)
+    return Entry(name, "model", split, result, _facts(folder, labels.table), settings)
 
 
 def _measured_on(folder: Path) -> str:

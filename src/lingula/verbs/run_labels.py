@@ -48,12 +48,18 @@ def labels_of(
             it has no splits, they are those that the run made.
     """
     if not folder.is_dir():
-        what = "is a file, not a run" if folder.exists() else "is not there: there is no such run"
-        raise InputError(f"{folder} {what} or ensemble folder.")
+        if folder.exists():
+            raise InputError(f"{folder} is a file, not a run or ensemble folder.")
+        raise InputError(f"There is no run or ensemble folder {folder}.")
     for run in (folder, *trained):
         if (run / "config.yaml").is_file():
             return _labels_of_run(run, table)
     made = _section(folder / "ensemble.json", "made_from")
+    if not (folder / "ensemble.json").is_file():
+        raise InputError(
+            f"{folder} is neither a run nor an ensemble: it has no config.yaml and no "
+            "ensemble.json."
+        )
     own = table or made.get("labels")
     if not own:
         raise InputError(f"{folder} does not say which labels it belongs to; name its runs too.")
@@ -89,6 +95,8 @@ def _splits_of(table: Table, made: Table, place: Path) -> tuple[str, ...]:
 
 
 def _gone(table: Path, folder: Path) -> InputError:
+    if table.is_dir():
+        return files.not_a_file(table, "table")
     return InputError(
         f"There is no table {table}, which {folder} was made with. If it lies elsewhere now: "
         "--labels TABLE."

@@ -82,7 +82,9 @@ def _settings(
             raise InputError("--resume RUN takes the run's own settings: give no recipe, no --out.")
         run = Path(resume)
         if not (run / "config.yaml").is_file():
-            raise InputError(f"{run} is no run folder: it has no config.yaml.")
+            inside = (run.parent / "config.yaml").is_file() and run.is_file()
+            hint = f" Did you mean {run.parent}?" if inside else ""
+            raise InputError(f"{run} is no run folder: it has no config.yaml.{hint}")
         stored = read_config(run / "config.yaml")
         found = stored.data.model_copy(
             update={"table": str(runs.its_table(run, stored.data.table))}

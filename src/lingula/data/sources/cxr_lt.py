@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from lingula.data.columns import SPLIT_NAMES
+from lingula.data.sources.mimic import LAYOUTS
 from lingula.data.sources.places import check_inside, folder, label_files, laid_out
 from lingula.data.sources.released import (
     Released,
@@ -149,10 +150,6 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
         ids(frame["id"], file.path).alias("id"),
         ids(frame["patient"], file.path, "p").alias("patient"),
         ids(frame["study"], file.path, "s").alias("study"),
-        pl.Series("image", laid_out(root, images, (str, _without_files)), dtype=pl.String),
+        pl.Series("image", laid_out(root, images, LAYOUTS), dtype=pl.String),
         split.alias("split"),
     )
-
-
-def _without_files(image: str) -> str:
-    return image.removeprefix("files/")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -79,7 +79,7 @@ def mimic(
         for patient, study, name in films.select("patient", "study", "id").iter_rows()
     ]
     check_inside(place, plain, metadata.path)
-    images = laid_out(place, plain, (str, lambda image: image.removeprefix("files/")))
+    images = laid_out(place, plain, LAYOUTS)
     return as_table(
         films.with_columns(pl.Series("image", images, dtype=pl.String)),
         cells[first][row[labelled]],
@@ -89,6 +89,22 @@ def mimic(
         blank="zero",
         made_from=[file for file in (metadata, stated, split) if file is not None],
     )
+
+
+def _layout(suffix: str, inside: bool) -> Callable[[str], str]:
+    """A path as the release has it, with another suffix, and seen from `files` itself."""
+
+    def layout(image: str) -> str:
+        found = image.removesuffix(".jpg") + suffix
+        return found.removeprefix("files/") if inside else found
+
+    return layout
+
+
+# MIMIC-CXR-JPG has .jpg, MIMIC-CXR the same films as .dcm; copies at other sizes are often .png.
+LAYOUTS = tuple(
+    _layout(suffix, inside) for suffix in (".jpg", ".dcm", ".png") for inside in (False, True)
+)
 
 
 def _files(

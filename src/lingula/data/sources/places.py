@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from lingula import files
 from lingula.data.table import image_path
 from lingula.errors import ImageError, InputError, examples
 
@@ -20,7 +21,7 @@ def folder(root: str | Path) -> Path:
     """`root` as a path; `InputError` if there is no such folder."""
     place = Path(root)
     if not place.is_dir():
-        raise InputError(f"There is no folder {place}. Name the folder that holds the images.")
+        raise files.not_a_folder(place, " Name the folder that holds the images.")
     return place
 
 

@@ -243,9 +243,10 @@ def facts_of(
         f"Tail: {', '.join(measure.tail) or 'none'} (below {100 * measure.limit:g} % of the "
         "training images).",
         "Image encoders start from torchvision's ImageNet weights at the scale `paper` (our "
-        "assumption), at random at the others, where the rates are raised (the decoder's less), "
-        "the warm-up is 5 % of the steps, the decoder is smaller, and the map before the encoder's "
-        "last one is used.",
+        "assumption), at `small` from encoders trained on another phantom (on one's own table: "
+        "from ImageNet), at `tiny` at random. Away from `paper` the rates are raised, the warm-up "
+        "is 5 % of the steps, the decoder is smaller, and the map before the encoder's last one is "
+        "used.",
         f"Text encoders: {'; '.join(_texts(jobs)) or 'none'}.",
         "All scores are computed in fp32, whatever the trainings ran in.",
         f"lingula {lingula.__version__}. {lingula.NOTICE}",

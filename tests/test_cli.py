@@ -142,6 +142,8 @@ LIGHT: list[tuple[list[str], int, str]] = [
     (["train", "smoke"], 2, "--out RUN"),
     (["train", "nowhere.yaml", "--out", "x"], 2, "no configuration file"),
     (["train", "--resume", "nowhere"], 2, "no run folder"),
+    (["train", "lr=0.1/c.yaml", "--out", "x"], 2, "no configuration file lr=0.1/c.yaml"),
+    (["train", "smoke", "lr=0.1", "--out", "x"], 2, "Did you mean 'optim.lr'"),
     (["fetch", "smok"], 2, "Did you mean 'smoke'"),
 ]
 QUICK: list[tuple[list[str], int, str]] = [
@@ -149,6 +151,8 @@ QUICK: list[tuple[list[str], int, str]] = [
     (["recipes", "paper/t1r9"], 0, "encoder"),
     (["train", "smoke", "data.table=nowhere.csv", "--out", "x"], 2, "no table"),
     (["train", "smoke", "optim.warmup_epochs=20", "--out", "x"], 2, "as long as the run"),
+    (["train", "smoke", "data.table=no #1/t.csv", "--out", "x"], 2, "no #1/t.csv"),
+    (["train", "smoke", "data.table=no.csv", "--out", "x", "--dry-run"], 2, "no table"),
     (["predict", "nowhere", "--data", "x", "--out", "s.csv"], 2, "no run or model folder"),
     (["explain", "nowhere", "--data", "x", "--out", "x"], 2, "no run or model folder"),
     (["report", "nowhere", "--out", "r.html"], 2, "nowhere"),

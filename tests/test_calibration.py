@@ -479,7 +479,7 @@ def test_again_is_done_and_wrong_input_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match=message):
             lingula.calibrate(scores, **({"labels": labels, "out": tmp_path / "x.json"} | wrong))
-    with pytest.raises(InputError, match="Calibration needs scores"):
+    with pytest.raises(InputError, match="There is no scores file"):
         lingula.calibrate(tmp_path / "no.csv", labels=labels)
     (tmp_path / "mine.json").write_text("{}")
     with pytest.raises(InputError, match="no calibration made by"):

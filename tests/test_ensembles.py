@@ -204,7 +204,7 @@ def test_wrong_members_and_labels(two_runs: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(InputError, match="same name: one"):
         ensemble("model-wise", two_runs, members=[("one", dev, test)], out=out)
-    with pytest.raises(InputError, match=r"Member 'three': there is no scores file"):
+    with pytest.raises(InputError, match=r"There is no folder .*three"):
         ensemble("model-wise", [tmp_path / "three"], out=out)
     with pytest.raises(InputError, match="give --labels TABLE"):
         ensemble("class-wise", members=[("m", dev, test)], out=out)

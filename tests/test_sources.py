@@ -33,6 +33,11 @@ from lingula.subgroups import age_bands
 DICOM = "aaaaaaaa-bbbbbbbb-cccccccc-dddddddd-{:08x}"
 
 
+def sound(table: Path) -> bool:
+    """Whether a check finds nothing; that so few rows are not enough to train on apart."""
+    return {fault.what for fault in check(table).problems} <= {"no training can use it"}
+
+
 def film(path: Path, seed: int = 0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 255, (8, 8), dtype=np.uint8)
@@ -108,7 +113,7 @@ def test_cxr_lt_2023_has_26_classes_and_its_own_splits(tmp_path: Path) -> None:
     assert table.labels[:26].tolist() == np.eye(26).tolist()
     assert table.patients[0] == "10000000" and table.studies[0] == "50000000"
     assert table.ids[0] == DICOM.format(0) and set(table.sources) == {"mimic-cxr"}
-    assert check(found.path).fit and not found.missing
+    assert sound(found.path) and not found.missing
     described = json.loads((tmp_path / "t.json").read_text())
     assert described["root"] == "mimic" and described["blank"] == "ignore"
     assert described["sources"] == {"mimic-cxr": {"knows": list(CXR_LT_2023)}}
@@ -234,7 +239,7 @@ def test_mimic_finds_the_same_file(below: str, subject: str, tmp_path: Path) -> 
     labels = mimic_files(tmp_path / "tables", subject)
     found = lingula.data_mimic(root, labels=[labels], out=tmp_path / "t.csv")
     table = read_table(found.path)
-    assert not found.missing and check(found.path).fit
+    assert not found.missing and sound(found.path)
     assert table.images[0] == f"{below}p10/p10999999/s59999999/{DICOM.format(1)}.jpg"
     assert table.patients == ("10999999",) * 2 and table.studies == ("59999999",) * 2
     assert table.views == ("PA", "LATERAL") and table.splits == ("dev", "dev")
@@ -371,7 +376,7 @@ def test_nih_with_its_eleven_fields_lists_and_folders(tmp_path: Path) -> None:
     assert table.ages == ("58", "") and table.sexes == ("M", "F") and table.studies[0] == "1_0"
     assert cell(table, "00000001", "Pleural Effusion") == 1
     assert cell(table, "00000001", "Pleural Thickening") == 1 and table.labels.sum() == 3
-    assert check(found.path).fit
+    assert sound(found.path)
 
 
 def test_nih_first_release_ends_lines_with_a_comma(tmp_path: Path) -> None:
@@ -477,7 +482,7 @@ def test_chexpert_paths_whatever_the_name_of_the_csv(
     assert table.images == (path if inside else prefix + path,)
     assert table.patients == ("patient00001",) and table.studies == ("patient00001/study1",)
     assert table.splits == ("train",) and table.sexes == ("F",) and table.ages == ("68",)
-    assert not found.missing and check(found.path).fit
+    assert not found.missing and sound(found.path)
 
 
 def batches(folder: Path, train: str = "", head: str = "CheXpert-v1.0/") -> Path:
@@ -510,7 +515,7 @@ def test_chexpert_as_its_batches_unpack(
     assert sorted(set(table.splits or ())) == ["dev", "train"]
     assert table.images[1].startswith("CheXpert-v1.0 batch 3 (train 2)/")
     assert table.patients == (*(f"patient{i + 1:05}" for i in range(6)), "patient64541")
-    assert check(found.path).fit
+    assert sound(found.path)
 
 
 def test_a_chexpert_batch_is_not_taken_for_the_release(tmp_path: Path) -> None:
@@ -832,7 +837,7 @@ def test_chestmnist_becomes_png_files(tmp_path: Path) -> None:
     with np.load(source) as arrays:
         written = np.asarray(Image.open(table.root / table.images[4]))
         assert (written == arrays["val_images"][0]).all()
-    assert check(found.path).fit
+    assert sound(found.path)
     again = lingula.data_medmnist(tmp_path, out=tmp_path / "out" / "t.csv")
     assert again.table.images == table.images
 

@@ -68,7 +68,7 @@ def test_helpers_never_become_classes_without_a_word(
         assert read_table(path).space.classes == ("Edema",)
     (told,) = [record.message for record in caplog.records]
     assert all(f"'{name}' (looks like" in told for name in names)
-    assert "For 'fold' to be the split" in told and "--ignore-columns" in told
+    assert "For 'is_valid' to be the split" in told and "--ignore-columns" in told
     report = check(path, images=False)
     (fault,) = report.problems
     assert not report.fit and fault.message == told and fault.examples == tuple(names)

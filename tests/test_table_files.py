@@ -108,9 +108,12 @@ def test_decimal_commas(tmp_path: Path) -> None:
     found = read_table(path, soft=True)
     assert found.patients == ("59999999", "7") and found.ages == ("63.5", "1.5")
     np.testing.assert_allclose(found.labels, [[0.5, 1], [1e-3, UNCERTAIN]], rtol=1e-6)
-    # Where commas part the cells, a comma inside of one is none of a number.
-    path.write_text('image,id,Edema\na,"1,5",1\n')
-    assert read_table(path).ids == ("1,5",)
+    # Where commas part the cells, a comma inside of one is none of a number, but in labels and scores.
+    path.write_text('image,id,Edema\na,"1,5","0,5"\nb,2,"-1,0"\n')
+    found = read_table(path, soft=True)
+    assert found.ids == ("1,5", "2") and found.labels.tolist() == [[0.5], [UNCERTAIN]]
+    path.write_text('image,Edema\na,"0,25"\n')
+    assert read_scores(path).probabilities.tolist() == [[0.25]]
 
 
 @pytest.mark.parametrize(

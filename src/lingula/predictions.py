@@ -23,6 +23,7 @@ from lingula.data.cells import Fault
 from lingula.data.columns import whole_ids
 from lingula.data.names import BESIDE_SCORES, is_fact, known_columns
 from lingula.data.reading import read_frame
+from lingula.data.separators import with_decimal_points
 from lingula.errors import InputError, examples, nearest
 from lingula.labels import canonical, fold
 
@@ -161,8 +162,9 @@ def _probabilities(
 ) -> NDArray[np.float64]:
     """The cells as numbers, NaN where blank; `InputError` for any other text, NaN among it."""
     text = frame.select(pl.col(name).str.strip_chars() for name in columns)
-    values = text.select(pl.all().cast(pl.Float64, strict=False)).fill_null(np.nan).to_numpy()
-    wrong = np.isnan(values) & (text.select(pl.all() != "").to_numpy())
+    values, wrong = _numbers(text)
+    if wrong.any():
+        values, wrong = _numbers(text.select(with_decimal_points(pl.all())))
     if wrong.any():
         row, k = (int(found[0]) for found in np.nonzero(wrong))
         wordy = [name for name, column in zip(columns, wrong.T, strict=True) if column.all()]
@@ -174,6 +176,12 @@ def _probabilities(
             f"which is no probability ({int(wrong.sum())} such cells). {mend}"
         )
     return _exact(values, columns, file)
+
+
+def _numbers(text: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Cells as numbers, NaN where there is none; and where there is other text."""
+    values = text.select(pl.all().cast(pl.Float64, strict=False)).fill_null(np.nan).to_numpy()
+    return values, np.isnan(values) & (text.select(pl.all() != "").to_numpy())
 
 
 def _exact(values: NDArray[np.float64], columns: list[str], file: Path) -> NDArray[np.float64]:

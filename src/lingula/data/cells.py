@@ -160,7 +160,7 @@ def _delimited(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
     except pl.exceptions.PolarsError:
         frame = _row_by_row(body, kept, separator, file, above + head.count(b"\n"))
     if separator != ",":
-        frame = with_decimal_points(frame)
+        frame = frame.with_columns(with_decimal_points(pl.all()))
     frame = frame.filter(~pl.all_horizontal(pl.all().is_null()))
     # Commas at the ends of lines make columns without a name: no row needs those.
     width = max(i for i, name in enumerate(names, start=1) if name or i == 1)

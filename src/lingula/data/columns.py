@@ -18,6 +18,7 @@ import polars as pl
 from lingula.csv_cells import original_cell
 from lingula.data.cells import Fault
 from lingula.data.names import NAMES, helper, is_fact, known_columns
+from lingula.data.separators import with_decimal_points
 from lingula.errors import examples, nearest
 from lingula.labels import SPACES, LabelSpace, canonical, fold, is_known, likely
 
@@ -118,7 +119,7 @@ def label_values(
 
 
 def _values(cells: pl.Series, blank: float, uncertain: float, soft: bool) -> pl.Series:
-    text = pl.col("cells").str.strip_chars().str.to_lowercase()
+    text = with_decimal_points(pl.col("cells")).str.strip_chars().str.to_lowercase()
     number = text.cast(pl.Float32, strict=False)
     allowed = number.is_between(0.0, 1.0) if soft else (number == 0.0) | (number == 1.0)
     values = (
@@ -207,6 +208,7 @@ def _of_helpers(helpers: Mapping[str, str], file: Path) -> Fault:
     """The fault of helpers' columns of 0 and 1, which would become findings without a word."""
     told = ", ".join(f"'{name}' (looks like {kind})" for name, kind in helpers.items())
     parts = [name for name, kind in helpers.items() if kind == "a split"]
+    parts.sort(key=lambda name: "fold" in fold(name))  # a fold is the split of one model only
     offer = (
         f" For '{parts[0]}' to be the split, call it `split`: train, dev, test." if parts else ""
     )

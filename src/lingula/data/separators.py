@@ -95,6 +95,6 @@ def _rows_are_alike(text: str, separator: str) -> bool:
     return len({len(row) for row in rows}) == 1
 
 
-def with_decimal_points(frame: pl.DataFrame) -> pl.DataFrame:
-    """Cells such as `0,5` as `0.5`: where commas part no cells they are decimal ones."""
-    return frame.with_columns(pl.all().str.replace(_DECIMAL, "$1.$2"))
+def with_decimal_points(cells: pl.Expr) -> pl.Expr:
+    """Cells such as `0,5` as `0.5`: of any column where commas part no cells, else of numbers."""
+    return cells.str.replace(_DECIMAL, "$1.$2")

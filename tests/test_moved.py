@@ -192,6 +192,24 @@ def test_other_contents_are_refused_wherever_they_lie(
         lingula.train(overrides=["optim.lr=0.5"], resume=run)
 
 
+def test_other_films_under_the_same_names_are_refused(
+    first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A root with the films at another contrast, say: the table can't tell. One may be mended."""
+    run = begun(settings(first), tmp_path / "run", monkeypatch)
+    second = Path(shutil.copytree(first, tmp_path / "second"))
+    films = sorted((second / "data" / "images").iterdir())
+    films[0].write_bytes(films[0].read_bytes() + b"\0")
+    root = f"data.root={second / 'data'}"
+    lingula.train(overrides=[root], resume=run, dry_run=True)
+    for film in films:
+        film.write_bytes(film.read_bytes() + b"\0")
+    for dry in (True, False):
+        with pytest.raises(InputError, match=r"films are others.*sizes(.|\n)*data\.root"):
+            lingula.train(overrides=[root], resume=run, dry_run=dry)
+    assert read_config(run / "config.yaml").data.root is None
+
+
 def test_classes_in_another_order_are_refused(
     first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lingula import calibration, files
+from lingula import calibration, files, runs
 from lingula.calibration import METHODS, Calibration
 from lingula.config import Data, read_config
 from lingula.data.configured import configured_table
@@ -197,7 +197,7 @@ def _places(
         settings = source / "config.yaml"
         if settings.is_file() and labels is None:
             data, own = read_config(settings).data, source / "table.csv"
-            table = own if own.is_file() else Path(data.table)
+            table = own if own.is_file() else runs.its_table(source, data.table)
     if not scores.is_file():
         if source.is_dir():
             raise InputError(f"Calibration needs scores: {source} has no scores/{split}.csv.")

@@ -20,6 +20,7 @@ from lingula.errors import InputError, changes, differences, examples, nearest
 from lingula.incomplete import Members
 from lingula.plausibility import warn_of_doubt
 from lingula.predictions import Predictions, failed, read_scores, write_scores
+from lingula.runs import its_table
 from lingula.verbs.guarding import guarded_on, labelled
 from lingula.verbs.run_labels import warn_of_other_formats, warn_of_other_labels
 
@@ -275,7 +276,7 @@ def _labels(
         if settings.is_file():
             data = read_config(settings).data
             own = settings.with_name("table.csv")
-            wanted = own if own.is_file() else Path(data.table)
+            wanted = own if own.is_file() else its_table(settings.parent, data.table)
             if wanted.is_file():
                 return wanted, data
             break

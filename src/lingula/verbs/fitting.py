@@ -69,7 +69,7 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
         facts = facts_of(config, table, plan.outside)
         network, architecture, facts = build(config, table, facts, kept_start(run, config))
         if first:
-            note_start(run, config, network, facts)
+            note_start(plan, config, network, facts)
         train = examples_of(config, table, "train", decode=not plan.outside)
         dev = examples_of(config, table, "dev")
         if first:
@@ -163,7 +163,7 @@ def _opened(plan: Plan, config: Config) -> str:
         )
         same_data(plan.run, environment)
         if standing != "new":
-            settle(plan.run, config, plan.table.space.classes)
+            settle(plan, config)
         # A run that was killed right after it was claimed lacks them; the environment is written
         # last.
         if not (plan.run / "environment.json").is_file():

@@ -16,12 +16,15 @@ from torch import Tensor
 
 from lingula import files, runs
 from lingula.config import Config, diff, read_config, write_config
-from lingula.errors import InputError, differences, examples
+from lingula.data.cache_files import source_of
+from lingula.data.table import image_path
+from lingula.errors import ImageError, InputError, differences, examples
 from lingula.model.checkpoint import newest_checkpoint
 from lingula.model.encoders import Normalisation
 from lingula.model.loader import imagenet_file
 from lingula.model.network import Network
 from lingula.model.text import files_hash
+from lingula.verbs.plan import Plan
 from lingula.weights import find_text
 
 log = logging.getLogger("lingula")
@@ -39,8 +42,9 @@ class Start:
 _ORIGINS = ("text", "weights", "pretrained")
 
 
-def note_start(run: Path, config: Config, network: Network, facts: Mapping[str, Any]) -> None:
+def note_start(plan: Plan, config: Config, network: Network, facts: Mapping[str, Any]) -> None:
     """Add to `environment.json` what the run started from, if it is not there yet."""
+    run = plan.run
     environment = runs.read_environment(run)
     if "start" in environment:
         return
@@ -48,30 +52,33 @@ def note_start(run: Path, config: Config, network: Network, facts: Mapping[str, 
     start = {key: facts[key] for key in _ORIGINS if key in facts} | {
         "weights_sha256": _weights_hash(config.model.weights),
         "normalisation": {"mean": list(normalisation.mean), "std": list(normalisation.std)},
-        "classes": list(facts["trained_on"]["positives"]),
+        "classes": list(plan.table.space.classes),
         "cache": _pixels(config),
+        "film_bytes": _film_bytes(plan),
     }
     files.write_json(run / "environment.json", environment | {"start": start})
 
 
-def settle(run: Path, now: Config, classes: Sequence[str]) -> None:
+def settle(plan: Plan, now: Config) -> None:
     """Let a run go on with inputs at other places, which are then written to its `config.yaml`.
 
     Raises `InputError` as `check_moved` does.
     """
-    moved = check_moved(run, now, classes)
+    moved = check_moved(plan, now)
     if moved:
-        log.info("%s goes on with the same inputs at other places:\n%s", run, differences(moved))
-        path = run / "config.yaml"
+        told = differences(moved)
+        log.info("%s goes on with the same inputs at other places:\n%s", plan.run, told)
+        path = plan.run / "config.yaml"
         write_config(_with(read_config(path), {k: pair[1] for k, pair in moved.items()}), path)
 
 
-def check_moved(run: Path, now: Config, classes: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+def check_moved(plan: Plan, now: Config) -> dict[str, tuple[Any, Any]]:
     """The inputs of a begun run that are at other places now, each with its places then and now.
 
     Tables are compared before, by their hash. Raises `InputError`, and shows the difference, where
     other inputs hold something else than those that the run began with.
     """
+    run, classes = plan.run, plan.table.space.classes
     there, known = read_config(run / "config.yaml"), _known(run)
     before = known.get("classes", classes)
     if list(before) != list(classes):
@@ -86,7 +93,38 @@ def check_moved(run: Path, now: Config, classes: Sequence[str]) -> dict[str, tup
             f"{run} is a run with other settings, or they can't be told to hold the same:\n"
             f"{differences(other)}\nChoose another --out, or --overwrite to set the old one aside."
         )
+    if _FILMS.intersection(moved) and _other_films(known.get("film_bytes", ()), plan):
+        raise InputError(
+            f"The films are others than those that {run} was begun with (their files have other "
+            f"sizes):\n{differences({k: v for k, v in moved.items() if k in _FILMS})}\nSay where "
+            "the same ones lie, or choose another --out."
+        )
     return moved
+
+
+_FILMS = {"data.table", "data.root", "data.outside"}
+_SAMPLE = 64
+
+
+def _film_bytes(plan: Plan) -> list[int]:
+    """The sizes in bytes of some of the films, -1 where a file is not there."""
+    tables = [plan.table, *(other.table for other in plan.outside)]
+    every = [(table.root, image) for table in tables for image in table.images]
+    step = max(1, len(every) // _SAMPLE)
+    sizes = []
+    for root, image in every[::step]:
+        try:
+            sizes.append(source_of(image_path(root, image)).size)
+        except ImageError:
+            sizes.append(-1)
+    return sizes
+
+
+def _other_films(before: Sequence[int], plan: Plan) -> bool:
+    """Whether more than a tenth of the films that are there have other sizes; some are mended."""
+    pairs = zip(before, _film_bytes(plan), strict=False)
+    differ = [old != new for old, new in pairs if min(old, new) >= 0]
+    return 10 * sum(differ) > len(differ)
 
 
 def _with(config: Config, places: Mapping[str, Any]) -> Config:
@@ -113,7 +151,7 @@ def _known(run: Path) -> dict[str, Any]:
 def _same(key: str, there: Config, now: Config, known: Mapping[str, Any]) -> bool:
     """Whether a setting that names another place names the same content."""
     if key in ("data.table", "data.root", "data.outside"):
-        return True  # of tables the hash was compared; images are as the table names them
+        return True  # of tables the hash was compared, and films are
     if key == "data.cache":
         return bool(_pixels(now) == (known["cache"] if "cache" in known else _pixels(there)))
     if key == "model.weights":

@@ -34,7 +34,7 @@ def rehearse(plan: Plan, *, resuming: bool, overwrite: bool) -> None:
     if (not overwrite or run.is_file()) and runs.standing_of(run, config) != "new":
         if len(table):
             same_data(run, {"data_sha256": data_sha256(plan.table, plan.outside)})
-        check_moved(run, config, table.space.classes)
+        check_moved(plan, config)
         if runs.is_finished(run):
             log.info("%s is finished; there is nothing to do.", run)
             return

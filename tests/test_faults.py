@@ -586,7 +586,8 @@ def test_two_processes_of_torchrun_stop_together(config: Config, tmp_path: Path)
         process = started(*line[name])
         _, said = process.communicate(timeout=300)
         assert process.returncode == 0, said
-    assert (out["cut"] / WEIGHTS).read_bytes() == (out["whole"] / WEIGHTS).read_bytes()
+    same = (out["cut"] / WEIGHTS).read_bytes() == (out["whole"] / WEIGHTS).read_bytes()
+    assert same  # not compared here: pytest would print megabytes
 
 
 def test_learning_rates_of_case_111() -> None:

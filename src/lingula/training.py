@@ -164,6 +164,8 @@ def fit(
         stop = _agreed(asked, look, fabric)
         if look or due or stop:
             state = replace(state, loss_sum=_finite(losses, state.step))
+        if epoch_done:
+            average_statistics(network, fabric)  # here, as the checkpoint holds one process's
         if epoch_done and not stop:
             state, stop = _ended(end, state, schedule, asked)
             losses = torch.zeros_like(losses)
@@ -276,7 +278,7 @@ def finish_epoch(
     """Score dev, keep the model if it is the best so far, and append a row to metrics.jsonl.
 
     Where the dev mAP is undefined in every epoch (no class has positives there), the last epoch's
-    model is kept. Several processes score and save the same network (`average_statistics`).
+    model is kept. Several processes give it the same network (`average_statistics`).
     Raises `Interrupted` if asked to stop while dev is scored (by a single process).
     """
 
@@ -285,7 +287,6 @@ def finish_epoch(
         if number:
             raise Interrupted(number)
 
-    average_statistics(network, fabric)
     if dev.features is not None:
         found = score_features(network, dev.features[0], fabric, config.optim.batch_size)
     else:

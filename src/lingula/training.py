@@ -92,10 +92,9 @@ def fit(
     world, seed, o = fabric.world_size, config.seed, config.optim
     rows = Rows(len(train.dataset), train.outside, config.data.outside_ratio)
     schedule = plan(config, rows, world)
-    layout = layout_of(config)
-    network.to(memory_format=layout)
-    groups = parameter_groups(network, lr=o.lr, head_lr=o.head_lr, weight_decay=o.weight_decay)
-    model, optimizer = fabric.setup(network, adamw(groups))
+    network.to(memory_format=layout_of(config)).train()
+    rates = {"lr": o.lr, "head_lr": o.head_lr, "weight_decay": o.weight_decay}
+    model, optimizer = fabric.setup(network, adamw(parameter_groups(network, **rates)))
     state = resume(run, network, optimizer)
     class_weights = weights_of(config.loss.class_weights, classes, fabric.device)
     targets, mask = (torch.from_numpy(a).to(fabric.device) for a in (train.targets, train.mask))
@@ -126,7 +125,6 @@ def fit(
         state = end(state, state.step // schedule.steps_per_epoch)  # stopped while scoring dev
     losses = torch.tensor(state.loss_sum, device=fabric.device)
     resumed_at, began, saved = state, time.monotonic(), time.monotonic()
-    network.train()
     loading = _loaded(train, batches, config, state.step, schedule)
     for loaded in _until(asked, loading):
         # Dropout is the one draw from torch's global generator; seeding it by the step makes a
@@ -143,7 +141,9 @@ def fit(
             fabric.global_rank,
             world,
         )
-        batch = batch if train.features is not None else _prepared(batch, network, layout)
+        batch = (
+            batch if train.features is not None else _prepared(batch, network, layout_of(config))
+        )
         optimizer.zero_grad(set_to_none=True)
         losses = losses + backward(
             model, batch, LOSSES[config.loss.name], class_weights, config, fabric
@@ -165,10 +165,10 @@ def fit(
         if look or due or stop:
             state = replace(state, loss_sum=_finite(losses, state.step))
         if epoch_done:
-            average_statistics(network, fabric)  # here, as the checkpoint holds one process's
-        if epoch_done and not stop:
-            state, stop = _ended(end, state, schedule, asked)
-            losses = torch.zeros_like(losses)
+            average_statistics(network, fabric)  # before a checkpoint, which keeps one process's
+            if not stop:
+                state, stop = _ended(end, state, schedule, asked)
+                losses = torch.zeros_like(losses)
         if epoch_done or due or stop:
             saved = time.monotonic()
             _keep(run, state, network, optimizer, fabric)

@@ -141,9 +141,7 @@ def fit(
             fabric.global_rank,
             world,
         )
-        batch = (
-            batch if train.features is not None else _prepared(batch, network, layout_of(config))
-        )
+        batch = batch if train.features is not None else _prepared(batch, network, config)
         optimizer.zero_grad(set_to_none=True)
         losses = losses + backward(
             model, batch, LOSSES[config.loss.name], class_weights, config, fabric
@@ -183,8 +181,8 @@ def fit(
     return state
 
 
-def _prepared(batch: Batch, network: Network, layout: torch.memory_format) -> Batch:
-    return replace(batch, images=network.prepare(batch.images, layout))
+def _prepared(batch: Batch, network: Network, config: Config) -> Batch:
+    return replace(batch, images=network.prepare(batch.images, layout_of(config)))
 
 
 def _until(asked: Asked, loading: Iterator[Loaded]) -> Iterator[Loaded]:

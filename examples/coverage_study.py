@@ -19,8 +19,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula import metrics
-from lingula.intervals import bootstrap, interval, logit_interval
+from lingula.scores import metrics
+from lingula.scores.intervals import bootstrap, interval, logit_interval
 
 POSITIVES = (5, 10, 20, 50, 100, 200, 500)  # expected number in a test set
 IMAGES = 4000

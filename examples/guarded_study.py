@@ -18,12 +18,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lingula import files, guarded
-from lingula.data.reading import read_table
-from lingula.data.table import targets
-from lingula.ensembles import same_rows
-from lingula.guarded import Sample
-from lingula.predictions import aligned, picked, read_scores
+from lingula.scores.ensembles import guarded
+from lingula.scores.ensembles.guarded import Sample
+from lingula.scores.ensembles.weighting import same_rows
+from lingula.scores.predictions import aligned, picked, read_scores
+from lingula.system import files
+from lingula.tables.reading import read_table
+from lingula.tables.table import targets
 
 
 def read_all(folder: Path) -> tuple[Sample, int]:

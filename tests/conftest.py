@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lingula.config import Config, vary
 from lingula.model.network import Architecture
-from lingula.recipe import recipe
+from lingula.settings.config import Config, vary
+from lingula.settings.recipe import recipe
 
 TINY = Architecture(
     encoder="test_resnet",
@@ -63,7 +63,7 @@ def no_page() -> Iterator[None]:
     """Trainings write no page: it takes longer than a tiny training, and has tests of its own."""
     with pytest.MonkeyPatch.context() as patch:  # of its own: tests take theirs back
         patch.setattr("lingula.verbs.report.report", lambda *_, **__: None)
-        patch.setattr("lingula.verbs.attention.measure_attention", lambda *_: None)
+        patch.setattr("lingula.scoring.attention.measure_attention", lambda *_: None)
         yield
 
 

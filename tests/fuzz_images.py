@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lingula.data.dicom_facts import dicom_facts
-from lingula.data.formats import sniff
-from lingula.data.images import read_image
-from lingula.errors import ImageError
+from lingula.images.dicom.facts import dicom_facts
+from lingula.images.formats import sniff
+from lingula.images.reading import read_image
+from lingula.system.errors import ImageError
 
 LIMIT = 512 << 20
 SECONDS = 10

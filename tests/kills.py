@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import lingula
-from lingula.data.cache_files import open_cache, verify
+from lingula.images.cache.files import open_cache, verify
 
 Left = dict[str, str]
 

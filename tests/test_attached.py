@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 import lingula
-from lingula.data.attached import attach
-from lingula.data.mapping import map_of
-from lingula.data.reading import read_table
-from lingula.data.table import BLANK, UNCERTAIN
-from lingula.errors import InputError
+from lingula.system.errors import InputError
+from lingula.tables.attached import attach
+from lingula.tables.mapping import map_of
+from lingula.tables.reading import read_table
+from lingula.tables.table import BLANK, UNCERTAIN
 
 
 @pytest.fixture
@@ -316,9 +316,9 @@ def test_patients_whose_rows_differ_are_not_named(
 
 
 def test_trained_on_dicom_and_predicted_by_study(hospital: Path) -> None:
-    from lingula.config import vary
-    from lingula.predictions import read_scores
-    from lingula.recipe import recipe
+    from lingula.scores.predictions import read_scores
+    from lingula.settings.config import vary
+    from lingula.settings.recipe import recipe
 
     (hospital / "map.yaml").write_text("Cardiomegally: Cardiomegaly\n")
     made = lingula.data_folder(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 import lingula
-from lingula.errors import InputError
-from lingula.verbs.bench_frozen import to_text as frozen_text
-from lingula.verbs.bench_predict import to_text as predict_text
-from lingula.verbs.bench_train import to_text
+from lingula.bench.frozen import to_text as frozen_text
+from lingula.bench.predict import to_text as predict_text
+from lingula.bench.train import to_text
+from lingula.system.errors import InputError
 
 
 def test_ours_beside_the_plain_way() -> None:

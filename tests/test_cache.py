@@ -17,14 +17,14 @@ from PIL import Image
 
 import lingula
 from conftest import write_tiny
-from lingula import files
-from lingula.config import Config, vary
-from lingula.data.batches import Radiographs, decode_all, load, together
-from lingula.data.cache import Part, fill
-from lingula.data.cache_files import CacheSettings, claim, open_cache, open_caches
-from lingula.data.cached import CachedImages, locate
-from lingula.data.images import read_image
-from lingula.errors import ImageError, InputError
+from lingula.images.cache.files import CacheSettings, claim, open_cache, open_caches
+from lingula.images.cache.reading import CachedImages, locate
+from lingula.images.cache.writing import Part, fill
+from lingula.images.reading import read_image
+from lingula.loading.batches import Radiographs, decode_all, load, together
+from lingula.settings.config import Config, vary
+from lingula.system import files
+from lingula.system.errors import ImageError, InputError
 from lingula.verbs.predict import refuse_films
 
 NAMES = [f"images/{i:03}.png" for i in range(40)]
@@ -109,8 +109,8 @@ def test_a_kill_costs_only_the_file_being_written(tiny_table: Path, tmp_path: Pa
     out, settings = tmp_path / "cut", CacheSettings(32)
     script = (
         "import time\nfrom pathlib import Path\n"
-        "from lingula.data.cache import fill\n"
-        "from lingula.data.cache_files import CacheSettings, claim\n"
+        "from lingula.images.cache.writing import fill\n"
+        "from lingula.images.cache.files import CacheSettings, claim\n"
         f"out = Path({str(out)!r})\n"
         "claim(out, CacheSettings(32))\n"
         "def slow(done, total):\n    print(done, flush=True)\n    time.sleep(0.02)\n"
@@ -525,7 +525,7 @@ def test_what_one_cache_could_not_read_another_may_hold(
 
     names = sorted(path.name for path in films.iterdir())
     lingula.data_cache(films, out=tmp_path / "good", size=32)
-    monkeypatch.setattr("lingula.data.cache.read_image", without_decoder)
+    monkeypatch.setattr("lingula.images.cache.writing.read_image", without_decoder)
     lingula.data_cache(films, out=tmp_path / "bad", size=32)
     paths = [films / name for name in names]
     assert (locate(open_cache(tmp_path / "bad"), films, names, paths).file < 0).all()

@@ -19,19 +19,20 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 import lingula
-from lingula import calibration, curves, metrics
-from lingula.calibration import fit_curve
-from lingula.config import Config, vary, write_config
-from lingula.curves import calibrated, expit, logit
-from lingula.data.reading import read_table
-from lingula.data.table import rows_of, subset, targets
-from lingula.errors import InputError
-from lingula.evaluation import to_json
-from lingula.joining import Joined
-from lingula.predictions import Predictions, aligned, failed, read_scores, write_scores
-from lingula.recipe import recipe
-from lingula.reliability import mean_error, reliability
-from lingula.thresholds import Rule, distinct, parsed, threshold
+from lingula.scores import curves, metrics
+from lingula.scores.calibration import fitting
+from lingula.scores.calibration.fitting import fit_curve
+from lingula.scores.calibration.reliability import mean_error, reliability
+from lingula.scores.curves import calibrated, expit, logit
+from lingula.scores.evaluation import to_json
+from lingula.scores.joining import Joined
+from lingula.scores.predictions import Predictions, aligned, failed, read_scores, write_scores
+from lingula.scores.thresholds import Rule, distinct, parsed, threshold
+from lingula.settings.config import Config, vary, write_config
+from lingula.settings.recipe import recipe
+from lingula.system.errors import InputError
+from lingula.tables.reading import read_table
+from lingula.tables.table import rows_of, subset, targets
 
 POOLED = (0.8, -0.3)
 
@@ -92,7 +93,7 @@ def test_platt_finds_the_distortion_and_lessens_the_error() -> None:
     assert after.brier < before.brier
 
 
-@pytest.mark.parametrize("method", calibration.METHODS)
+@pytest.mark.parametrize("method", fitting.METHODS)
 def test_the_prior_is_the_most_probable_map(method: str) -> None:
     scores, positive, groups = few(12)
     curve = fit_curve(method, scores, positive, POOLED, groups)
@@ -132,7 +133,7 @@ def test_fewer_positives_lean_more_on_all_classes() -> None:
     np.testing.assert_array_equal(calibrated(kinds[0], scores), scores)
 
 
-@given(st.integers(0, 10_000), st.sampled_from(calibration.METHODS), st.integers(0, 60))
+@given(st.integers(0, 10_000), st.sampled_from(fitting.METHODS), st.integers(0, 60))
 @settings(max_examples=40, deadline=None)
 def test_no_map_falls_and_only_isotonic_ties(seed: int, method: str, positives: int) -> None:
     random = np.random.default_rng(seed)
@@ -190,11 +191,11 @@ def test_pooled_is_fitted_on_known_cells_of_classes_with_both_labels() -> None:
     both = np.stack([scores, np.full(4000, 0.99)], axis=1)
     labels = np.stack([positive, np.zeros(4000, bool)], axis=1)
     mask = np.ones((4000, 2), bool)
-    found = calibration.fit_pooled(both, labels, mask)
-    alone = calibration.fit_pooled(both[:, :1], labels[:, :1], mask[:, :1])
+    found = fitting.fit_pooled(both, labels, mask)
+    alone = fitting.fit_pooled(both[:, :1], labels[:, :1], mask[:, :1])
     assert found == alone and found[0] == pytest.approx(0.5, abs=0.1)
     mask[:, 0] = False
-    assert calibration.fit_pooled(both, labels, mask) == (1.0, 0.0)
+    assert fitting.fit_pooled(both, labels, mask) == (1.0, 0.0)
 
 
 def brute(rule: Rule, scores: np.ndarray, positive: np.ndarray) -> float:
@@ -323,12 +324,12 @@ def two_classes(n: int = 400) -> Joined:
 
 
 def test_files_give_the_same_maps_and_damaged_ones_are_refused() -> None:
-    for method in calibration.METHODS:
-        made = calibration.fit_calibration(
+    for method in fitting.METHODS:
+        made = fitting.fit_calibration(
             two_classes(), np.arange(400), method, distinct(["max-f1", "cost=2:1"])
         )
-        value = json.loads(json.dumps(calibration.to_json(made), allow_nan=False))
-        assert calibration.from_json(value, "x") == made
+        value = json.loads(json.dumps(fitting.to_json(made), allow_nan=False))
+        assert fitting.from_json(value, "x") == made
     for change, message in (
         ({"format": 2}, "format 2"),
         ({"kind": "ensemble"}, "no calibration"),
@@ -336,9 +337,9 @@ def test_files_give_the_same_maps_and_damaged_ones_are_refused() -> None:
         ({"pooled": None}, "no calibration"),
     ):
         with pytest.raises(InputError, match=message):
-            calibration.from_json({**value, **change}, "x")
+            fitting.from_json({**value, **change}, "x")
     with pytest.raises(InputError, match="no calibration"):
-        calibration.from_json([], "x")
+        fitting.from_json([], "x")
     item = value["classes"]["Edema"]
     for curve in (
         {"kind": "logistic", "method": "platt", "slope": -1.0, "shift": 0.0, "note": ""},
@@ -349,31 +350,29 @@ def test_files_give_the_same_maps_and_damaged_ones_are_refused() -> None:
     ):
         bad = {**value, "classes": {"Edema": {**item, "curve": curve}}}
         with pytest.raises(InputError, match=r"damaged: the map of 'Edema'"):
-            calibration.from_json(bad, "x")
+            fitting.from_json(bad, "x")
 
 
 def test_maps_bind_by_name_and_flags_need_their_rule() -> None:
-    made = calibration.fit_calibration(two_classes(), np.arange(400), "platt", distinct(["youden"]))
+    made = fitting.fit_calibration(two_classes(), np.arange(400), "platt", distinct(["youden"]))
     values = np.random.default_rng(0).random((5, 2))
     values[4] = np.nan
     raw = Predictions(("Edema", "Mass"), tuple("abcde"), values)
     turned = Predictions(("Mass", "Edema"), tuple("abcde"), values[:, ::-1])
-    found = calibration.apply_curves(made, raw).probabilities
-    again = calibration.apply_curves(made, turned).probabilities
+    found = fitting.apply_curves(made, raw).probabilities
+    again = fitting.apply_curves(made, turned).probabilities
     np.testing.assert_array_equal(found, again[:, ::-1])
     assert not np.array_equal(found[:4, 0], calibrated(made.classes["Mass"].curve, values[:4, 0]))
-    flags = calibration.flagged(made, raw, "youden")
-    np.testing.assert_array_equal(flags, calibration.flagged(made, turned, "youden"))
+    flags = fitting.flagged(made, raw, "youden")
+    np.testing.assert_array_equal(flags, fitting.flagged(made, turned, "youden"))
     limit = made.classes["Edema"].thresholds["youden"].score
     np.testing.assert_array_equal(flags[:, 0], np.nan_to_num(values[:, 0]) >= limit)
-    after = calibration.flagged(
-        made, calibration.apply_curves(made, raw), "youden", scale="calibrated"
-    )
+    after = fitting.flagged(made, fitting.apply_curves(made, raw), "youden", scale="calibrated")
     np.testing.assert_array_equal(flags, after)
     with pytest.raises(InputError, match=r"no threshold 'max-f1'\. There are youden"):
-        calibration.flagged(made, raw, "max-f1")
+        fitting.flagged(made, raw, "max-f1")
     with pytest.raises(InputError, match="knows nothing of Hernia"):
-        calibration.apply_curves(made, replace(raw, classes=("Edema", "Hernia")))
+        fitting.apply_curves(made, replace(raw, classes=("Edema", "Hernia")))
 
 
 def write_scores_and_labels(folder: Path, n: int = 240) -> tuple[Path, Path]:
@@ -437,7 +436,7 @@ def test_calibrated_scores_are_a_new_file_and_only_once(tmp_path: Path) -> None:
     assert (tmp_path / "new.failed.csv").read_text() == (
         "image,reason\n003.png,no scores in holes.csv\n"
     )
-    known = calibration.from_json(json.loads(made.read_text()), "x")
+    known = fitting.from_json(json.loads(made.read_text()), "x")
     for name in raw.classes:
         k = raw.classes.index(name)
         wanted = calibrated(known.classes[name].curve, values[:, k])

@@ -10,9 +10,9 @@ import pytest
 
 import lingula
 from conftest import write_tiny
-from lingula.config import vary
-from lingula.errors import InputError
-from lingula.recipe import recipe
+from lingula.settings.config import vary
+from lingula.settings.recipe import recipe
+from lingula.system.errors import InputError
 
 
 @pytest.fixture(scope="module")

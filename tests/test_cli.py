@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from lingula import config as config_module
 from lingula.cli.ensemble import folded
-from lingula.config import KEYS, Config, diff, from_plain, overridden, to_yaml
-from lingula.errors import InputError
-from lingula.recipe import RECIPES, recipe
+from lingula.settings import config as config_module
+from lingula.settings.config import KEYS, Config, diff, from_plain, overridden, to_yaml
+from lingula.settings.recipe import RECIPES, recipe
+from lingula.system.errors import InputError
 
 # Children that touch the network die of it: see its sitecustomize. They run the package that these
 # tests import, wherever another may be installed.
@@ -267,7 +267,7 @@ def test_train_predict_evaluate_as_typed(tiny_table: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_come_back_from_their_yaml(name: str, tmp_path: Path) -> None:
-    from lingula.config import read_config
+    from lingula.settings.config import read_config
 
     (tmp_path / "r.yaml").write_text(to_yaml(recipe(name)))
     assert read_config(tmp_path / "r.yaml") == recipe(name)
@@ -285,7 +285,7 @@ def test_overrides_change_what_they_name() -> None:
 
 
 def test_wrong_settings_are_named(tmp_path: Path) -> None:
-    from lingula.config import read_config
+    from lingula.settings.config import read_config
 
     with pytest.raises(InputError, match=r"unknown key 'model.decoder.layer'.*layers"):
         from_plain({"model": {"decoder": {"layer": 2}}})

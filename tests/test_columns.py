@@ -10,12 +10,18 @@ import pytest
 from PIL import Image
 
 import lingula
-from lingula.data.checking import check
-from lingula.data.names import helper, known_columns
-from lingula.data.reading import read_table
-from lingula.errors import InputError
-from lingula.labels import CXR_LT_2024, CXR_LT_2024_UNSEEN, NIH_CXR_LT, VINDR, LabelSpace
-from lingula.predictions import read_scores
+from lingula.scores.predictions import read_scores
+from lingula.settings.label_space import (
+    CXR_LT_2024,
+    CXR_LT_2024_UNSEEN,
+    NIH_CXR_LT,
+    VINDR,
+    LabelSpace,
+)
+from lingula.system.errors import InputError
+from lingula.tables.checking import check
+from lingula.tables.names import helper, known_columns
+from lingula.tables.reading import read_table
 
 
 def write(path: Path, text: str) -> Path:

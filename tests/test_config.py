@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lingula.config import KEYS, Config, overridden, read_config, to_yaml, vary
-from lingula.errors import InputError
+from lingula.settings.config import KEYS, Config, overridden, read_config, to_yaml, vary
+from lingula.system.errors import InputError
 
 
 @pytest.mark.parametrize("value", ["inf", ".inf", "-.inf", "nan", ".nan"])

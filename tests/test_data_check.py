@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 import lingula
 from dicom_files import dcm, save
 from lingula.cli import app
-from lingula.data import remarks
-from lingula.data.checking import CheckReport, check, to_json, to_text
-from lingula.data.folder import images_in, scan
-from lingula.data.table import UNMENTIONED
-from lingula.errors import InputError
+from lingula.images import remarks
+from lingula.system.errors import InputError
+from lingula.tables.checking import CheckReport, check, to_json, to_text
+from lingula.tables.folder import images_in, scan
+from lingula.tables.table import UNMENTIONED
 
 
 def film(path: Path, seed: int, dtype: type = np.uint8, top: int = 255) -> Path:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lingula.progress import spoken
-from lingula.recipe import recipe
+from lingula.settings.recipe import recipe
+from lingula.system.progress import spoken
 from lingula.verbs import demo
 from lingula.verbs.demo import FULL, _announce, _Rates, _seconds
 

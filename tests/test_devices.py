@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lingula import devices
-from lingula.config import Config, vary
-from lingula.devices import cpu_has_bfloat16, make_fabric, resolve_device
+from lingula.model import devices
+from lingula.model.devices import cpu_has_bfloat16, make_fabric, resolve_device
+from lingula.settings.config import Config, vary
 
 # What the OpenMP that torch uses is told, by lingula or the user: in this process, in a decoding
 # process as training starts it, and in a child as a launcher starts it.

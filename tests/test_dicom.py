@@ -33,13 +33,13 @@ from dicom_files import (
     restored,
     save,
 )
-from lingula.data import remarks
-from lingula.data.dicom import read_dicom, read_values
-from lingula.data.dicom_pixels import syntax_name, syntaxes
-from lingula.data.folder import scan
-from lingula.data.formats import sniff
-from lingula.data.images import read_image, read_pixels
-from lingula.errors import ImageError
+from lingula.images import remarks
+from lingula.images.dicom.pixels import syntax_name, syntaxes
+from lingula.images.dicom.reading import read_dicom, read_values
+from lingula.images.formats import sniff
+from lingula.images.reading import read_image, read_pixels
+from lingula.system.errors import ImageError
+from lingula.tables.folder import scan
 
 A12 = np.array([[0, 1024], [2048, 4095]], np.uint16)
 
@@ -600,7 +600,7 @@ def test_of_several_frames_the_first_is_read_and_said_so(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lingula.data.remarks.warned", set())
+    monkeypatch.setattr("lingula.images.remarks.warned", set())
     x = np.random.default_rng(0).integers(0, 256, (frames, 4, 6), np.uint8)
     with caplog.at_level("WARNING", "lingula"):
         read = grey(dcm(x, 8, NumberOfFrames=frames), tmp_path)

@@ -22,12 +22,12 @@ from pydicom.sequence import Sequence
 
 import lingula
 from dicom_files import dcm, save
-from lingula.config import Config, vary
-from lingula.data import remarks
-from lingula.data.dicom_facts import dicom_facts, pseudonym, read_or_make_key
-from lingula.data.folder import scan
-from lingula.data.images import read_image
-from lingula.errors import ImageError, InputError
+from lingula.images import remarks
+from lingula.images.dicom.facts import dicom_facts, pseudonym, read_or_make_key
+from lingula.images.reading import read_image
+from lingula.settings.config import Config, vary
+from lingula.system.errors import ImageError, InputError
+from lingula.tables.folder import scan
 
 KEY = bytes(range(32))
 FILM = np.arange(64, dtype=np.uint16).reshape(8, 8)

@@ -13,9 +13,10 @@ import torch
 
 import lingula
 from conftest import write_tiny
-from lingula import locks, runs
-from lingula.config import Config, vary
-from lingula.errors import InputError
+from lingula.settings.config import Config, vary
+from lingula.system import locks
+from lingula.system.errors import InputError
+from lingula.training import run_folder
 
 
 @pytest.fixture
@@ -175,4 +176,4 @@ def test_the_phantom_is_rehearsed_without_drawing_it(tmp_path: Path) -> None:
 def test_what_is_fine_is_left_alone(once: Config, tmp_path: Path) -> None:
     before = everything(tmp_path)
     lingula.train(once, out=tmp_path / "a" / "run", dry_run=True)
-    assert everything(tmp_path) == before and not runs.is_finished(tmp_path / "a" / "run")
+    assert everything(tmp_path) == before and not run_folder.is_finished(tmp_path / "a" / "run")

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingula import ensembles, metrics
-from lingula.config import vary, write_config
-from lingula.errors import InputError
-from lingula.predictions import Predictions, failed, read_scores, write_scores
-from lingula.recipe import recipe
+from lingula.scores import metrics
+from lingula.scores.ensembles import weighting
+from lingula.scores.predictions import Predictions, failed, read_scores, write_scores
+from lingula.settings.config import vary, write_config
+from lingula.settings.recipe import recipe
+from lingula.system.errors import InputError
 from lingula.verbs.ensemble import ensemble, ensemble_apply
 
 
@@ -50,9 +51,9 @@ def test_the_order_of_rows_columns_and_members_changes_nothing(seed: int) -> Non
             tuple(member.images[i] for i in rows),
             member.probabilities[rows][:, columns],
         )
-    made = ensembles.model_wise(members)
-    plain = ensembles.apply(made, members)
-    again = ensembles.apply(made, shuffled)
+    made = weighting.model_wise(members)
+    plain = weighting.apply(made, members)
+    again = weighting.apply(made, shuffled)
     assert again.classes == plain.classes
     place = [again.images.index(name) for name in plain.images]
     np.testing.assert_array_equal(again.probabilities[place], plain.probabilities)
@@ -66,8 +67,8 @@ def test_one_of_each_class_is_at_least_as_good_on_dev_as_any_member(seed: int) -
     members = three(seed)
     targets = (np.random.default_rng(seed).random((8, 2)) < 0.5).astype(np.float32)
     targets[0], mask = 1, np.ones((8, 2), dtype=bool)
-    made = ensembles.class_wise(members, targets, mask, top_k=1)
-    found = metrics.classwise(ensembles.apply(made, members).probabilities, targets).ap
+    made = weighting.class_wise(members, targets, mask, top_k=1)
+    found = metrics.classwise(weighting.apply(made, members).probabilities, targets).ap
     best = np.max([metrics.classwise(m.probabilities, targets).ap for m in members.values()], 0)
     np.testing.assert_allclose(found, best)
 
@@ -75,13 +76,13 @@ def test_one_of_each_class_is_at_least_as_good_on_dev_as_any_member(seed: int) -
 def test_more_members_asked_for_than_there_are_is_the_plain_mean() -> None:
     members = three(0)
     targets = np.eye(8, 2, dtype=np.float32)
-    made = ensembles.class_wise(members, targets, np.ones((8, 2), bool), top_k=9)
+    made = weighting.class_wise(members, targets, np.ones((8, 2), bool), top_k=9)
     np.testing.assert_array_equal(
-        ensembles.apply(made, members).probabilities,
-        ensembles.apply(ensembles.model_wise(members), members).probabilities,
+        weighting.apply(made, members).probabilities,
+        weighting.apply(weighting.model_wise(members), members).probabilities,
     )
     with pytest.raises(InputError, match="at least 1, not 0"):
-        ensembles.class_wise(members, targets, np.ones((8, 2), bool), top_k=0)
+        weighting.class_wise(members, targets, np.ones((8, 2), bool), top_k=0)
 
 
 def test_images_that_failed_in_one_member_choose_for_none() -> None:
@@ -89,31 +90,31 @@ def test_images_that_failed_in_one_member_choose_for_none() -> None:
     whole = np.ones((4, 1), bool)
     a = scores("wxyz", "Edema", [[0.9], [0.2], [0.3], [np.nan]], "A")
     b = scores("wxyz", "Edema", [[0.1], [0.2], [0.3], [0.9]], "B")
-    made = ensembles.class_wise({"A": a, "B": b}, labels, whole, top_k=1)
+    made = weighting.class_wise({"A": a, "B": b}, labels, whole, top_k=1)
     assert made.weights["Edema"] == {"A": 1.0}
     assert made.dev_ap["Edema"] == {"A": 1.0, "B": pytest.approx(1 / 3)}
-    both = ensembles.model_wise({"A": a, "B": b})
-    assert failed(ensembles.apply(both, {"A": a, "B": b})).tolist() == [False] * 3 + [True]
-    assert ensembles.failures({"A": a, "B": b}) == {"z": ("A",)}
+    both = weighting.model_wise({"A": a, "B": b})
+    assert failed(weighting.apply(both, {"A": a, "B": b})).tolist() == [False] * 3 + [True]
+    assert weighting.failures({"A": a, "B": b}) == {"z": ("A",)}
 
 
 def test_wrong_classes_rows_and_files_are_named() -> None:
     a = scores("ab", "Edema,Mass", [[0.1, 0.2], [0.3, 0.4]], "a.csv")
     fewer = scores("ab", "Edema", [[0.1], [0.3]], "few.csv")
-    made = ensembles.model_wise({"A": a})
+    made = weighting.model_wise({"A": a})
     with pytest.raises(InputError, match=r"few\.csv has no scores of Mass"):
-        ensembles.apply(made, {"A": fewer})
+        weighting.apply(made, {"A": fewer})
     with pytest.raises(InputError, match=r"a\.csv has classes that the ensemble was not made for"):
-        ensembles.apply(ensembles.model_wise({"A": fewer}), {"A": a})
+        weighting.apply(weighting.model_wise({"A": fewer}), {"A": a})
     with pytest.raises(InputError, match=r"a\.csv has classes that few\.csv lacks: Mass"):
-        ensembles.same_rows({"A": fewer, "B": a})
+        weighting.same_rows({"A": fewer, "B": a})
     with pytest.raises(InputError, match="missing: A"):
-        ensembles.apply(made, {})
+        weighting.apply(made, {})
     with pytest.raises(InputError, match="at least one member"):
-        ensembles.model_wise({})
+        weighting.model_wise({})
     turned = scores("ba", "Edema,Mass", [[0.1, 0.2], [0.3, 0.4]], "b.csv")
     with pytest.raises(InputError, match=r"b\.csv.*in that order"):
-        ensembles.class_wise({"A": a, "B": turned}, np.eye(2, dtype="f"), np.ones((2, 2), bool))
+        weighting.class_wise({"A": a, "B": turned}, np.eye(2, dtype="f"), np.ones((2, 2), bool))
 
 
 @pytest.mark.parametrize(
@@ -127,10 +128,10 @@ def test_wrong_classes_rows_and_files_are_named() -> None:
     ],
 )
 def test_damaged_ensembles_are_refused(change: dict[str, object], message: str) -> None:
-    value = ensembles.to_json(ensembles.model_wise({"A": scores("a", "Edema", [[0.1]])}))
-    assert ensembles.from_json(value, "x").members == ("A",)
+    value = weighting.to_json(weighting.model_wise({"A": scores("a", "Edema", [[0.1]])}))
+    assert weighting.from_json(value, "x").members == ("A",)
     with pytest.raises(InputError, match=message):
-        ensembles.from_json({**value, **change}, "x")
+        weighting.from_json({**value, **change}, "x")
 
 
 LABELS = "image,patient,split,Edema,Mass\na,1,dev,1,0\nb,2,dev,0,1\nc,3,test,1,0\nd,4,test,0,1\n"

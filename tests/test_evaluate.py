@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from lingula.cli import app
-from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table
-from lingula.errors import InputError
-from lingula.evaluation import Setting, evaluate_predictions, to_json, to_text
-from lingula.intervals import interval
-from lingula.joining import Meaning, joined_with
-from lingula.labels import LabelSpace
-from lingula.predictions import Predictions
+from lingula.scores.evaluation import Setting, evaluate_predictions, to_json, to_text
+from lingula.scores.intervals import interval
+from lingula.scores.joining import Meaning, joined_with
+from lingula.scores.predictions import Predictions
+from lingula.settings.label_space import LabelSpace
+from lingula.system.errors import InputError
+from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table
 from lingula.verbs.evaluate import evaluate
 
 
@@ -274,7 +274,7 @@ def test_the_verb_reads_soft_tables_and_ignores_columns(tmp_path: Path) -> None:
 
 def test_no_torch_is_needed() -> None:
     code = (
-        "import sys, lingula.evaluation, lingula.ensembles, lingula.verbs.evaluate, "
+        "import sys, lingula.scores.evaluation, lingula.scores.ensembles.weighting, lingula.verbs.evaluate, "
         "lingula.verbs.ensemble; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

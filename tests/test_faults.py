@@ -26,28 +26,23 @@ from numpy.typing import NDArray
 
 import lingula
 from conftest import write_tiny
-from lingula import files, interruption, runs, training
 from lingula.cli import main
-from lingula.config import Config, vary, write_config
-from lingula.data import batches
-from lingula.data.batches import Radiographs
-from lingula.data.cache_files import open_cache, verify
-from lingula.devices import make_fabric
-from lingula.errors import InputError, StoppedError
-from lingula.model.checkpoint import (
-    load_model,
-    newest_checkpoint,
-    save_checkpoint,
-    save_model,
-)
+from lingula.images.cache.files import open_cache, verify
+from lingula.loading import batches
+from lingula.loading.batches import Radiographs
+from lingula.model.checkpoint import load_model, newest_checkpoint, save_checkpoint, save_model
+from lingula.model.devices import make_fabric
 from lingula.model.encoders import build_encoder
 from lingula.model.loader import load_encoder
 from lingula.model.network import Architecture
-from lingula.model.optim import Schedule, learning_rate
-from lingula.predictions import read_scores
-from lingula.recipe import recipe
-from lingula.runs import read_facts, read_rows
-from lingula.verbs import examples, fitting
+from lingula.scores.predictions import read_scores
+from lingula.settings.config import Config, vary, write_config
+from lingula.settings.recipe import recipe
+from lingula.system import files, signals
+from lingula.system.errors import InputError, StoppedError
+from lingula.training import examples, fitting, loop, run_folder
+from lingula.training.optim import Schedule, learning_rate
+from lingula.training.run_folder import read_facts, read_rows
 
 resource = pytest.importorskip("resource")
 
@@ -98,13 +93,13 @@ def steps_of(run: Path) -> list[int]:
 
 def at_steps(monkeypatch: pytest.MonkeyPatch, then: Callable[[int], None]) -> None:
     """Do something at the beginning of every step."""
-    usual = training.set_learning_rates
+    usual = loop.set_learning_rates
 
     def first(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
         then(step)
         usual(optimizer, schedule, step)
 
-    monkeypatch.setattr(training, "set_learning_rates", first)
+    monkeypatch.setattr(loop, "set_learning_rates", first)
 
 
 @contextlib.contextmanager
@@ -140,10 +135,10 @@ def typed(*words: object) -> int:
 @pytest.mark.parametrize(
     ("module", "name", "nth", "room"),
     [
-        (training, "save_checkpoint", 2, 100_000),
-        (training, "save_model", 1, 100_000),
+        (loop, "save_checkpoint", 2, 100_000),
+        (loop, "save_model", 1, 100_000),
         (fitting, "write_scores", 2, 500),
-        (training, "append_row", 2, 100),
+        (loop, "append_row", 2, 100),
     ],
 )
 def test_a_full_disk_while_training(
@@ -253,7 +248,7 @@ def test_a_folder_without_permission(
 def test_a_log_that_cannot_be_written_does_not_end_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with runs.logged(tmp_path / "train.log"), full_disk(100):
+    with run_folder.logged(tmp_path / "train.log"), full_disk(100):
         for _ in range(5):
             logging.getLogger("lingula").info("x" * 50)
     said = capsys.readouterr().err
@@ -333,7 +328,7 @@ def test_a_run_never_begins_anew_without_a_word(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at_steps(monkeypatch, lambda step: signal.raise_signal(signal.SIGTERM) if step == 7 else None)
-    with pytest.raises(interruption.Interrupted):
+    with pytest.raises(signals.Interrupted):
         lingula.train(config, out=tmp_path / "run")
     monkeypatch.undo()
     before = {p: p.read_bytes() for p in (tmp_path / "run" / "best").iterdir()}
@@ -384,7 +379,7 @@ def test_a_loss_that_is_not_finite_as_typed(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    usual = training.backward
+    usual = loop.backward
     calls: list[int] = []
 
     def spoilt(*arguments: object) -> torch.Tensor:
@@ -392,7 +387,7 @@ def test_a_loss_that_is_not_finite_as_typed(
         loss = usual(*arguments)  # type: ignore[arg-type]
         return loss * float("nan") if len(calls) > 4 else loss
 
-    monkeypatch.setattr(training, "backward", spoilt)
+    monkeypatch.setattr(loop, "backward", spoilt)
     write_config(config, tmp_path / "c.yaml")
     assert typed("train", tmp_path / "c.yaml", "--out", tmp_path / "run") == 1
     said = capsys.readouterr().err
@@ -422,7 +417,7 @@ def test_asked_to_stop_it_saves_at_the_next_step_and_goes_on_the_same(
             signal.raise_signal(number)
 
     at_steps(monkeypatch, ask)
-    with pytest.raises(interruption.Interrupted) as stopped:
+    with pytest.raises(signals.Interrupted) as stopped:
         lingula.train(config, out=tmp_path / "run")
     assert stopped.value.status == 128 + number and steps_of(tmp_path / "run") == [3, 5]
     assert rates == [0, 1, 2, 3, 4]
@@ -436,15 +431,15 @@ def test_asked_to_stop_it_saves_at_the_next_step_and_goes_on_the_same(
 def test_asked_to_stop_while_dev_is_scored(
     config: Config, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual, steps = training.score, []
+    usual, steps = loop.score, []
 
     def asked(*arguments: object, **named: object) -> object:
         signal.raise_signal(signal.SIGTERM)
         return usual(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "score", asked)
+    monkeypatch.setattr(loop, "score", asked)
     for epoch in range(1, EPOCHS + 1):  # it is stopped at the end of every epoch
-        with pytest.raises(interruption.Interrupted):
+        with pytest.raises(signals.Interrupted):
             lingula.train(config, out=tmp_path / "run")
         assert steps_of(tmp_path / "run")[-1] == STEPS
         assert len(read_rows(tmp_path / "run" / "metrics.jsonl")) == 0, epoch
@@ -455,14 +450,14 @@ def test_asked_to_stop_while_dev_is_scored(
 
 
 def test_signals_are_noted_once() -> None:
-    with pytest.raises(interruption.Interrupted) as stopped, interruption.noted() as asked:
+    with pytest.raises(signals.Interrupted) as stopped, signals.noted() as asked:
         assert asked() is None
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # batch systems send several
         assert asked() == signal.SIGTERM
     assert stopped.value.status == 143
     reached = False
-    with pytest.raises(interruption.Interrupted), interruption.noted():
+    with pytest.raises(signals.Interrupted), signals.noted():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # the person at the keyboard means it
         reached = True
@@ -470,7 +465,7 @@ def test_signals_are_noted_once() -> None:
     seen: list[object] = []
 
     def elsewhere() -> None:
-        with interruption.noted() as asked:
+        with signals.noted() as asked:
             seen.append(asked())
 
     thread = threading.Thread(target=elsewhere)
@@ -483,7 +478,7 @@ def test_a_background_job_does_not_hear_ctrl_c() -> None:
     """`lingula train ... &` in a script: the shell has told it to ignore SIGINT."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with interruption.noted() as asked:
+        with signals.noted() as asked:
             signal.raise_signal(signal.SIGINT)
             assert asked() is None
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
@@ -625,7 +620,7 @@ def test_the_number_of_decoding_processes_may_change(
 ) -> None:
     """A run that its workers ended could not go on otherwise."""
     at_steps(monkeypatch, lambda step: signal.raise_signal(signal.SIGTERM) if step == 1 else None)
-    with pytest.raises(interruption.Interrupted):
+    with pytest.raises(signals.Interrupted):
         lingula.train(vary(config, data__workers=1), out=tmp_path / "run")
     monkeypatch.undo()
     with pytest.raises(InputError, match="seed: 0 there, 1 now"):
@@ -676,7 +671,7 @@ def test_a_small_shared_memory(config: Config, tmp_path: Path) -> None:
 
 def test_only_one_process_trains_in_a_folder(config: Config, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
-    with runs.held(tmp_path / "run"):
+    with run_folder.held(tmp_path / "run"):
         for named in ({}, {"overwrite": True}):
             with pytest.raises(InputError, match="Another process is training in"):
                 lingula.train(
@@ -688,7 +683,7 @@ def test_only_one_process_trains_in_a_folder(config: Config, whole: Path, tmp_pa
     assert not (tmp_path / "run" / ".lock").exists()
     assert not (tmp_path / "run.old-1").exists()
     moved = tmp_path / "run"
-    with runs.held(moved):
+    with run_folder.held(moved):
         files.set_aside(moved)
     assert not (tmp_path / "run.old-1" / ".lock").exists()
 
@@ -731,22 +726,22 @@ def test_what_killed_processes_left_is_swept(
 def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom lingula import runs\n"
-        "with runs.held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "with run_folder.held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     with (
-        pytest.raises(InputError, match=r"Another process is training.*fuser"),
-        runs.held(tmp_path / "run"),
+        pytest.raises(InputError, match=r"Another process is loop.*fuser"),
+        run_folder.held(tmp_path / "run"),
     ):
         pass
     process.kill()
     process.wait()
     process.stdout.close()
     assert (tmp_path / "run" / ".lock").is_file()  # its file stays, and means nothing
-    with runs.held(tmp_path / "run"):
+    with run_folder.held(tmp_path / "run"):
         pass
     assert not any((tmp_path / "run").iterdir())
 
@@ -782,14 +777,14 @@ def test_two_processes_at_the_same_moment(config: Config, whole: Path, tmp_path:
 def test_what_validation_draws_changes_nothing(
     config: Config, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usual = training.score
+    usual = loop.score
 
     def drawing(*arguments: object, **named: object) -> object:
         torch.rand(7)
         np.random.default_rng().random()
         return usual(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(training, "score", drawing)
+    monkeypatch.setattr(loop, "score", drawing)
     same(lingula.train(config, out=tmp_path / "run"), whole)
 
 
@@ -803,7 +798,7 @@ def test_scoring_keeps_no_images(config: Config, whole: Path) -> None:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         resident.append(pages * os.sysconf("SC_PAGE_SIZE"))
 
-    training.score(
+    loop.score(
         load_model(whole).network,
         dataset,
         fabric=make_fabric("cpu", "fp32"),

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from dicom_files import dcm, save
-from lingula.data.checking import check, to_text
-from lingula.data.dicom_facts import dicom_facts
-from lingula.data.films import ADVICE, against, odd_films, odd_films_text
+from lingula.images.dicom.facts import dicom_facts
+from lingula.images.films import ADVICE, against, odd_films, odd_films_text
+from lingula.tables.checking import check, to_text
 
 FRONTAL = {
     "Modality": "DX",

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lingula.model.folding import for_scoring
 from lingula.model.network import Architecture, Network
+from lingula.scoring.folding import for_scoring
 
 SIZE = 64
 

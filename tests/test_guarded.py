@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
-from lingula import ensembles, guarded, metrics
 from lingula.cli import app
 from lingula.cli.ensemble import folded
-from lingula.data.reading import read_table
-from lingula.data.table import rows_of, subset, targets
-from lingula.errors import InputError
-from lingula.guarded import Sample
-from lingula.predictions import Predictions, aligned, read_scores, write_scores
+from lingula.scores import metrics
+from lingula.scores.ensembles import guarded, weighting
+from lingula.scores.ensembles.guarded import Sample
+from lingula.scores.predictions import Predictions, aligned, read_scores, write_scores
+from lingula.system.errors import InputError
+from lingula.tables.reading import read_table
+from lingula.tables.table import rows_of, subset, targets
 from lingula.verbs.ensemble import ensemble, ensemble_apply
 
 
@@ -116,10 +117,10 @@ def test_plain_rules_are_those_of_the_ensembles_module() -> None:
     rules = guarded.plain_rules(sample)
     labels = sample.positive.astype(np.float32)
     for top in (1, 2):
-        made = ensembles.class_wise(members, labels, sample.mask, top)
+        made = weighting.class_wise(members, labels, sample.mask, top)
         np.testing.assert_allclose(
             guarded.mixed(rules[f"class-wise top-{top}"], sample.scores),
-            ensembles.apply(made, members).probabilities,
+            weighting.apply(made, members).probabilities,
         )
     best = max("ABC", key=lambda n: metrics.classwise(members[n].probabilities, labels).mAP)
     np.testing.assert_array_equal(rules["global top-1"][:, 0], [n == best for n in "ABC"])
@@ -351,7 +352,7 @@ def real_samples(folder: Path) -> tuple[Sample, Sample]:
     """Dev and test of 16 real models on 14 findings."""
     table = read_table(folder / "labels.parquet")
     members = {path.stem: read_scores(path) for path in sorted(folder.glob("*_seed?.parquet"))}
-    members = ensembles.same_rows(members)
+    members = weighting.same_rows(members)
     first = next(iter(members.values()))
     parts = []
     for split in ("dev", "test"):

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import lingula
-from lingula import files
-from lingula.config import Config, vary
-from lingula.errors import InputError
 from lingula.model.loader import load_imagenet
 from lingula.model.text import embed
 from lingula.model.tiny_text import save_tiny
-from lingula.weights import cache_folder, fetched_text, find_text, weights_folder
+from lingula.settings.config import Config, vary
+from lingula.settings.weight_sources import cache_folder, fetched_text, find_text, weights_folder
+from lingula.system import files
+from lingula.system.errors import InputError
 
 NAMES = ("Edema", "Mass")
 

@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lingula.data import remarks
-from lingula.data.images import MAX_PIXELS, is_blank, read_image, read_pixels, resize, sniff
-from lingula.errors import ImageError
+from lingula.images import remarks
+from lingula.images.reading import MAX_PIXELS, is_blank, read_image, read_pixels, resize, sniff
+from lingula.system.errors import ImageError
 
 R16 = np.linspace(0, 65535, 256).round().reshape(16, 16).astype(np.uint16)
 
@@ -492,8 +492,8 @@ def test_threads_read_the_same_and_global_settings_stay(tmp_path: Path) -> None:
 
 def test_reading_imports_no_torch() -> None:
     code = (
-        "import sys, lingula.data.images, lingula.data.reading, lingula.data.checking, "
-        "lingula.data.splits, lingula.data.folder; sys.exit('torch' in sys.modules)"
+        "import sys, lingula.images.reading, lingula.tables.reading, lingula.tables.checking, "
+        "lingula.tables.splits, lingula.tables.folder; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingula import ensembles, incomplete
 from lingula.cli import app
-from lingula.errors import InputError
-from lingula.predictions import Predictions, failed, read_scores
+from lingula.scores.ensembles import incomplete, weighting
+from lingula.scores.predictions import Predictions, failed, read_scores
+from lingula.system.errors import InputError
 from lingula.verbs.ensemble import ensemble, ensemble_apply
 
 
@@ -104,7 +104,7 @@ def test_images_are_left_out_or_averaged_over_who_has_them(
 def test_weights_are_made_to_sum_to_one_over_who_is_there() -> None:
     """Three members, weights 1/2, 1/3, 1/6; a class of which only an absent one has weight."""
     shares = {"A": 1 / 2, "B": 1 / 3, "C": 1 / 6}
-    made = ensembles.Ensemble("own", ("A", "B", "C"), {"Edema": shares, "Mass": {"A": 1.0}}, {})
+    made = weighting.Ensemble("own", ("A", "B", "C"), {"Edema": shares, "Mass": {"A": 1.0}}, {})
 
     def one(images: str, edema: float, mass: float) -> Predictions:
         values = np.tile([edema, mass], (len(images), 1))
@@ -157,7 +157,7 @@ def test_ids_join_where_names_differ_and_facts_come_from_who_has_them() -> None:
         patients=("p", "q"),
     )
     side = incomplete.filled({"A": a, "B": b})
-    found = incomplete.mixed(ensembles.model_wise(side.scores), side, "average")
+    found = incomplete.mixed(weighting.model_wise(side.scores), side, "average")
     assert found.images == ("x/1.png", "x/2.png", "3.dcm") and found.ids == ("1", "2", "3")
     assert found.patients == ("", "q", "p")
     assert found.probabilities[:, 0] == pytest.approx([0.2, 0.5, 0.8])

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingula import intervals, metrics
-from lingula.intervals import (
+from lingula.scores import intervals, metrics
+from lingula.scores.intervals import (
     benjamini_hochberg,
     bootstrap,
     holm,

@@ -10,12 +10,12 @@ import pytest
 from PIL import Image
 
 import lingula
-from lingula.config import vary
-from lingula.data.boxes import read_boxes
-from lingula.data.phantom import write_phantom
-from lingula.errors import InputError
-from lingula.localisation import Look, described, from_json, look, rates, to_json
-from lingula.recipe import recipe
+from lingula.phantom import write_phantom
+from lingula.scores.localisation import Look, described, from_json, look, rates, to_json
+from lingula.settings.config import vary
+from lingula.settings.recipe import recipe
+from lingula.system.errors import InputError
+from lingula.tables.boxes import read_boxes
 
 
 def test_a_map_that_is_the_same_everywhere_is_chance() -> None:

@@ -15,13 +15,13 @@ from PIL import Image
 
 import lingula
 from conftest import write_tiny
-from lingula import files
-from lingula.config import vary
-from lingula.data.reading import read_table
-from lingula.errors import InputError
-from lingula.recipe import recipe
 from lingula.reporting import figures
-from lingula.subgroups import parted
+from lingula.scores.subgroups import parted
+from lingula.settings.config import vary
+from lingula.settings.recipe import recipe
+from lingula.system import files
+from lingula.system.errors import InputError
+from lingula.tables.reading import read_table
 from lingula.verbs.report import told_apart
 
 

@@ -20,14 +20,14 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from lingula import metrics, operating
-from lingula.data.reading import read_table
-from lingula.data.table import rows_of, subset
-from lingula.errors import InputError
-from lingula.evaluation import evaluate_predictions
-from lingula.intervals import bootstrap, interval
-from lingula.predictions import aligned, class_columns, read_scores
-from lingula.verbs.bench_metrics import bench_metrics, to_json
+from lingula.bench.metrics import bench_metrics, to_json
+from lingula.scores import metrics, operating
+from lingula.scores.evaluation import evaluate_predictions
+from lingula.scores.intervals import bootstrap, interval
+from lingula.scores.predictions import aligned, class_columns, read_scores
+from lingula.system.errors import InputError
+from lingula.tables.reading import read_table
+from lingula.tables.table import rows_of, subset
 
 
 def ap(y: list[int], s: list[float], w: list[float] | None = None) -> float:

@@ -14,9 +14,26 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from conftest import TINY
-from lingula.data.draws import draws, draws_per_item
-from lingula.errors import InputError
-from lingula.model.augment import (
+from lingula.loading.draws import draws, draws_per_item
+from lingula.model.decoder import Attention
+from lingula.model.encoders import build_encoder
+from lingula.model.loader import load_encoder
+from lingula.model.network import Network
+from lingula.model.text import embed, orthogonal, phrase
+from lingula.model.tiny_text import save_tiny
+from lingula.scoring.folding import for_scoring
+from lingula.scoring.scoring import (
+    FLOOR,
+    VIEWS,
+    View,
+    attend,
+    geometric,
+    key_of,
+    merge_views,
+    score_batch,
+)
+from lingula.system.errors import InputError
+from lingula.training.augment import (
     Batch,
     Labels,
     Warp,
@@ -27,30 +44,13 @@ from lingula.model.augment import (
     warp_images,
     warp_levels,
 )
-from lingula.model.decoder import Attention
-from lingula.model.encoders import build_encoder
-from lingula.model.folding import for_scoring
-from lingula.model.loader import load_encoder
-from lingula.model.losses import LOSSES, asymmetric, bce, reduce_loss
-from lingula.model.network import Network
-from lingula.model.optim import (
+from lingula.training.losses import LOSSES, asymmetric, bce, reduce_loss
+from lingula.training.optim import (
     Schedule,
     is_decayed,
     learning_rate,
     parameter_groups,
     warmup_steps,
-)
-from lingula.model.text import embed, orthogonal, phrase
-from lingula.model.tiny_text import save_tiny
-from lingula.prediction import (
-    FLOOR,
-    VIEWS,
-    View,
-    attend,
-    geometric,
-    key_of,
-    merge_views,
-    score_batch,
 )
 
 NAMES = ("Edema", "Mass", "Hernia", "Pleural Thickening", "No Finding")

@@ -15,11 +15,12 @@ from safetensors.torch import save_file
 
 import lingula
 from conftest import CLASSES, write_tiny
-from lingula import interruption, training
-from lingula.config import Config, read_config, vary
-from lingula.errors import InputError
 from lingula.model.tiny_text import save_tiny
-from lingula.recipe import recipe
+from lingula.settings.config import Config, read_config, vary
+from lingula.settings.recipe import recipe
+from lingula.system import signals
+from lingula.system.errors import InputError
+from lingula.training import loop
 from lingula.verbs.report import report as page
 
 BEST = Path("best") / "model.safetensors"
@@ -82,7 +83,7 @@ def moved(first: Path) -> Path:
 
 def begun(config: Config, out: Path, monkeypatch: pytest.MonkeyPatch, at: int = 4) -> Path:
     """A run that was stopped in its second epoch."""
-    usual: Callable[..., None] = training.set_learning_rates
+    usual: Callable[..., None] = loop.set_learning_rates
 
     def stop(optimizer: object, schedule: object, step: int) -> None:
         if step == at:
@@ -90,8 +91,8 @@ def begun(config: Config, out: Path, monkeypatch: pytest.MonkeyPatch, at: int = 
         usual(optimizer, schedule, step)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "set_learning_rates", stop)
-        with pytest.raises(interruption.Interrupted):
+        patched.setattr(loop, "set_learning_rates", stop)
+        with pytest.raises(signals.Interrupted):
             lingula.train(config, out=out)
     return out
 
@@ -293,7 +294,7 @@ def test_a_run_folder_takes_its_phantom_along(
 
 
 def _few(out: Path, **given: object) -> Path:
-    from lingula.data.phantom import write_phantom
+    from lingula.phantom import write_phantom
 
     return write_phantom(out, **(given | {"n": 130, "size": 64}))  # type: ignore[arg-type]
 

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 import lingula
-from lingula.config import Config, read_config, vary
-from lingula.data.outside import check_apart, outside
-from lingula.data.phantom import write_phantom
-from lingula.data.reading import read_table
-from lingula.data.table import UNMENTIONED, targets
-from lingula.errors import InputError
-from lingula.evaluation import evaluate_predictions, worst_classes
-from lingula.labels import CHEXPERT, CXR_LT_2023, NIH, LabelSpace
-from lingula.predictions import Predictions
+from lingula.phantom import write_phantom
+from lingula.scores.evaluation import evaluate_predictions, worst_classes
+from lingula.scores.predictions import Predictions
+from lingula.settings.config import Config, read_config, vary
+from lingula.settings.label_space import CHEXPERT, CXR_LT_2023, NIH, LabelSpace
+from lingula.system.errors import InputError
+from lingula.tables.outside import check_apart, outside
+from lingula.tables.reading import read_table
+from lingula.tables.table import UNMENTIONED, targets
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +107,7 @@ def test_two_shared_file_names_are_two_too_many(tmp_path: Path) -> None:
 
 
 def test_a_run_on_three_tables(phantoms: dict[str, Path], tmp_path: Path) -> None:
-    from lingula.recipe import recipe
+    from lingula.settings.recipe import recipe
 
     config = vary(
         recipe("smoke"),
@@ -164,9 +164,9 @@ def test_worst_first_and_undefined_never(tmp_path: Path) -> None:
 
 def test_three_public_data_sets_as_they_lie_on_disk(tmp_path: Path) -> None:
     """One command each, joined, and trained on by the paper's recipe with a tiny encoder."""
-    from lingula.config import vary
     from lingula.model.tiny_text import save_tiny
-    from lingula.recipe import recipe
+    from lingula.settings.config import vary
+    from lingula.settings.recipe import recipe
     from test_sources import CHEXPERT_HEAD, csv, cxr_lt_2023, film, mimic_images, nih_row, nih_tree
 
     own = lingula.data_cxr_lt(

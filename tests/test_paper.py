@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 import lingula
-from lingula.config import Config, diff, read_config, vary
-from lingula.errors import InputError
-from lingula.paper import ASSUMED, NINE, SCALES, TABLE_1, TABLE_2, row_config, scaled
-from lingula.recipe import RECIPES, recipe
 from lingula.reporting.ladder import Ladder, Line, to_csv, to_html, to_markdown
-from lingula.verbs.lines import averaged
+from lingula.reproduction.lines import averaged
+from lingula.settings.config import Config, diff, read_config, vary
+from lingula.settings.paper import ASSUMED, NINE, SCALES, TABLE_1, TABLE_2, row_config, scaled
+from lingula.settings.recipe import RECIPES, recipe
+from lingula.system.errors import InputError
 
 # Tables 1 and 2 of the paper, typed off it: encoder, text, separate, factor, MixUp, TTA, mAP.
 PAPER = """

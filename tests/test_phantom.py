@@ -9,11 +9,11 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from lingula import files
-from lingula.data.phantom import is_phantom, render, write_phantom
-from lingula.data.phantom.frequency import plan, prevalences
-from lingula.errors import InputError
-from lingula.labels import CXR_LT_2023
+from lingula.phantom import is_phantom, render, write_phantom
+from lingula.phantom.frequency import plan, prevalences
+from lingula.settings.label_space import CXR_LT_2023
+from lingula.system import files
+from lingula.system.errors import InputError
 from lingula.verbs.data_phantom import data_phantom
 
 DRAWN = [name for name in CXR_LT_2023 if name != "No Finding"]

@@ -10,10 +10,10 @@ import torch
 
 import lingula
 from conftest import write_tiny
-from lingula.config import vary
-from lingula.curves import expit
-from lingula.plausibility import doubt
-from lingula.recipe import recipe
+from lingula.scores.curves import expit
+from lingula.scores.plausibility import doubt
+from lingula.settings.config import vary
+from lingula.settings.recipe import recipe
 
 TWICE = "All scores lie between 0.5 and 0.732: a sigmoid may have been applied twice"
 UNTRAINED = "All scores lie between 0.45 and 0.55: the model may not have been trained"

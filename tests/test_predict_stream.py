@@ -19,18 +19,17 @@ import torch
 
 import lingula
 from conftest import write_tiny
-from lingula import parts
-from lingula.config import vary
-from lingula.data import batches
-from lingula.data.batches import Radiographs
-from lingula.data.order import consecutive_batches
-from lingula.errors import InputError
-from lingula.parts import Block, appending, held, parts_folder, rows_between, scan
-from lingula.prediction import VIEWS, View, fitting_batch, merge_views, score_batch
-from lingula.predictions import Predictions, read_scores, write_scores, write_scores_of
-from lingula.recipe import recipe
+from lingula.loading import batches
+from lingula.loading.batches import Radiographs
+from lingula.loading.order import consecutive_batches
+from lingula.scores.predictions import Predictions, read_scores, write_scores, write_scores_of
+from lingula.scoring import parts, pieces
+from lingula.scoring.parts import Block, appending, held, parts_folder, rows_between, scan
+from lingula.scoring.scoring import VIEWS, View, fitting_batch, merge_views, score_batch
+from lingula.settings.config import vary
+from lingula.settings.recipe import recipe
+from lingula.system.errors import InputError
 from lingula.verbs import predict as predicting
-from lingula.verbs import scoring
 from test_processes import torchrun
 
 BLOCKS = [
@@ -395,7 +394,7 @@ def test_a_file_in_pieces_is_the_file_in_one(
             given: dict[str, Any] = {"data": table, "by": by, "device": "cpu"}
             one = lingula.predict(run, out=tmp_path / f"{by}{suffix}", **given).path
             with monkeypatch.context() as patch:
-                patch.setattr(scoring, "PIECE", 7)
+                patch.setattr(pieces, "PIECE", 7)
                 many = lingula.predict(run, out=tmp_path / f"{by}-many{suffix}", **given).path
             assert one.read_bytes() == many.read_bytes()
             assert read_scores(one).ids is None
@@ -484,8 +483,8 @@ def test_decoding_goes_on_while_the_network_computes(
 
 
 def test_auto_is_a_power_of_two_that_follows_from_the_sizes(tiny: tuple[Path, Path]) -> None:
-    from lingula.devices import make_fabric
     from lingula.model.checkpoint import load_model
+    from lingula.model.devices import make_fabric
 
     network = load_model(tiny[0]).network
     fabric = make_fabric("cpu", "fp32")
@@ -544,7 +543,7 @@ import resource, sys, lingula
 from lingula.verbs import predict as predicting
 from lingula.verbs import scoring
 rss = []
-real = scoring.counting
+real = pieces.counting
 def counting(tick):
     inner = real(tick)
     def count(done, total):
@@ -553,7 +552,7 @@ def counting(tick):
             pages = int(open("/proc/self/statm").read().split()[1])
             rss.append(pages * resource.getpagesize() / 2**20)
     return count
-scoring.counting = counting
+pieces.counting = counting
 lingula.predict(sys.argv[1], data=sys.argv[2], out=sys.argv[3], device="cpu", by="study")
 print(*rss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

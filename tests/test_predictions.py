@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lingula.data.reading import read_table
-from lingula.errors import InputError
-from lingula.predictions import (
+from lingula.scores.predictions import (
     Predictions,
     aligned,
     class_columns,
@@ -21,6 +19,8 @@ from lingula.predictions import (
     read_scores,
     write_scores,
 )
+from lingula.system.errors import InputError
+from lingula.tables.reading import read_table
 from lingula.verbs.evaluate import evaluate
 
 

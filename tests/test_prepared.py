@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lingula.config import Config, vary
-from lingula.data.checking import check
-from lingula.errors import InputError
-from lingula.recipe import recipe
+from lingula.settings.config import Config, vary
+from lingula.settings.recipe import recipe
+from lingula.system.errors import InputError
+from lingula.tables.checking import check
 from lingula.verbs.train import prepared_table
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lingula.data import presence
-from lingula.data.presence import absent, size_of
-from lingula.data.table import image_path
-from lingula.errors import ImageError
+from lingula.images import presence
+from lingula.images.presence import absent, size_of
+from lingula.system.errors import ImageError
+from lingula.tables.table import image_path
 
 
 def test_what_is_absent(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import lingula
-from lingula.config import Config, vary, write_config
 from lingula.model.checkpoint import load_model, newest_checkpoint
-from lingula.predictions import read_scores
-from lingula.runs import read_rows
+from lingula.scores.predictions import read_scores
+from lingula.settings.config import Config, vary, write_config
+from lingula.training.run_folder import read_rows
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from lingula.progress import progress
+from lingula.system.progress import progress
 
 
 class Clock:

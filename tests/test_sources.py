@@ -16,19 +16,19 @@ from typer.testing import CliRunner
 
 import lingula
 from lingula.cli import app
-from lingula.data.checking import check
-from lingula.data.reading import read_table
-from lingula.data.sources.chexpert import chexpert
-from lingula.data.sources.cxr_lt import cxr_lt
-from lingula.data.sources.mimic import mimic
-from lingula.data.sources.nih import nih
-from lingula.data.sources.padchest import padchest
-from lingula.data.sources.released import ages, sexes
-from lingula.data.sources.vindr import vindr
-from lingula.data.table import BLANK, UNCERTAIN, Table, targets
-from lingula.errors import InputError
-from lingula.labels import CHEXPERT, CXR_LT_2023, CXR_LT_2024, NIH, NIH_CXR_LT
-from lingula.subgroups import age_bands
+from lingula.scores.subgroups import age_bands
+from lingula.settings.label_space import CHEXPERT, CXR_LT_2023, CXR_LT_2024, NIH, NIH_CXR_LT
+from lingula.sources.chexpert import chexpert
+from lingula.sources.cxr_lt import cxr_lt
+from lingula.sources.mimic import mimic
+from lingula.sources.nih import nih
+from lingula.sources.padchest import padchest
+from lingula.sources.released import ages, sexes
+from lingula.sources.vindr import vindr
+from lingula.system.errors import InputError
+from lingula.tables.checking import check
+from lingula.tables.reading import read_table
+from lingula.tables.table import BLANK, UNCERTAIN, Table, targets
 
 DICOM = "aaaaaaaa-bbbbbbbb-cccccccc-dddddddd-{:08x}"
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import lingula
-from lingula import files
-from lingula.config import Config, vary
-from lingula.data import batches, order
-from lingula.errors import InputError
-from lingula.verbs.bench_train import network_of
-from lingula.verbs.space import Sizes, all_features, features_bytes, run_bytes, sizes_of
+from lingula.bench.train import network_of
+from lingula.loading import batches, order
+from lingula.settings.config import Config, vary
+from lingula.system import files
+from lingula.system.errors import InputError
+from lingula.training.space import Sizes, all_features, features_bytes, run_bytes, sizes_of
 from test_paper import imagenet_of
 
 

@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingula.data.reading import read_table
-from lingula.data.splits import (
+from lingula.settings.label_space import LabelSpace
+from lingula.system.errors import InputError
+from lingula.tables.reading import read_table
+from lingula.tables.splits import (
     check_parts,
     classes_missing,
     patients_in_two_splits,
     patients_spelled_twice,
     split_by_patient,
 )
-from lingula.data.table import Table, class_counts, rows_of, subset, with_splits
-from lingula.errors import InputError
-from lingula.labels import LabelSpace
+from lingula.tables.table import Table, class_counts, rows_of, subset, with_splits
 
 
 def made(labels: np.ndarray, patients: list[str] | None) -> Table:

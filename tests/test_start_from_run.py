@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import conftest
-from lingula.errors import InputError
 from lingula.model.checkpoint import save_model, start_from_run
 from lingula.model.encoders import Normalisation, build_encoder
 from lingula.model.loader import load_encoder
 from lingula.model.network import Network
 from lingula.model.text import orthogonal
+from lingula.system.errors import InputError
 
 NAMES = ("Edema", "Mass", "Hernia", "Nodule")
 ORTHOGONAL = "orthogonal (a random basis: no text)"

@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 import lingula
-from lingula.config import Config, vary
-from lingula.data.order import Rows, epoch_batches, training_batches
-from lingula.devices import make_fabric
-from lingula.errors import InputError
-from lingula.model.augment import Batch, Labels, mixup
-from lingula.model.losses import LOSSES, bce, reduce_loss
+from lingula.loading.order import Rows, epoch_batches, training_batches
+from lingula.model.devices import make_fabric
 from lingula.model.network import Architecture, Network
 from lingula.model.text import orthogonal
-from lingula.runs import read_rows
-from lingula.steps import backward, cut, plan
-from lingula.verbs.fitting import start_at_prior
+from lingula.settings.config import Config, vary
+from lingula.system.errors import InputError
+from lingula.training.augment import Batch, Labels, mixup
+from lingula.training.fitting import start_at_prior
+from lingula.training.losses import LOSSES, bce, reduce_loss
+from lingula.training.run_folder import read_rows
+from lingula.training.steps import backward, cut, plan
 
 BAD = (float("nan"), float("inf"), -float("inf"), 1e30)
 

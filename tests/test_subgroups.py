@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingula.data.table import BLANK, UNCERTAIN, Table, subset
-from lingula.errors import InputError
-from lingula.evaluation import Setting, evaluate_predictions, to_json, to_text
-from lingula.intervals import bootstrap, interval
-from lingula.labels import LabelSpace
-from lingula.predictions import Predictions, picked
-from lingula.subgroups import age_bands, age_in_years, group_cells
+from lingula.scores.evaluation import Setting, evaluate_predictions, to_json, to_text
+from lingula.scores.intervals import bootstrap, interval
+from lingula.scores.predictions import Predictions, picked
+from lingula.scores.subgroups import age_bands, age_in_years, group_cells
+from lingula.settings.label_space import LabelSpace
+from lingula.system.errors import InputError
+from lingula.tables.table import BLANK, UNCERTAIN, Table, subset
 from lingula.verbs.evaluate import evaluate
 
 N = 400

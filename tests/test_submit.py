@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 import lingula
-from lingula import metrics
-from lingula.errors import InputError
-from lingula.files import sha256
-from lingula.labels import CXR_LT_2023
-from lingula.predictions import Predictions, write_scores
-from lingula.submission import read_template
+from lingula.reporting.submission import read_template
+from lingula.scores import metrics
+from lingula.scores.predictions import Predictions, write_scores
+from lingula.settings.label_space import CXR_LT_2023
+from lingula.system.errors import InputError
+from lingula.system.files import sha256
 from lingula.verbs.submit import submit
 
 ORDER_2024_TASK_2 = tuple("Normal" if name == "No Finding" else name for name in CXR_LT_2023)

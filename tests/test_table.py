@@ -13,15 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lingula.data.checking import check
-from lingula.data.presence import absent
-from lingula.data.reading import read_table, write_table
-from lingula.data.splits import (
-    classes_missing,
-    patients_in_two_splits,
-    split_by_patient,
-)
-from lingula.data.table import (
+from lingula.images.presence import absent
+from lingula.settings.label_space import LabelSpace, canonical, groups, label_space
+from lingula.system.errors import ImageError, InputError
+from lingula.tables.checking import check
+from lingula.tables.reading import read_table, write_table
+from lingula.tables.splits import classes_missing, patients_in_two_splits, split_by_patient
+from lingula.tables.table import (
     BLANK,
     UNCERTAIN,
     UNMENTIONED,
@@ -31,9 +29,7 @@ from lingula.data.table import (
     subset,
     targets,
 )
-from lingula.data.union import union
-from lingula.errors import ImageError, InputError
-from lingula.labels import LabelSpace, canonical, groups, label_space
+from lingula.tables.union import union
 
 
 def table(folder: Path, text: str, name: str = "t.csv", **options: object) -> Table:

@@ -17,13 +17,13 @@ from typer.testing import CliRunner
 
 import lingula
 from lingula.cli import app
-from lingula.data.boxes import read_boxes
-from lingula.data.cells import is_table, read_cells
-from lingula.data.folder import images_in
-from lingula.data.reading import read_table
-from lingula.data.table import BLANK, UNCERTAIN
-from lingula.errors import InputError
-from lingula.predictions import read_scores
+from lingula.scores.predictions import read_scores
+from lingula.system.errors import InputError
+from lingula.tables.boxes import read_boxes
+from lingula.tables.cells import is_table, read_cells
+from lingula.tables.folder import images_in
+from lingula.tables.reading import read_table
+from lingula.tables.table import BLANK, UNCERTAIN
 
 HEAD = ["image", "patient", "Edema", "Nodule, Mass", "Effusion"]
 ROWS = [

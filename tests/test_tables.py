@@ -18,14 +18,14 @@ from typer.testing import CliRunner
 
 import lingula
 from lingula.cli import app
-from lingula.data.mapping import LabelMap, coverage, mapped, read_map
-from lingula.data.overlap import overlap
-from lingula.data.reading import read_table
-from lingula.data.splits import patients_in_two_splits, split_by_patient
-from lingula.data.table import BLANK, UNCERTAIN, UNMENTIONED, Table, targets
-from lingula.data.where import rows_where
-from lingula.errors import InputError
-from lingula.labels import CHEXPERT, CXR_LT_2023, NIH, LabelSpace, label_space
+from lingula.settings.label_space import CHEXPERT, CXR_LT_2023, NIH, LabelSpace, label_space
+from lingula.system.errors import InputError
+from lingula.tables.mapping import LabelMap, coverage, mapped, read_map
+from lingula.tables.overlap import overlap
+from lingula.tables.reading import read_table
+from lingula.tables.splits import patients_in_two_splits, split_by_patient
+from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table, targets
+from lingula.tables.where import rows_where
 
 
 def table(path: Path, text: str, **described: object) -> Path:

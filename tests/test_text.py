@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lingula.errors import InputError
 from lingula.model.text import embed
 from lingula.model.tiny_text import save_tiny
+from lingula.system.errors import InputError
 
 NAMES = ("Edema", "Mass", "Fracture")
 KINDS = ("bert", "t5")

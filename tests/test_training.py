@@ -17,18 +17,18 @@ import torch
 
 import lingula
 from conftest import TINY
-from lingula.config import Config, to_yaml, vary
-from lingula.data.batches import Radiographs, decode_all, load
-from lingula.data.order import Rows, epoch_batches, epoch_order, training_batches
-from lingula.devices import make_fabric
-from lingula.errors import InputError
+from lingula.loading.batches import Radiographs, decode_all, load
+from lingula.loading.order import Rows, epoch_batches, epoch_order, training_batches
 from lingula.model.checkpoint import load_model, newest_checkpoint
+from lingula.model.devices import make_fabric
 from lingula.model.network import Network
-from lingula.predictions import read_scores
-from lingula.runs import read_rows
-from lingula.steps import seed_of
-from lingula.verbs.fitting import share_statistics
-from lingula.verbs.run_labels import number_format
+from lingula.scores.predictions import read_scores
+from lingula.settings.config import Config, to_yaml, vary
+from lingula.system.errors import InputError
+from lingula.training.fitting import share_statistics
+from lingula.training.run_folder import read_rows
+from lingula.training.run_labels import number_format
+from lingula.training.steps import seed_of
 
 WEIGHTS = Path("best") / "model.safetensors"
 
@@ -94,7 +94,7 @@ def test_same_seed_same_weights_and_resumed_equals_uninterrupted(
     two = lingula.train(config, out=tmp_path / "two")
     assert (one / WEIGHTS).read_bytes() == (two / WEIGHTS).read_bytes()
 
-    from lingula.verbs import fitting
+    from lingula.training import fitting
 
     def stop(done: int, total: int, text: str = "") -> None:
         if done == total - 2:

@@ -11,9 +11,9 @@ import timm
 import torch
 
 import lingula
-from lingula.config import Config, vary
-from lingula.errors import InputError
-from lingula.predictions import failed, read_failures, read_scores
+from lingula.scores.predictions import failed, read_failures, read_scores
+from lingula.settings.config import Config, vary
+from lingula.system.errors import InputError
 from test_faults import typed
 
 
@@ -94,7 +94,7 @@ def test_a_dev_film_that_can_not_be_read_is_left_out_aloud(
 ) -> None:
     bad = images(once, "dev")[0]
     bad.write_bytes(b"")
-    monkeypatch.setattr("lingula.verbs.examples.fits_in_memory", lambda _: in_memory)
+    monkeypatch.setattr("lingula.training.examples.fits_in_memory", lambda _: in_memory)
     run = lingula.train(once, out=tmp_path / "run")
     assert "dev images can't be read" in caplog.text and bad.name in caplog.text
     finished = json.loads((run / "finished.json").read_text())

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import lingula
-from lingula.config import Config, vary, write_config
-from lingula.errors import InputError, StoppedError
-from lingula.interruption import Interrupted
-from lingula.verbs import waiting
+from lingula.settings.config import Config, vary, write_config
+from lingula.system import waiting
+from lingula.system.errors import InputError, StoppedError
+from lingula.system.signals import Interrupted
 
 LAUNCHED = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "TORCHELASTIC_RUN_ID"),

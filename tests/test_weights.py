@@ -10,10 +10,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from lingula.errors import InputError
 from lingula.model.checkpoint import read_facts
 from lingula.model.encoders import build_encoder
 from lingula.model.loader import load_encoder
+from lingula.system.errors import InputError
 
 State = dict[str, Tensor]
 

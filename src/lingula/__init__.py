@@ -20,11 +20,11 @@ NOTICE = "Research use only; not a medical device."
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
-    from lingula.verbs.bench_data import bench_data
-    from lingula.verbs.bench_frozen import bench_frozen
-    from lingula.verbs.bench_metrics import bench_metrics
-    from lingula.verbs.bench_predict import bench_predict
-    from lingula.verbs.bench_train import bench_train
+    from lingula.bench.data import bench_data
+    from lingula.bench.frozen import bench_frozen
+    from lingula.bench.metrics import bench_metrics
+    from lingula.bench.predict import bench_predict
+    from lingula.bench.train import bench_train
     from lingula.verbs.calibrate import apply_calibration, calibrate
     from lingula.verbs.data_cache import data_cache, data_cache_join, data_cache_verify
     from lingula.verbs.data_check import data_check
@@ -56,44 +56,44 @@ if TYPE_CHECKING:
     from lingula.verbs.train import train
 
 _HOMES = {
-    "apply_calibration": "calibrate",
-    "calibrate": "calibrate",
-    "bench_data": "bench_data",
-    "bench_frozen": "bench_frozen",
-    "data_cache": "data_cache",
-    "data_cache_join": "data_cache",
-    "data_cache_verify": "data_cache",
-    "data_check": "data_check",
-    "data_folder": "data_folder",
-    "bench_metrics": "bench_metrics",
-    "bench_predict": "bench_predict",
-    "bench_train": "bench_train",
-    "data_correct": "data_correct",
-    "data_phantom": "data_phantom",
-    "data_chexpert": "data_source",
-    "data_cxr_lt": "data_source",
-    "data_medmnist": "data_source",
-    "data_mimic": "data_source",
-    "data_nih": "data_source",
-    "data_padchest": "data_source",
-    "data_vindr": "data_source",
-    "data_filter": "data_tables",
-    "data_join": "data_tables",
-    "data_split": "data_tables",
-    "demo": "demo",
-    "doctor": "doctor",
-    "ensemble": "ensemble",
-    "ensemble_apply": "ensemble",
-    "evaluate": "evaluate",
-    "explain": "explain",
-    "fetch": "fetch",
-    "predict": "predict",
-    "recipes": "recipes",
-    "report": "report",
-    "reproduce": "reproduce",
-    "review": "review",
-    "submit": "submit",
-    "train": "train",
+    "apply_calibration": "verbs.calibrate",
+    "calibrate": "verbs.calibrate",
+    "bench_data": "bench.data",
+    "bench_frozen": "bench.frozen",
+    "data_cache": "verbs.data_cache",
+    "data_cache_join": "verbs.data_cache",
+    "data_cache_verify": "verbs.data_cache",
+    "data_check": "verbs.data_check",
+    "data_folder": "verbs.data_folder",
+    "bench_metrics": "bench.metrics",
+    "bench_predict": "bench.predict",
+    "bench_train": "bench.train",
+    "data_correct": "verbs.data_correct",
+    "data_phantom": "verbs.data_phantom",
+    "data_chexpert": "verbs.data_source",
+    "data_cxr_lt": "verbs.data_source",
+    "data_medmnist": "verbs.data_source",
+    "data_mimic": "verbs.data_source",
+    "data_nih": "verbs.data_source",
+    "data_padchest": "verbs.data_source",
+    "data_vindr": "verbs.data_source",
+    "data_filter": "verbs.data_tables",
+    "data_join": "verbs.data_tables",
+    "data_split": "verbs.data_tables",
+    "demo": "verbs.demo",
+    "doctor": "verbs.doctor",
+    "ensemble": "verbs.ensemble",
+    "ensemble_apply": "verbs.ensemble",
+    "evaluate": "verbs.evaluate",
+    "explain": "verbs.explain",
+    "fetch": "verbs.fetch",
+    "predict": "verbs.predict",
+    "recipes": "verbs.recipes",
+    "report": "verbs.report",
+    "reproduce": "verbs.reproduce",
+    "review": "verbs.review",
+    "submit": "verbs.submit",
+    "train": "verbs.train",
 }
 
 __all__ = [
@@ -143,7 +143,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'lingula' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"lingula.verbs.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"lingula.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

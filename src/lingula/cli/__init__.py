@@ -13,9 +13,9 @@ from typing import Annotated, NoReturn
 import typer
 
 import lingula
-from lingula import files, interruption
 from lingula.cli import bench, data, ensemble, models, paper, scores
-from lingula.errors import InputError, StoppedError
+from lingula.system import files, signals
+from lingula.system.errors import InputError, StoppedError
 
 app = typer.Typer(
     name="lingula",
@@ -62,14 +62,14 @@ def _log_to_terminal() -> None:
 
 def _leave_together() -> None:
     """Let the processes of a job end at once: one that is left behind is aborted."""
-    meeting = sys.modules.get("lingula.meeting")  # imports torch, which few commands do
+    meeting = sys.modules.get("lingula.system.meeting")  # imports torch, which few commands do
     if meeting is not None and meeting.is_met():
         meeting.dist.barrier()
         meeting.leave()
 
 
 def _is_about_a_peer(error: RuntimeError) -> bool:
-    meeting = sys.modules.get("lingula.meeting")
+    meeting = sys.modules.get("lingula.system.meeting")
     return meeting is not None and meeting.is_about_a_peer(error)
 
 
@@ -87,7 +87,7 @@ def main() -> NoReturn:
     continues). `--debug` may stand anywhere, so it is taken out here.
     """
     _log_to_terminal()
-    interruption.stop_at_once()
+    signals.stop_at_once()
     words = [word for word in sys.argv[1:] if word != "--debug"]
     debug = len(words) < len(sys.argv) - 1
     try:
@@ -109,7 +109,7 @@ def main() -> NoReturn:
             1,
             debug,
         )
-    except interruption.Interrupted as asked:
+    except signals.Interrupted as asked:
         _leave(f"stopped by {asked}; the same line again continues.", asked.status, debug)
     except OSError as error:
         if not files.about_the_disk(error):

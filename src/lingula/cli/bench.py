@@ -31,7 +31,7 @@ def _bench_data(
     as_json: Json = False,
 ) -> None:
     """Images a second of one core: from films, and from caches to augmented batches."""
-    from lingula.verbs.bench_data import to_text
+    from lingula.bench.data import to_text
 
     found = lingula.bench_data(size=size, rounds=rounds)
     typer.echo(dumped(found) if as_json else to_text(found))
@@ -51,7 +51,7 @@ def _bench_frozen(
     as_json: Json = False,
 ) -> None:
     """Images a second of training on a frozen encoder's features, beside all of it trained."""
-    from lingula.verbs.bench_frozen import to_text
+    from lingula.bench.frozen import to_text
 
     found = lingula.bench_frozen(
         data,
@@ -76,7 +76,7 @@ def _bench_metrics(
     as_json: Json = False,
 ) -> None:
     """AP, AUROC and their intervals, beside scikit-learn's."""
-    from lingula.verbs.bench_metrics import to_json, to_text
+    from lingula.bench.metrics import to_json, to_text
 
     times = lingula.bench_metrics(images=images, classes=classes, draws=draws, seed=seed)
     typer.echo(dumped(to_json(times)) if as_json else to_text(times))
@@ -94,7 +94,7 @@ def _bench_train(
     as_json: Json = False,
 ) -> None:
     """Images a second of training, beside the same network as it is usually trained."""
-    from lingula.verbs.bench_train import to_text
+    from lingula.bench.train import to_text
 
     found = lingula.bench_train(
         encoder=encoder,
@@ -119,7 +119,7 @@ def _bench_predict(
     as_json: Json = False,
 ) -> None:
     """Images a second of scoring, exact and in bf16, beside a plain model."""
-    from lingula.verbs.bench_predict import to_text
+    from lingula.bench.predict import to_text
 
     found = lingula.bench_predict(
         encoder=encoder,

@@ -11,7 +11,7 @@ import typer
 import lingula
 from lingula.cli import sources
 from lingula.cli.options import TABLE, IgnoreColumns, Json, Overwrite, dumped
-from lingula.errors import InputError, examples
+from lingula.system.errors import InputError, examples
 
 if TYPE_CHECKING:
     from lingula.verbs.data_cache import Cached
@@ -82,7 +82,7 @@ def _data_check(
     as_json: Json = False,
 ) -> None:
     """Look for the faults that spoil a training; exit status 2 if there are any."""
-    from lingula.data.checking import to_json, to_text
+    from lingula.tables.checking import to_json, to_text
 
     found = lingula.data_check(
         table,

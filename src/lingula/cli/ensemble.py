@@ -9,7 +9,7 @@ import typer
 
 import lingula
 from lingula.cli.options import IgnoreColumns, OutFile, OutFolder, Overwrite, partly
-from lingula.errors import InputError
+from lingula.system.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Combine the scores of several models.")
 

@@ -22,7 +22,7 @@ from lingula.cli.options import (
     dumped,
     partly,
 )
-from lingula.errors import InputError
+from lingula.system.errors import InputError
 
 app = typer.Typer()
 
@@ -74,7 +74,7 @@ def train(
 
 def _is_setting(word: str) -> bool:
     """Whether a word is `key=value`, and not a YAML file in a folder such as `lr=0.1`."""
-    from lingula.config import is_key
+    from lingula.settings.config import is_key
 
     key, equals, _ = word.partition("=")
     return bool(equals) and (is_key(key) or not word.lower().endswith((".yaml", ".yml")))

@@ -10,7 +10,7 @@ import typer
 
 import lingula
 from lingula.cli.options import OutFolder
-from lingula.errors import InputError
+from lingula.system.errors import InputError
 
 app = typer.Typer()
 

@@ -21,7 +21,7 @@ from lingula.cli.options import (
     dumped,
     partly,
 )
-from lingula.errors import InputError
+from lingula.system.errors import InputError
 
 app = typer.Typer()
 
@@ -71,7 +71,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure scores against labels."""
-    from lingula.evaluation import to_json, to_text
+    from lingula.scores.evaluation import to_json, to_text
 
     result = lingula.evaluate(
         scores,

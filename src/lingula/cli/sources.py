@@ -50,7 +50,7 @@ class Readers(enum.StrEnum):
 def asked(classes: str | None) -> Any:
     """A name of a label space, or a list of classes; `["a, b"]` has one with a comma in it."""
     if classes is not None and classes.strip().startswith("["):
-        from lingula.values import texts
+        from lingula.settings.values import texts
 
         return texts(classes.strip())
     if classes is None or "," not in classes:
@@ -59,7 +59,7 @@ def asked(classes: str | None) -> Any:
 
 
 def _tell(found: Any, as_json: bool) -> None:
-    from lingula.verbs.tables import made_json, made_text
+    from lingula.tables.making import made_json, made_text
 
     typer.echo(dumped(made_json(found)) if as_json else made_text(found))
 

@@ -17,12 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lingula import files
-from lingula.errors import InputError, differences, examples
 from lingula.model.encoders import Normalisation
 from lingula.model.loader import Report
 from lingula.model.network import Architecture, Network
-from lingula.runs import MODEL_FORMAT, read_facts
+from lingula.system import files
+from lingula.system.errors import InputError, differences, examples
+from lingula.training.run_folder import MODEL_FORMAT, read_facts
 
 log = logging.getLogger("lingula")
 

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from lingula.errors import InputError, examples, nearest
+from lingula.system.errors import InputError, examples, nearest
 
 # Families whose convolutions are dense enough that bfloat16 makes them faster on CPUs with bfloat16
 # instructions; depthwise networks (EfficientNet, MobileNet) get slower in training.

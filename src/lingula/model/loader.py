@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from lingula import files
-from lingula.errors import InputError, examples
 from lingula.model.encoders import Normalisation, pretrained_settings
-from lingula.weights import fetched_image
+from lingula.settings.weight_sources import fetched_image
+from lingula.system import files
+from lingula.system.errors import InputError, examples
 
 log = logging.getLogger("lingula")
 

@@ -17,11 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lingula import files
-from lingula.errors import InputError, StoppedError, examples
-from lingula.labels import canonical, fold
 from lingula.model.text_encoder import encode
-from lingula.weights import TEXT_SOURCES, find_text, missing_text
+from lingula.settings.label_space import canonical, fold
+from lingula.settings.weight_sources import TEXT_SOURCES, find_text, missing_text
+from lingula.system import files
+from lingula.system.errors import InputError, StoppedError, examples
 
 log = logging.getLogger("lingula")
 

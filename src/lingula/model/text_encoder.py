@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lingula.errors import InputError, examples
+from lingula.system.errors import InputError, examples
 
 _BLANKS = "\u2581\u0120 "  # how tokenizers write the blank before a word
 

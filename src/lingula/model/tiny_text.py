@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from lingula.errors import InputError
 from lingula.model.text import phrase
+from lingula.system.errors import InputError
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 

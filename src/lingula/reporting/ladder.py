@@ -6,8 +6,8 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lingula.csv_cells import plain_csv
 from lingula.reporting.document import document, paragraph, table
+from lingula.system.csv_cells import plain_csv
 
 Interval = tuple[float, float] | None
 

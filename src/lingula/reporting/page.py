@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import lingula
-from lingula.localisation import Rate
 from lingula.reporting.document import templates
+from lingula.scores.localisation import Rate
 
 
 @dataclass(frozen=True)

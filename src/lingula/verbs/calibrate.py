@@ -10,16 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from lingula import calibration, files, runs
-from lingula.calibration import METHODS, Calibration
-from lingula.config import Data, read_config
-from lingula.data.configured import configured_table
-from lingula.errors import InputError, changes, differences, examples, nearest
-from lingula.joining import Joined, Meaning, asked, joined_with
-from lingula.plausibility import warn_of_doubt
-from lingula.predictions import Predictions, failed, read_scores, write_failures, write_scores
-from lingula.thresholds import distinct
-from lingula.verbs.run_labels import warn_of_other_labels
+from lingula.scores.calibration import fitting
+from lingula.scores.calibration.fitting import METHODS, Calibration
+from lingula.scores.joining import Joined, Meaning, asked, joined_with
+from lingula.scores.plausibility import warn_of_doubt
+from lingula.scores.predictions import (
+    Predictions,
+    failed,
+    read_scores,
+    write_failures,
+    write_scores,
+)
+from lingula.scores.thresholds import distinct
+from lingula.settings.config import Data, read_config
+from lingula.system import files
+from lingula.system.errors import InputError, changes, differences, examples, nearest
+from lingula.tables.configured import configured_table
+from lingula.training import run_folder
+from lingula.training.run_labels import warn_of_other_labels
 
 log = logging.getLogger("lingula")
 
@@ -37,7 +45,7 @@ def calibrate(
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Fit a map of probabilities and thresholds for each class on dev; writes `calibration.json`.
+    """Fit a map of probabilities and thresholds for each class on dev; writes `fitting.json`.
 
     Args:
         source: a run folder, whose `scores/SPLIT.csv` is used, or a scores file.
@@ -47,7 +55,7 @@ def calibrate(
             cross-fitted log loss.
         thresholds: rules such as `max-f1`, `youden`, `sensitivity=0.9`, `cost=10:1`.
         ignore_columns: columns of `labels` that are neither ids nor classes.
-        out: the file; None: `RUN/calibration.json`, or `SCORES.calibration.json` beside the scores.
+        out: the file; None: `RUN/fitting.json`, or `SCORES.calibration.json` beside the scores.
         overwrite: set an old file made with other settings aside first.
 
     The scores are not changed. A class with few positives leans on all classes together, one with
@@ -72,13 +80,13 @@ def calibrate(
         return target
     warn_of_other_labels([(scores, table_path, settings["labels_sha256"])])
     joined, rows = _joined(scores, table_path, data, split)
-    groups = calibration.group_numbers(joined.patients, len(joined.targets))
-    made = calibration.fit_calibration(joined, groups, method, rules, where=rows)
+    groups = fitting.group_numbers(joined.patients, len(joined.targets))
+    made = fitting.fit_calibration(joined, groups, method, rules, where=rows)
     _say(made, rows)
     if target.exists():
         log.info("Moved the old %s to %s.", target, files.set_aside(target))
     where = {"scores": str(scores.resolve()), "labels": str(table_path.resolve())}
-    files.write_json(target, calibration.to_json(made) | {"made_from": settings | where})
+    files.write_json(target, fitting.to_json(made) | {"made_from": settings | where})
     return target
 
 
@@ -111,7 +119,7 @@ def apply_calibration(
         raise InputError(
             f"{raw} is calibrated already ({raw.with_suffix('.made.json')}). Give the raw scores."
         )
-    result = calibration.apply_curves(found, predictions)
+    result = fitting.apply_curves(found, predictions)
     made = {"calibration": files.sha256(path), "scores_sha256": files.sha256(raw)}
     if target.exists():
         if not overwrite and _made_of(target) == made:
@@ -138,7 +146,7 @@ def read_calibration(path: str | Path) -> Calibration:
     if not Path(path).is_file():
         hint = f" Its own is {Path(path) / NAME}." if (Path(path) / NAME).is_file() else ""
         raise files.not_a_file(Path(path), "calibration", hint)
-    return calibration.from_json(files.read_object(Path(path)), str(path))
+    return fitting.from_json(files.read_object(Path(path)), str(path))
 
 
 def calibrated_with(scores: Path) -> str | None:
@@ -197,7 +205,7 @@ def _places(
         settings = source / "config.yaml"
         if settings.is_file() and labels is None:
             data, own = read_config(settings).data, source / "table.csv"
-            table = own if own.is_file() else runs.its_table(source, data.table)
+            table = own if own.is_file() else run_folder.its_table(source, data.table)
     if not scores.is_file():
         if source.is_dir():
             raise InputError(f"Calibration needs scores: {source} has no scores/{split}.csv.")
@@ -253,7 +261,7 @@ def _with_unlabelled(joined: Joined, predictions: Predictions) -> Joined:
 def _same(target: Path, settings: dict[str, Any]) -> bool:
     """Whether the file was made with these settings; `InputError` for any other file."""
     value = files.read_object(target)
-    calibration.from_json(value, str(target))
+    fitting.from_json(value, str(target))
     changed = changes(value.get("made_from", {}), settings, skip=("scores", "labels"))
     if changed:
         raise InputError(

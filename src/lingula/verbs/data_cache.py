@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lingula import files
-from lingula.data.cache import Expected, Part, failed_path, fill, parts_missing
-from lingula.data.cache_files import CacheSettings, claim, open_cache, verify
-from lingula.data.folder import images_in
-from lingula.errors import InputError, examples
-from lingula.progress import counting, progress, spoken
+from lingula.images.cache.files import CacheSettings, claim, open_cache, verify
+from lingula.images.cache.writing import Expected, Part, failed_path, fill, parts_missing
+from lingula.system import files
+from lingula.system.errors import InputError, examples
+from lingula.system.progress import counting, progress, spoken
+from lingula.tables.folder import images_in
 
 log = logging.getLogger("lingula")
 

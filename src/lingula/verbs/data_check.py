@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lingula
-from lingula import files
-from lingula.config import Data
-from lingula.data.cells import FOLDER_TO_TABLE
-from lingula.data.checking import CheckReport, check, to_json
-from lingula.data.configured import checked_table
-from lingula.data.images import read_image
-from lingula.data.rows import keep_rows
-from lingula.data.table import Table, image_path
-from lingula.errors import ImageError, InputError
-from lingula.progress import counting, progress
+from lingula.images.reading import read_image
+from lingula.settings.config import Data
+from lingula.system import files
+from lingula.system.errors import ImageError, InputError
+from lingula.system.progress import counting, progress
+from lingula.tables.cells import FOLDER_TO_TABLE
+from lingula.tables.checking import CheckReport, check, to_json
+from lingula.tables.configured import checked_table
+from lingula.tables.rows import keep_rows
+from lingula.tables.table import Table, image_path
 
 SHEET = 24
 SIDE = 128

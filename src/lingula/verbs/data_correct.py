@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lingula.data.reading import read_table, write_table
-from lingula.errors import InputError
-from lingula.reviewing import Corrected, apply_corrections
+from lingula.reporting.reviewing import Corrected, apply_corrections
+from lingula.system.errors import InputError
+from lingula.tables.reading import read_table, write_table
 
 
 def data_correct(

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingula import files
-from lingula.csv_cells import plain_cell
-from lingula.data.attached import Attached, Found, attach
-from lingula.data.folder import counted
-from lingula.data.mapping import LabelMap, map_of, mapped, written_map
-from lingula.data.reading import read_table, write_table
-from lingula.errors import InputError, changes, differences, examples
-from lingula.labels import LabelSpace
+from lingula.settings.label_space import LabelSpace
+from lingula.system import files
+from lingula.system.csv_cells import plain_cell
+from lingula.system.errors import InputError, changes, differences, examples
+from lingula.tables.attached import Attached, Found, attach
+from lingula.tables.folder import counted
+from lingula.tables.mapping import LabelMap, map_of, mapped, written_map
+from lingula.tables.reading import read_table, write_table
 
 log = logging.getLogger("lingula")
 
@@ -49,7 +49,8 @@ def data_folder(
         labels: a table with a column of keys and one per class (1, 0, -1, blank).
         key: `image`, `AccessionNumber`, `StudyInstanceUID`, `SOPInstanceUID`, `PatientID`, or a
             column whose cells are paths or names of files, or names of folders.
-        map_file: YAML that says which classes columns stand for (`lingula.data.mapping.read_map`).
+        map_file: YAML that says which classes columns stand for
+            (`lingula.tables.mapping.read_map`).
         ignore_columns: columns that look like labels and are none.
         keep_ids: write the patient and study ids of DICOM files as they are. Otherwise they become
             keyed hashes; the key is written beside the table (`NAME.key`) and belongs in a safe.
@@ -125,7 +126,7 @@ def _check_old(target: Path, settings: dict[str, object], overwrite: bool) -> No
 
 def _facts(age_and_sex: bool) -> Callable[[Path], Found]:
     def read(path: Path) -> Found:
-        from lingula.data.dicom_facts import UNKNOWN, dicom_facts
+        from lingula.images.dicom.facts import UNKNOWN, dicom_facts
 
         # The ids are needed as they are, to find their rows; they are hidden when written.
         facts = dicom_facts(path, keep_ids=True, demographics=age_and_sex)
@@ -144,7 +145,7 @@ def _facts(age_and_sex: bool) -> Callable[[Path], Found]:
 
 
 def _pseudonym(key_file: Path) -> Callable[[str, str], str]:
-    from lingula.data.dicom_facts import pseudonym, read_or_make_key
+    from lingula.images.dicom.facts import pseudonym, read_or_make_key
 
     # Read once, and made only if there is an id to hide.
     key = functools.cache(read_or_make_key)

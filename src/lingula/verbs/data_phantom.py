@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lingula.data.phantom import phantom_in, write_phantom
-from lingula.errors import InputError
-from lingula.progress import counting, progress
-from lingula.ranks import is_first
-from lingula.verbs.waiting import waited
+from lingula.phantom import phantom_in, write_phantom
+from lingula.system.errors import InputError
+from lingula.system.processes import is_first
+from lingula.system.progress import counting, progress
+from lingula.system.waiting import waited
 
 
 def data_phantom(

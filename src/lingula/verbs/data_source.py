@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
-from lingula import files
-from lingula.csv_cells import plain_csv
-from lingula.data.mapping import LabelMap, mapped, read_map
-from lingula.data.sources import chexpert, cxr_lt, medmnist, mimic, nih, padchest, vindr
-from lingula.data.table import Table
-from lingula.errors import InputError
-from lingula.labels import label_space
-from lingula.progress import counting, progress
-from lingula.verbs.tables import Made, made
+from lingula.settings.label_space import label_space
+from lingula.sources import chexpert, cxr_lt, medmnist, mimic, nih, padchest, vindr
+from lingula.system import files
+from lingula.system.csv_cells import plain_csv
+from lingula.system.errors import InputError
+from lingula.system.progress import counting, progress
+from lingula.tables.making import Made, made
+from lingula.tables.mapping import LabelMap, mapped, read_map
+from lingula.tables.table import Table
 
 
 class Written(TypedDict, total=False):

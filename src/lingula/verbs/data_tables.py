@@ -8,16 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from lingula.data.mapping import read_map
-from lingula.data.overlap import check_overlap, overlap
-from lingula.data.reading import read_frame, read_table
-from lingula.data.splits import check_parts, patients_in_two_splits, split_by_patient
-from lingula.data.table import Table, rows_of, subset, with_splits
-from lingula.data.union import union
-from lingula.data.where import rows_where
-from lingula.errors import InputError, examples
-from lingula.labels import fold, label_space
-from lingula.verbs.tables import Made, check_not_an_input, made
+from lingula.settings.label_space import fold, label_space
+from lingula.system.errors import InputError, examples
+from lingula.tables.making import Made, check_not_an_input, made
+from lingula.tables.mapping import read_map
+from lingula.tables.overlap import check_overlap, overlap
+from lingula.tables.reading import read_frame, read_table
+from lingula.tables.splits import check_parts, patients_in_two_splits, split_by_patient
+from lingula.tables.table import Table, rows_of, subset, with_splits
+from lingula.tables.union import union
+from lingula.tables.where import rows_where
 
 log = logging.getLogger("lingula")
 

@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingula import runs
-from lingula.config import Config, vary
-from lingula.evaluation import in_words, to_json
-from lingula.labels import CXR_LT_2023
-from lingula.predictions import read_scores
-from lingula.progress import spoken
-from lingula.recipe import recipe
 from lingula.reporting.page import mean_prevalence
-from lingula.verbs.attention import known_rates
+from lingula.scores.evaluation import in_words, to_json
+from lingula.scores.predictions import read_scores
+from lingula.scoring.attention import known_rates
+from lingula.settings.config import Config, vary
+from lingula.settings.label_space import CXR_LT_2023
+from lingula.settings.recipe import recipe
+from lingula.system.progress import spoken
+from lingula.training import run_folder
+from lingula.training.run_labels import labels_of, measured
 from lingula.verbs.data_phantom import data_phantom
 from lingula.verbs.ensemble import ensemble
 from lingula.verbs.report import DRAWS, report
-from lingula.verbs.run_labels import labels_of, measured
 from lingula.verbs.train import train
 
 log = logging.getLogger("lingula")
@@ -105,8 +105,8 @@ def _announce(folder: Path, config: Config, size: Size) -> None:
     )
     there = [
         (folder / "phantom" / "labels.csv").is_file(),
-        runs.is_finished(folder / "first"),
-        runs.is_finished(folder / "mixup"),
+        run_folder.is_finished(folder / "first"),
+        run_folder.is_finished(folder / "mixup"),
         False,
     ]
     what = [
@@ -126,7 +126,7 @@ def _announce(folder: Path, config: Config, size: Size) -> None:
         log.info("  %d. %s: %s", number, words, left)
     whole = sum(takes for takes, done in zip(seconds, there, strict=True) if not done)
     if whole:
-        log.info("All of it: about %s here, if nothing else runs.", spoken(whole))
+        log.info("All of it: about %s here, if nothing else run_folder.", spoken(whole))
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ class _Rates:
 def _rates(config: Config, size: Size) -> _Rates:
     import torch
 
-    from lingula.devices import resolve_device
-    from lingula.verbs.bench_train import training_step
+    from lingula.bench.train import training_step
+    from lingula.model.devices import resolve_device
 
     films, seconds = TIMED
     with tempfile.TemporaryDirectory(prefix="lingula-demo-") as place:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import lingula
-from lingula.data.dicom_pixels import syntaxes
-from lingula.runs import PACKAGES, version
+from lingula.images.dicom.pixels import syntaxes
+from lingula.training.run_folder import PACKAGES, version
 
 _OTHERS = ("safetensors", "pydantic", "omegaconf")
 _EXTRAS = {"text": "transformers", "dicom": "pydicom", "xlsx": "fastexcel"}
@@ -47,7 +47,7 @@ def _devices() -> dict[str, Any]:
     try:
         import torch
 
-        from lingula.devices import cpu_has_bfloat16
+        from lingula.model.devices import cpu_has_bfloat16
     except (ImportError, RuntimeError) as error:
         return {"error": str(error)}
     return {

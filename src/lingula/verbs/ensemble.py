@@ -10,19 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from lingula import ensembles, files, incomplete
-from lingula.config import Data, read_config
-from lingula.csv_cells import plain_csv
-from lingula.data.configured import configured_table
-from lingula.data.table import Table, rows_of, subset
-from lingula.ensembles import Ensemble
-from lingula.errors import InputError, changes, differences, examples, nearest
-from lingula.incomplete import Members
-from lingula.plausibility import warn_of_doubt
-from lingula.predictions import Predictions, failed, read_scores, write_scores
-from lingula.runs import its_table
-from lingula.verbs.guarding import guarded_on, labelled
-from lingula.verbs.run_labels import warn_of_other_formats, warn_of_other_labels
+from lingula.scores.ensembles import incomplete, weighting
+from lingula.scores.ensembles.guarding import guarded_on, labelled
+from lingula.scores.ensembles.incomplete import Members
+from lingula.scores.ensembles.weighting import Ensemble
+from lingula.scores.plausibility import warn_of_doubt
+from lingula.scores.predictions import Predictions, failed, read_scores, write_scores
+from lingula.settings.config import Data, read_config
+from lingula.system import files
+from lingula.system.csv_cells import plain_csv
+from lingula.system.errors import InputError, changes, differences, examples, nearest
+from lingula.tables.configured import configured_table
+from lingula.tables.table import Table, rows_of, subset
+from lingula.training.run_folder import its_table
+from lingula.training.run_labels import warn_of_other_formats, warn_of_other_labels
 
 log = logging.getLogger("lingula")
 
@@ -102,7 +103,7 @@ def ensemble(
     files.write_text(folder / "choices.csv", _choices(made))
     where = {"labels": None if table_path is None else str(table_path.resolve())}
     made_from = {"made_from": settings | where}
-    files.write_json(folder / "ensemble.json", ensembles.to_json(made) | report | made_from)
+    files.write_json(folder / "ensemble.json", weighting.to_json(made) | report | made_from)
     return folder
 
 
@@ -112,13 +113,13 @@ def _chosen(
     """What the rule makes of dev, and what else there is to say of it in `ensemble.json`."""
     dev, test, rule = sides["dev"].scores, sides["test"].scores, settings["rule"]
     if table_path is None or rule == "model-wise":
-        return ensembles.model_wise(ensembles.same_rows(dev)), {}
+        return weighting.model_wise(weighting.same_rows(dev)), {}
     split = settings["split"]
     named = {name for member in dev.values() for name in member.classes}
     table = _table(table_path, data, split, named)
     if rule == "class-wise":
         part = labelled(dev, subset(table, rows_of(table, split)), data)
-        return ensembles.class_wise(*part, settings["top_k"]), {}
+        return weighting.class_wise(*part, settings["top_k"]), {}
     draws, seed = settings["draws"], settings["seed"]
     made, guard = guarded_on(dev, test, table, data, split=split, draws=draws, seed=seed)
     return made, {"guard": guard}
@@ -146,7 +147,7 @@ def ensemble_apply(
     if not path.is_file():
         own = path / "ensemble.json"
         raise files.not_a_file(path, "ensemble file", f" Its own is {own}." * own.is_file())
-    loaded = ensembles.from_json(_read_json(path), str(path))
+    loaded = weighting.from_json(_read_json(path), str(path))
     _check_distinct([name for name, _ in members])
     side = _read({name: Path(file) for name, file in members}, missing, target.name)
     mixed = incomplete.mixed(loaded, side, missing)
@@ -219,7 +220,7 @@ def _write(mixed: Predictions, members: Members, path: Path, missing: str) -> No
     blank = {mixed.images[row] for row in np.flatnonzero(failed(mixed))}
     if not blank:
         return
-    lost = {k: v for k, v in ensembles.failures(members.scores).items() if k in blank}
+    lost = {k: v for k, v in weighting.failures(members.scores).items() if k in blank}
     reasons = [(image, f"no scores of {', '.join(names)}") for image, names in lost.items()]
     log.warning("%s: %d images have no scores: %s.", path, len(lost), examples(lost))
     files.write_text(path.with_suffix(".failed.csv"), plain_csv(["image", "reason"], reasons))
@@ -298,7 +299,7 @@ def _already(folder: Path, settings: dict[str, Any]) -> bool:
         ):
             raise InputError(f"{folder} is there already and is no ensemble; choose another --out.")
         return False
-    ensembles.from_json(_read_json(path), str(path))
+    weighting.from_json(_read_json(path), str(path))
     before = _read_json(path).get("made_from", {})
     changed = changes(before, settings, skip=("labels",))
     if changed:

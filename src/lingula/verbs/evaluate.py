@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from lingula import files
-from lingula.data.reading import read_table
-from lingula.errors import InputError, nearest
-from lingula.evaluation import Evaluation, Setting, evaluate_predictions
-from lingula.plausibility import warn_of_doubt
-from lingula.predictions import read_scores
-from lingula.subgroups import DECADES, parted
+from lingula.scores.evaluation import Evaluation, Setting, evaluate_predictions
+from lingula.scores.plausibility import warn_of_doubt
+from lingula.scores.predictions import read_scores
+from lingula.scores.subgroups import DECADES, parted
+from lingula.system import files
+from lingula.system.errors import InputError, nearest
+from lingula.tables.reading import read_table
+from lingula.training.run_labels import warn_of_other_formats, warn_of_other_labels
 from lingula.verbs.calibrate import calibrated_with, read_calibration
-from lingula.verbs.run_labels import warn_of_other_formats, warn_of_other_labels
 
 
 def evaluate(  # noqa: PLR0913 (an argument an option)

@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lingula
-from lingula import files
-from lingula.csv_cells import plain_csv
-from lingula.data.boxes import Box, boxes_beside
-from lingula.data.folder import images_in
-from lingula.data.images import read_image
-from lingula.data.table import image_path, rows_of
-from lingula.errors import ImageError, InputError, examples, nearest
-from lingula.localisation import Rate, described
+from lingula.images.reading import read_image
 from lingula.reporting import figures
 from lingula.reporting.overlays import Overlay, Sheet, render
-from lingula.runs import read_facts
-from lingula.verbs.attention import in_parts, known_rates
+from lingula.scores.localisation import Rate, described
+from lingula.scoring.attention import in_parts, known_rates
+from lingula.system import files
+from lingula.system.csv_cells import plain_csv
+from lingula.system.errors import ImageError, InputError, examples, nearest
+from lingula.tables.boxes import Box, boxes_beside
+from lingula.tables.folder import images_in
+from lingula.tables.table import image_path, rows_of
+from lingula.training.run_folder import read_facts
+from lingula.training.run_labels import dev_thresholds, labels_of, warn_of_changed_runs
 from lingula.verbs.predict import refuse_films
-from lingula.verbs.run_labels import dev_thresholds, labels_of, warn_of_changed_runs
 
 if TYPE_CHECKING:
     from lingula.model.checkpoint import Trained
@@ -134,7 +134,7 @@ def _sheet(
     """One film: read, looked at, and drawn for each finding above its threshold."""
     import torch
 
-    from lingula.prediction import attend
+    from lingula.scoring.scoring import attend
 
     reading = trained.facts["reading"]
     try:

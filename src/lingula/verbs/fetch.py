@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from lingula import files
-from lingula.config import Config
-from lingula.errors import InputError
-from lingula.paper import TABLE_1, TABLE_2
-from lingula.recipe import recipe
+from lingula.settings.config import Config
+from lingula.settings.paper import TABLE_1, TABLE_2
+from lingula.settings.recipe import recipe
+from lingula.settings.weight_sources import TEXT_SOURCES, find_text, missing_text, weights_folder
+from lingula.system import files
+from lingula.system.errors import InputError
 from lingula.verbs.train import settings_of
-from lingula.weights import TEXT_SOURCES, find_text, missing_text, weights_folder
 
 log = logging.getLogger("lingula")
 

@@ -15,27 +15,27 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula import files
-from lingula.calibration import Calibration
-from lingula.config import Config, from_plain, vary
-from lingula.data.cache_files import open_caches, source_of
-from lingula.data.cached import CachedImages, locate
-from lingula.data.folder import images_in
-from lingula.data.phantom import is_phantom
-from lingula.data.table import Table, image_path, rows_of, subset
-from lingula.errors import ImageError, InputError, changes, differences, examples
-from lingula.labels import fold
-from lingula.parts import Parts, held, parts_folder, remove_parts, settings_of
-from lingula.predictions import (
+from lingula.images.cache.files import open_caches, source_of
+from lingula.images.cache.reading import CachedImages, locate
+from lingula.phantom import is_phantom
+from lingula.scores.calibration.fitting import Calibration
+from lingula.scores.predictions import (
     failures_beside,
     read_failures,
     write_failures,
     write_scores_of,
 )
-from lingula.ranks import is_first
-from lingula.runs import read_facts
+from lingula.scoring.parts import Parts, held, parts_folder, remove_parts, settings_of
+from lingula.scoring.pieces import Job, pieces, scored
+from lingula.settings.config import Config, from_plain, vary
+from lingula.settings.label_space import fold
+from lingula.system import files
+from lingula.system.errors import ImageError, InputError, changes, differences, examples
+from lingula.system.processes import is_first
+from lingula.tables.folder import images_in
+from lingula.tables.table import Table, image_path, rows_of, subset
+from lingula.training.run_folder import read_facts
 from lingula.verbs.calibrate import calibration_of_run
-from lingula.verbs.scoring import Job, pieces, scored
 
 log = logging.getLogger("lingula")
 
@@ -161,7 +161,7 @@ def _settled(facts: dict[str, Any], device: str, precision: str) -> Config:
     Scoring is in fp32 whatever the training was in: exact is the default. `auto` is not training's:
     bf16 moved an AP by 0.0016 on real films (docs/performance.md), more than the 0.001 allowed.
     """
-    from lingula.devices import resolve_device  # imports torch
+    from lingula.model.devices import resolve_device  # imports torch
 
     precision = "fp32" if precision == "auto" else precision
     return resolve_device(vary(from_plain(facts["config"]), device=device, precision=precision))

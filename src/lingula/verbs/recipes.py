@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lingula.config import to_yaml
-from lingula.paper import ASSUMED, EXOGENOUS, TABLE_1, TABLE_2, Row
-from lingula.recipe import ENSEMBLES, RECIPES, recipe
+from lingula.settings.config import to_yaml
+from lingula.settings.paper import ASSUMED, EXOGENOUS, TABLE_1, TABLE_2, Row
+from lingula.settings.recipe import ENSEMBLES, RECIPES, recipe
 
 
 def recipes(name: str | None = None) -> str:

@@ -11,23 +11,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula import files, metrics
-from lingula.data.boxes import boxes_beside
-from lingula.data.cache_files import open_caches
-from lingula.data.cached import locate, read_cached
-from lingula.data.configured import configured_targets
-from lingula.data.images import read_image
-from lingula.data.table import Table, image_path
-from lingula.ensembles import from_json
-from lingula.errors import ImageError, InputError, examples
-from lingula.evaluation import Setting, to_json
-from lingula.localisation import Rate, described
-from lingula.predictions import Predictions, failed, read_scores
-from lingula.reliability import reliability
+from lingula.images.cache.files import open_caches
+from lingula.images.cache.reading import locate, read_cached
+from lingula.images.reading import read_image
 from lingula.reporting import figures
 from lingula.reporting.page import Entry, Guess, Page, Sample, render
-from lingula.runs import read_rows
-from lingula.verbs.run_labels import (
+from lingula.scores import metrics
+from lingula.scores.calibration.reliability import reliability
+from lingula.scores.ensembles.weighting import from_json
+from lingula.scores.evaluation import Setting, to_json
+from lingula.scores.localisation import Rate, described
+from lingula.scores.predictions import Predictions, failed, read_scores
+from lingula.system import files
+from lingula.system.errors import ImageError, InputError, examples
+from lingula.tables.boxes import boxes_beside
+from lingula.tables.configured import configured_targets
+from lingula.tables.table import Table, image_path
+from lingula.training.run_folder import read_rows
+from lingula.training.run_labels import (
     RunLabels,
     dev_thresholds,
     labels_of,
@@ -156,7 +157,7 @@ def _reliability(predictions: Predictions, labels: RunLabels, split: str) -> str
 
 def _hits(run: Path) -> tuple[tuple[str, Rate], ...]:
     """How well the attention points, by class, best first."""
-    from lingula.verbs.attention import known_rates
+    from lingula.scoring.attention import known_rates
 
     rates = known_rates(run)
     return tuple(sorted(rates.items(), key=lambda item: item[1].chance - item[1].hit))
@@ -218,8 +219,8 @@ def _samples(run: Path, labels: RunLabels, split: str) -> tuple[tuple[Sample, ..
     import torch
 
     from lingula.model.checkpoint import load_model
-    from lingula.prediction import attend
-    from lingula.verbs.attention import in_parts, known_rates
+    from lingula.scoring.attention import in_parts, known_rates
+    from lingula.scoring.scoring import attend
 
     part = labels.part(split)
     normal = [k for k, n in enumerate(part.space.classes) if n in ("No Finding", "Support Devices")]

@@ -14,13 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lingula
-from lingula import files
-from lingula.data.table import Table
-from lingula.errors import InputError
 from lingula.reporting.ladder import Ladder, to_csv, to_html, to_markdown
-from lingula.verbs.data_phantom import data_phantom
-from lingula.verbs.job_scripts import commands_of, gpu_script, slurm_script, stages_of
-from lingula.verbs.jobs import (
+from lingula.reproduction.job_scripts import commands_of, gpu_script, slurm_script, stages_of
+from lingula.reproduction.jobs import (
     Job,
     config_of,
     jobs_of,
@@ -30,12 +26,16 @@ from lingula.verbs.jobs import (
     texts_of,
     unfinished,
 )
-from lingula.verbs.lines import Measure, facts_of, lines_of_table_1, lines_of_table_2
+from lingula.reproduction.lines import Measure, facts_of, lines_of_table_1, lines_of_table_2
+from lingula.reproduction.readiness import Films, films_of, make_ready, refuse
+from lingula.reproduction.reproduction import Reproduction, checked
+from lingula.system import files
+from lingula.system.errors import InputError
+from lingula.system.waiting import by_the_first
+from lingula.tables.table import Table
+from lingula.verbs.data_phantom import data_phantom
 from lingula.verbs.predict import predict
-from lingula.verbs.readiness import Films, films_of, make_ready, refuse
-from lingula.verbs.reproduction import Reproduction, checked
 from lingula.verbs.train import train
-from lingula.verbs.waiting import by_the_first
 
 log = logging.getLogger("lingula")
 
@@ -124,7 +124,7 @@ def _written(
     faults: list[str] = []
     jobs = jobs_of(asked, texts_of(asked, faults))
     if estimate:
-        from lingula.verbs.estimate import bill  # imports torch
+        from lingula.reproduction.estimate import bill  # imports torch
 
         return bill(asked, jobs, faults)
     make_ready(asked, jobs, faults, join=False, here=False)

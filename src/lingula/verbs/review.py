@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingula import files
-from lingula.data.reading import read_table
-from lingula.errors import InputError
-from lingula.predictions import read_scores
 from lingula.reporting.review import render_review, thumbnails
-from lingula.reviewing import Disagreement, disagreements, write_corrections
-from lingula.verbs.run_labels import warn_of_other_labels
+from lingula.reporting.reviewing import Disagreement, disagreements, write_corrections
+from lingula.scores.predictions import read_scores
+from lingula.system import files
+from lingula.system.errors import InputError
+from lingula.tables.reading import read_table
+from lingula.training.run_labels import warn_of_other_labels
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingula import files
-from lingula.data.reading import read_table, read_unlabelled
-from lingula.errors import InputError
-from lingula.predictions import read_scores
-from lingula.submission import (
+from lingula.reporting.submission import (
     Rehearsal,
     Submission,
     read_template,
@@ -19,7 +15,11 @@ from lingula.submission import (
     submission,
     write_submission,
 )
-from lingula.verbs.run_labels import warn_of_other_labels
+from lingula.scores.predictions import read_scores
+from lingula.system import files
+from lingula.system.errors import InputError
+from lingula.tables.reading import read_table, read_unlabelled
+from lingula.training.run_labels import warn_of_other_labels
 
 log = logging.getLogger("lingula")
 

@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lingula import files, locks, ranks, runs
-from lingula.config import Config, Worst, overridden, read_config
-from lingula.errors import InputError, differences, examples
-from lingula.labels import SPACES
-from lingula.recipe import RECIPES, recipe
+from lingula.settings.config import Config, Worst, overridden, read_config
+from lingula.settings.label_space import SPACES
+from lingula.settings.recipe import RECIPES, recipe
+from lingula.system import files, locks, processes
+from lingula.system.errors import InputError, differences, examples
+from lingula.training import run_folder
 
 if TYPE_CHECKING:
-    from lingula.data.outside import Outside
-    from lingula.data.table import Table
-    from lingula.verbs.plan import Plan
+    from lingula.tables.outside import Outside
+    from lingula.tables.table import Table
+    from lingula.training.plan import Plan
 
 # What reads tables is imported where it is used: it takes longer than the answer to wrong settings.
 
@@ -56,16 +57,16 @@ def train(
     if dry_run:
         _rehearse(config, run, resuming=resume is not None, overwrite=overwrite)
         return run
-    first = ranks.is_first()
+    first = processes.is_first()
     if overwrite and run.exists() and first:
-        with runs.held(run):
+        with run_folder.held(run):
             log.info("Moved the old %s to %s.", run, files.set_aside(run))
-    with runs.held(run) if first else contextlib.nullcontext():
+    with run_folder.held(run) if first else contextlib.nullcontext():
         config = _with_phantom(config, run)
         table, split_made = prepared_table(config)
         others = outside_tables(config, table)
-        from lingula.verbs.fitting import fit_and_score  # imports torch
-        from lingula.verbs.plan import Plan
+        from lingula.training.fitting import fit_and_score  # imports torch
+        from lingula.training.plan import Plan
 
         fit_and_score(Plan(config, table, run, split_made, others), resuming=resume is not None)
     return run
@@ -87,10 +88,10 @@ def _settings(
             raise InputError(f"{run} is no run folder: it has no config.yaml.{hint}")
         stored = read_config(run / "config.yaml")
         found = stored.data.model_copy(
-            update={"table": str(runs.its_table(run, stored.data.table))}
+            update={"table": str(run_folder.its_table(run, stored.data.table))}
         )
         config = overridden(stored.model_copy(update={"data": found}), overrides)
-        changed = runs.changed_settings(stored, config)
+        changed = run_folder.changed_settings(stored, config)
         if changed:
             raise InputError(
                 f"A resumed run keeps its settings; these differ:\n{differences(changed)}"
@@ -188,8 +189,8 @@ def _check_phantoms(config: Config) -> None:
 
 def outside_tables(config: Config, own: Table) -> tuple[Outside, ...]:
     """The tables of `data.outside`, joined to the classes by name; what they lack is logged."""
-    from lingula.data.configured import configured_outside
-    from lingula.data.outside import check_apart, outside
+    from lingula.tables.configured import configured_outside
+    from lingula.tables.outside import check_apart, outside
 
     found = []
     for place in config.data.outside:
@@ -212,11 +213,11 @@ def with_worst(config: Config) -> Config:
     run = Path(str(worst.run))
     if not (run / "scores" / "dev.csv").is_file() or not (run / "config.yaml").is_file():
         raise InputError(f"{run} (loss.worst.run) is no finished run: it has no scores/dev.csv.")
-    from lingula.evaluation import worst_classes
-    from lingula.predictions import read_scores
-    from lingula.verbs.run_labels import labels_of, measured, warn_of_changed_runs
+    from lingula.scores.evaluation import worst_classes
+    from lingula.scores.predictions import read_scores
+    from lingula.training.run_labels import labels_of, measured, warn_of_changed_runs
 
-    own = runs.its_table(run, read_config(run / "config.yaml").data.table)
+    own = run_folder.its_table(run, read_config(run / "config.yaml").data.table)
     # Where both were trained on one table that was moved, this training's own says where it is.
     is_there = own.is_file() or (run / "table.csv").is_file()
     labels = labels_of(run, table=None if is_there else config.data.table)
@@ -233,7 +234,7 @@ def with_worst(config: Config) -> Config:
 
 def prepared_table(config: Config) -> tuple[Table, bool]:
     """The table as the config reads it, with disjoint splits; and whether they were made here."""
-    from lingula.data.configured import configured_table, with_own_split
+    from lingula.tables.configured import configured_table, with_own_split
 
     data = config.data
     table = configured_table(data)
@@ -249,7 +250,7 @@ def prepared_table(config: Config) -> tuple[Table, bool]:
 
 def check_table(table: Table, config: Config) -> None:
     """Refuse a table with splits that can't be trained on as the config says; name odd classes."""
-    from lingula.data.configured import check_trainable
+    from lingula.tables.configured import check_trainable
 
     check_trainable(table, config.data)
     _name_empty_classes(table, config)
@@ -260,8 +261,8 @@ def check_table(table: Table, config: Config) -> None:
 def _name_empty_classes(table: Table, config: Config) -> None:
     import numpy as np
 
-    from lingula.data.configured import configured_targets
-    from lingula.data.table import rows_of
+    from lingula.tables.configured import configured_targets
+    from lingula.tables.table import rows_of
 
     values, mask = configured_targets(config.data, table)
     here = (values >= 0.5) & mask
@@ -282,7 +283,7 @@ def _rehearse(config: Config, run: Path, *, resuming: bool, overwrite: bool) -> 
     _check_phantoms(config)
     if run.exists() and overwrite:
         log.info("The old %s would be set aside.", run)
-    from lingula.verbs.plan import Plan
+    from lingula.training.plan import Plan
 
     if config.data.table == "phantom":
         plan = _drawn(config, run)
@@ -290,7 +291,7 @@ def _rehearse(config: Config, run: Path, *, resuming: bool, overwrite: bool) -> 
         table, split_made = prepared_table(config)
         plan = Plan(config, table, run, split_made, outside_tables(config, table))
         _describe(plan)
-    from lingula.verbs.rehearsal import rehearse  # imports torch
+    from lingula.training.rehearsal import rehearse  # imports torch
 
     with locks.held(run, "training in") if run.is_dir() else contextlib.nullcontext():
         rehearse(plan, resuming=resuming, overwrite=overwrite)
@@ -300,9 +301,9 @@ def _drawn(config: Config, run: Path) -> Plan:
     """A stand-in for the plan with a phantom that is not drawn yet: its classes, and no rows."""
     import numpy as np
 
-    from lingula.data.configured import configured_outside
-    from lingula.data.table import Table
-    from lingula.verbs.plan import Plan
+    from lingula.tables.configured import configured_outside
+    from lingula.tables.table import Table
+    from lingula.training.plan import Plan
 
     for place in config.data.outside:
         if place not in OUTSIDE_PHANTOMS:
@@ -315,7 +316,7 @@ def _drawn(config: Config, run: Path) -> Plan:
 
 
 def _describe(plan: Plan) -> None:
-    from lingula.data.table import rows_of
+    from lingula.tables.table import rows_of
 
     config, table = plan.config, plan.table
     counts = {split: len(rows_of(table, split)) for split in ("train", "dev", "test")}

@@ -1,1 +1,0 @@
-"""Reading data: tables of labels, images, the phantom, batches."""

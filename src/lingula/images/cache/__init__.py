@@ -1,0 +1,1 @@
+"""Grey levels kept on disk, so that an image is decoded once."""

@@ -1,0 +1,1 @@
+"""DICOM: the header, the frames, the pixels as a reader would see them."""

@@ -1,0 +1,1 @@
+"""From rows of a table to batches of tensors, in an order that follows from the seed."""

@@ -1,0 +1,229 @@
+"""Where labels and scores disagree most, and tables corrected by who looked at those films.
+
+A disagreement is a known cell and how much the score says otherwise: the score itself for an
+absent finding, one minus it for a present one. Scores of one class are compared with each other,
+never with another class's: a rare class's are low everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from lingula.scores.joining import Meaning, asked, meant
+from lingula.scores.predictions import Predictions, aligned, class_columns, failed
+from lingula.settings.label_space import canonical, fold
+from lingula.system import files
+from lingula.system.csv_cells import original_cell, plain_cell
+from lingula.system.errors import InputError, examples, nearest
+from lingula.tables.cells import read_cells
+from lingula.tables.table import BLANK, UNCERTAIN, Table
+
+COLUMNS = ("image", "class", "label", "score", "suggested", "decision")
+# What a decision may be, folded, and the cell that it makes; None keeps the label.
+DECISIONS: Mapping[str, float | None] = {
+    "": None,
+    "keep": None,
+    "1": 1.0,
+    "1.0": 1.0,
+    "present": 1.0,
+    "0": 0.0,
+    "0.0": 0.0,
+    "absent": 0.0,
+    "-1": UNCERTAIN,
+    "-1.0": UNCERTAIN,
+    "uncertain": UNCERTAIN,
+    "blank": BLANK,
+}
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """One cell of the table: `label` is 1 or 0 as it stands there, `suggested` the other.
+
+    `rank` is the share of the class's known images that have a lower score: how unusual the score
+    is for its class.
+    """
+
+    image: str
+    name: str
+    label: int
+    score: float
+    rank: float
+    suggested: int
+
+
+def disagreements(
+    predictions: Predictions, table: Table, *, split: str | None = None, top: int = 20
+) -> tuple[Disagreement, ...]:
+    """The strongest disagreements of each class, at most `top` a class, strongest first.
+
+    Half are absent findings with the highest scores and half present ones with the lowest; where
+    there are fewer of one kind, more of the other. Ties are in the table's order. Only cells whose
+    label is known count, and only those on the wrong side: an absent finding that scores above the
+    class's middle present one, or a present finding below its middle absent one.
+
+    Raises:
+        InputError: images of the table without a row of scores, or no class in common.
+    """
+    if top < 1:
+        raise InputError(f"--top is a number of disagreements a class, at least 1, not {top}.")
+    part = asked(predictions, table, split)
+    rows = aligned(predictions, part.images, part.ids)
+    theirs = {fold(name) for name in predictions.classes}
+    classes = [name for name in part.space.classes if fold(name) in theirs]
+    if not classes:
+        raise InputError(f"{predictions.origin} and the table have no class in common.")
+    columns = class_columns(predictions, classes)
+    values, mask = meant(part, Meaning(blank="ignore"))
+    scored = ~failed(predictions)[rows]
+    found: list[Disagreement] = []
+    for name, column in zip(classes, columns, strict=True):
+        k = part.space.index(name)
+        kept = np.flatnonzero(mask[:, k] & scored)
+        scores = predictions.probabilities[rows[kept], column]
+        present = values[kept, k] >= 0.5
+        ordered = np.sort(scores)
+        for i in _strongest(scores, present, top):
+            label = int(present[i])
+            below = float(np.searchsorted(ordered, scores[i]) / len(scores))
+            image = part.images[kept[i]]
+            found.append(Disagreement(image, name, label, float(scores[i]), below, 1 - label))
+    return tuple(found)
+
+
+def _strongest(
+    scores: np.ndarray[tuple[int], np.dtype[np.float64]],
+    present: np.ndarray[tuple[int], np.dtype[np.bool_]],
+    top: int,
+) -> list[int]:
+    """Indices of the strongest disagreements, the two kinds in turn."""
+    if present.all() or not present.any():
+        return []
+    high = np.flatnonzero(~present & (scores > np.median(scores[present])))
+    low = np.flatnonzero(present & (scores < np.median(scores[~present])))
+    high = high[np.argsort(-scores[high], kind="stable")]
+    low = low[np.argsort(scores[low], kind="stable")]
+    many = min(len(high), max(top - top // 2, top - len(low)))
+    few = min(len(low), top - many)
+    turns = [(turn, 0, int(i)) for turn, i in enumerate(high[:many])]
+    turns += [(turn, 1, int(i)) for turn, i in enumerate(low[:few])]
+    return [i for _, _, i in sorted(turns)]
+
+
+def write_corrections(found: Sequence[Disagreement], path: str | Path) -> None:
+    """Write the sheet to fill in, whole or not at all; `decision` is left blank."""
+    frame = pl.DataFrame(
+        [
+            (d.image, plain_cell(d.name), str(d.label), repr(d.score), str(d.suggested), None)
+            for d in found
+        ],
+        schema=dict.fromkeys(COLUMNS, pl.String),
+        orient="row",
+    )
+    with files.whole(path) as temporary:
+        frame.write_csv(temporary)
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A new table, and what became of the sheet's rows.
+
+    `changed` cells have another value now, `confirmed` were decided as they stood, `undecided`
+    rows were left blank or say `keep`.
+    """
+
+    table: Table
+    changed: int
+    confirmed: int
+    undecided: int
+
+
+def apply_corrections(table: Table, path: str | Path) -> Corrected:
+    """A table with the decisions of a filled sheet; the table given stays as it is.
+
+    Decisions are 1, 0, -1 or present, absent, uncertain, blank; an empty one or `keep` changes
+    nothing. Rows join by image and class name; other columns are not looked at, but for `label`:
+    where it stands and differs from the table's, the sheet is of another table.
+
+    Raises:
+        InputError: a sheet without the columns `image`, `class`, `decision`; images or classes
+            that the table lacks; words that are no decision; cells that are decided twice in
+            different ways; labels that are not the table's.
+    """
+    file = Path(path)
+    frame, _, faults = read_cells(file)
+    if faults:
+        raise InputError("\n".join(fault.message for fault in faults))
+    names = {fold(name): name for name in frame.columns}
+    absent = [name for name in ("image", "class", "decision") if name not in names]
+    if absent:
+        raise InputError(
+            f"{file} has no column {examples(absent)}. A sheet of corrections has "
+            f"{', '.join(COLUMNS)}."
+        )
+    images, classes, decisions = (
+        frame[names[name]].str.strip_chars().to_list() for name in ("image", "class", "decision")
+    )
+    labels = (
+        frame[names["label"]].str.strip_chars().to_list()
+        if "label" in names
+        else [""] * len(images)
+    )
+    place = {name: row for row, name in enumerate(table.images)}
+    cells = table.labels.copy()
+    decided: dict[tuple[int, int], float] = {}
+    undecided = 0
+    for line, (image, name, label, word) in enumerate(
+        zip(images, classes, labels, decisions, strict=True), start=2
+    ):
+        where = f"{file}, line {line}"
+        row, k = _cell(table, place, image, original_cell(name), where)
+        value = _decision(word, where)
+        _check_label(table.labels[row, k], label, where)
+        if value is None:
+            undecided += 1
+            continue
+        if decided.setdefault((row, k), value) != value:
+            raise InputError(f"{where}: '{image}', '{name}' was decided otherwise above.")
+        cells[row, k] = value
+    changed = sum(float(table.labels[cell]) != value for cell, value in decided.items())
+    made = replace(table, labels=cells, path=None, sha256="")
+    return Corrected(made, changed, len(decided) - changed, undecided)
+
+
+def _cell(
+    table: Table, place: Mapping[str, int], image: str, name: str, where: str
+) -> tuple[int, int]:
+    if image not in place:
+        raise InputError(f"{where}: the table has no image '{image}'.{nearest(image, place)}")
+    if canonical(name) not in table.space:
+        raise InputError(
+            f"{where}: the table has no class '{name}'.{nearest(name, table.space.classes)}"
+        )
+    return place[image], table.space.index(name)
+
+
+def _decision(word: str, where: str) -> float | None:
+    folded = word.casefold()
+    if folded not in DECISIONS:
+        raise InputError(
+            f"{where}: '{word}' is no decision. Write 1 (present), 0 (absent), -1 (uncertain), "
+            "blank, or keep; or leave it empty."
+        )
+    return DECISIONS[folded]
+
+
+def _check_label(cell: float, label: str, where: str) -> None:
+    """A sheet made from this table has its labels; a fraction counts from 0.5, as in the sheet."""
+    if label not in ("0", "1") or cell < 0:
+        return
+    if int(cell >= 0.5) != int(label):
+        raise InputError(
+            f"{where}: the sheet says that the label is {label}, the table {cell:g}. Is the sheet "
+            "of another table, or applied already?"
+        )

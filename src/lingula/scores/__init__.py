@@ -1,0 +1,1 @@
+"""What is done with scores: files, joins, metrics, ensembles, calibration."""

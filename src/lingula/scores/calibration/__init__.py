@@ -1,0 +1,1 @@
+"""Thresholds and probabilities, chosen on dev."""

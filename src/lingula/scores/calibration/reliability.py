@@ -1,0 +1,121 @@
+"""Reliability curves: how often a finding is there among images with such a score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingula.scores.intervals import Interval, interval
+from lingula.scores.metrics import Floats, mean_defined
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Rows with scores from `low` to `high`: their number, mean score and share of positives."""
+
+    low: float
+    high: float
+    n: int
+    score: float
+    share: float
+    ci: Interval
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """One class's curve.
+
+    Attributes:
+        bins: from the lowest scores to the highest; empty for a class without known rows.
+        error: mean |score - share| over the bins, weighted by rows (expected calibration error);
+            NaN without rows.
+        brier: mean squared distance of the scores from the labels; NaN without rows.
+    """
+
+    bins: tuple[Bin, ...]
+    error: float
+    brier: float
+
+
+def reliability(
+    scores: Floats,
+    targets: NDArray[np.float32] | NDArray[np.bool_],
+    mask: NDArray[np.bool_] | None = None,
+    bins: int = 10,
+    *,
+    patients: Sequence[str] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> tuple[Reliability, ...]:
+    """A curve a class, with intervals of the shares by drawing patients.
+
+    Args:
+        scores: (N, K) probabilities, no NaN.
+        targets: (N, K); at least 0.5 is positive.
+        mask: (N, K) known cells; None: all.
+        bins: bins of equal numbers of rows, as nearly as equal scores allow: they share a bin, so
+            there may be fewer. Equal widths would leave a rare finding with one bin.
+        patients: N names; rows with an empty one stand for themselves. None: every row does.
+        draws: resamples; 0 for no intervals.
+        seed: of the resamples.
+
+    It is the probability of the positive label that is judged, so a score of 0.01 for a finding
+    that is there is far off. Raises `ValueError` for NaN scores and for fewer than one bin.
+    """
+    if np.isnan(scores).any() or bins < 1:
+        raise ValueError("Reliability needs scores without NaN, and at least one bin.")
+    positive = np.asarray(targets, dtype=float) >= 0.5
+    known = np.ones(positive.shape, dtype=bool) if mask is None else mask
+    names = patients or ("",) * len(scores)
+    keys = [name or f"\0{row}" for row, name in enumerate(names)]
+    unit = np.unique(keys, return_inverse=True)[1] if keys else np.zeros(0, dtype=np.intp)
+    units = int(unit.max()) + 1 if keys else 0
+    random = np.random.default_rng(seed)
+    drawn = np.zeros((draws, units))
+    if units:
+        drawn[:] = random.multinomial(units, np.full(units, 1 / units), size=draws)
+    found = []
+    for k in range(positive.shape[1]):
+        rows = np.flatnonzero(known[:, k])
+        found.append(_curve(scores[rows, k], positive[rows, k], bins, unit[rows], drawn))
+    return tuple(found)
+
+
+def mean_error(curves: Sequence[Reliability]) -> float:
+    """The plain mean of the classes' calibration errors, over those that have one."""
+    return mean_defined(np.array([curve.error for curve in curves], dtype=float))
+
+
+def _curve(
+    scores: Floats,
+    positive: NDArray[np.bool_],
+    bins: int,
+    unit: NDArray[np.intp],
+    drawn: Floats,
+) -> Reliability:
+    if not len(scores):
+        return Reliability((), float("nan"), float("nan"))
+    inner = np.quantile(scores, np.arange(1, bins) / bins, method="inverted_cdf")
+    # A score that equals an edge belongs below it, wherever its row stands.
+    place = np.searchsorted(np.unique(inner), scores, side="left")
+    found: list[Bin] = []
+    for number in np.unique(place):
+        here = place == number
+        share = float(positive[here].mean())
+        mean = float(scores[here].mean())
+        low, high = float(scores[here].min()), float(scores[here].max())
+        ci = _interval(positive[here], unit[here], drawn)
+        found.append(Bin(low, high, int(here.sum()), mean, share, ci))
+    far = sum(abs(one.score - one.share) * one.n for one in found) / len(scores)
+    return Reliability(tuple(found), far, float(((scores - positive) ** 2).mean()))
+
+
+def _interval(positive: NDArray[np.bool_], unit: NDArray[np.intp], drawn: Floats) -> Interval:
+    """Interval of the share of positives over draws of patients (draws, units)."""
+    size = drawn.shape[1]
+    rows = drawn @ np.bincount(unit, minlength=size)
+    hits = drawn @ np.bincount(unit, weights=positive.astype(float), minlength=size)
+    return interval(np.where(rows > 0, hits / np.maximum(rows, 1), np.nan))

@@ -1,0 +1,353 @@
+"""What an evaluation found, and how it is said: as JSON and as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingula.scores import metrics
+from lingula.scores.intervals import Draws, Interval, logit_interval, mean_by_draw
+from lingula.scores.metrics import FEW
+from lingula.scores.operating import Operating
+from lingula.scores.subgroups import Subgroups, aligned_rows, subgroups_json, subgroups_text
+from lingula.scores.thresholds import FALLBACK
+from lingula.system.errors import examples
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The scores minus the others, over the rows and the K classes that both have.
+
+    Attributes:
+        difference: of the mAPs, with `ci` and the two-sided `p` of it.
+        n: rows that both have scores of.
+        classes: the classes that both have.
+        ap: difference of each class's AP (K,), NaN where undefined; `ap_ci` its intervals.
+        p_by_class: two-sided p of each of these; `holm` and `bh` are adjusted over the classes.
+        draws: resamples that intervals and p come from: no p is below 2 / (draws + 1).
+    """
+
+    difference: float
+    ci: Interval
+    p: float
+    n: int
+    classes: tuple[str, ...]
+    ap: metrics.Floats
+    ap_ci: tuple[Interval, ...]
+    p_by_class: metrics.Floats
+    holm: metrics.Floats
+    bh: metrics.Floats
+    draws: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured on which rows; `to_json` and `to_text` show it.
+
+    Attributes:
+        classes: the classes that both the scores and the table have, in the table's order.
+        found: AP, AUROC, positives and known cells of each of them.
+        n: rows measured: images, or studies.
+        by: `image` or `study`.
+        groups: head, medium and tail classes, and `groups_from`: whose prevalences those are.
+        failed: images without scores; they are left out.
+        unlabelled: classes that only the scores have, and `unscored`: that only the table has.
+        ignored_rows: rows of scores that no row of the table was joined to.
+        masked: cells that do not count, by their kind.
+        splits: the splits measured, if not the whole table.
+        differing: cells whose images of one study had different labels.
+        draws: the bootstrap, and `drawn`: what was drawn, `patients` or the rows themselves.
+        against: the comparison with other scores.
+        operating: what each class is worth at its threshold, and as a probability.
+        fuse: how a study's images become one row, where `by` is `study`.
+        subgroups: the same rows apart by a column of the table.
+        by_default: classes that have no threshold of their own, where others have.
+    """
+
+    classes: tuple[str, ...]
+    found: metrics.Classwise
+    n: int
+    by: str
+    groups: Mapping[str, tuple[str, ...]]
+    groups_from: str
+    failed: tuple[str, ...] = ()
+    unlabelled: tuple[str, ...] = ()
+    unscored: tuple[str, ...] = ()
+    ignored_rows: int = 0
+    masked: Mapping[str, int] = field(default_factory=dict)
+    splits: tuple[str, ...] = ()
+    differing: int = 0
+    draws: Draws | None = None
+    drawn: str = "patients"
+    against: Comparison | None = None
+    operating: Operating | None = None
+    fuse: str = "mean"
+    subgroups: tuple[Subgroups, ...] = ()
+    by_default: tuple[str, ...] = ()
+
+    @property
+    def few(self) -> tuple[str, ...]:
+        """Classes that have an AP, but fewer than `FEW` positives or negatives."""
+        positives, known = self.found.positives, self.found.known
+        small = (positives > 0) & (np.minimum(positives, known - positives) < FEW)
+        return tuple(self.classes[k] for k in np.flatnonzero(small))
+
+
+def _plain(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def _pair(values: Interval) -> list[float] | None:
+    return None if values is None else [values[0], values[1]]
+
+
+def to_json(result: Evaluation) -> dict[str, Any]:
+    """The evaluation as plain values; what is undefined is null.
+
+    `n_classes` is the number of classes that the mAP is over: those that have an AP. Those that
+    have none are in `undefined`; `defined` has the number for each mean. A class without negatives
+    has an AP (1) and no AUROC.
+    """
+    found, draws = result.found, result.draws
+    value: dict[str, Any] = _means(result, np.ones(len(result.classes), dtype=bool))
+    value["n"] = result.n
+    value["undefined"] = [
+        name for name, ap in zip(result.classes, found.ap, strict=True) if np.isnan(ap)
+    ]
+    if draws is not None:
+        value["draws"] = len(draws.ap)
+        value["drawn"] = {"what": result.drawn, "n": draws.units}
+    if result.against is not None:
+        value["against"] = _against(result.against, result)
+    value["groups"] = {
+        name: {**_means(result, np.isin(result.classes, members)), "classes": list(members)}
+        for name, members in result.groups.items()
+    }
+    value["classes"] = {name: _class(result, k) for k, name in enumerate(result.classes)}
+    value["few"] = list(result.few)
+    value["by"] = result.by
+    value["splits"] = list(result.splits)
+    value["groups_from"] = result.groups_from
+    value["masked_cells"] = dict(result.masked)
+    value["differing_cells"] = result.differing
+    value["failed"] = list(result.failed)
+    value["left_out"] = {
+        "only_in_scores": list(result.unlabelled),
+        "only_in_labels": list(result.unscored),
+    }
+    value["ignored_rows"] = result.ignored_rows
+    value["threshold_by_default"] = list(result.by_default)
+    if result.by == "study":
+        value["fuse"] = result.fuse
+    if result.subgroups:
+        value["subgroups"] = {part.column: subgroups_json(part) for part in result.subgroups}
+    return value
+
+
+def _against(other: Comparison, result: Evaluation) -> dict[str, Any]:
+    value: dict[str, Any] = {
+        "mAP_difference": _plain(other.difference),
+        "ci": _pair(other.ci),
+        "p": _plain(other.p),
+        "draws": other.draws,
+        "by_class": {
+            name: {
+                "AP_difference": _plain(other.ap[k]),
+                "ci": _pair(other.ap_ci[k]),
+                "p": _plain(other.p_by_class[k]),
+                "p_holm": _plain(other.holm[k]),
+                "p_bh": _plain(other.bh[k]),
+            }
+            for k, name in enumerate(other.classes)
+        },
+    }
+    if other.n != result.n or len(other.classes) != len(result.classes):
+        value |= {"n": other.n, "classes": list(other.classes)}
+    return value
+
+
+def _means(result: Evaluation, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    ap, auroc = result.found.ap[chosen], result.found.auroc[chosen]
+    value: dict[str, Any] = {
+        "mAP": _plain(metrics.mean_defined(ap)),
+        "AUROC": _plain(metrics.mean_defined(auroc)),
+        "n_classes": int((~np.isnan(ap)).sum()),
+    }
+    value["defined"] = {"mAP": value["n_classes"], "AUROC": int((~np.isnan(auroc)).sum())}
+    if result.draws is not None:
+        mAP, AUROC = metrics.mean_defined(ap), metrics.mean_defined(auroc)
+        value["mAP_ci"] = _pair(logit_interval(mAP, mean_by_draw(result.draws.ap, chosen)))
+        value["AUROC_ci"] = _pair(logit_interval(AUROC, mean_by_draw(result.draws.auroc, chosen)))
+    if result.operating is not None:
+        points = result.operating
+        columns = {"mF1": points.f1, "mECE": points.ece, "Brier": points.brier}
+        for name, column in columns.items():
+            value[name] = _plain(metrics.mean_defined(column[chosen]))
+            value["defined"][name] = int((~np.isnan(column[chosen])).sum())
+    return value
+
+
+def _class(result: Evaluation, k: int) -> dict[str, Any]:
+    found = result.found
+    value: dict[str, Any] = {
+        "AP": _plain(found.ap[k]),
+        "AUROC": _plain(found.auroc[k]),
+        "positives": int(found.positives[k]),
+        "prevalence": _plain(found.prevalence[k]),
+        "n": int(found.known[k]),
+    }
+    if result.draws is not None:
+        draws, units = result.draws, int(result.draws.positives[k])
+        value["AP_ci"] = _pair(logit_interval(found.ap[k], draws.ap[:, k], units))
+        value["AUROC_ci"] = _pair(logit_interval(found.auroc[k], draws.auroc[:, k], units))
+        value["undefined_draws"] = int(np.isnan(result.draws.ap[:, k]).sum())
+    value["lift"] = _plain(found.ap[k] / found.prevalence[k]) if found.positives[k] else None
+    if result.operating is not None:
+        points = result.operating
+        value |= {
+            "threshold": float(points.threshold[k]),
+            "F1": _plain(points.f1[k]),
+            "precision": _plain(points.precision[k]),
+            "recall": _plain(points.recall[k]),
+            "specificity": _plain(points.specificity[k]),
+            f"sensitivity_at_{points.level:g}": _plain(points.sensitivity_at[k]),
+            f"specificity_at_{points.level:g}": _plain(points.specificity_at[k]),
+            "Brier": _plain(points.brier[k]),
+            "ECE": _plain(points.ece[k]),
+        }
+    return value
+
+
+def to_text(result: Evaluation) -> str:
+    """The evaluation as a table for a terminal; lift is AP over prevalence."""
+    value = to_json(result)
+    rows = [("class", "positives", "prevalence", "AP", "95 %", "lift", "AUROC", "95 %", "F1")]
+    for name, row in value["classes"].items():
+        mark = "*" if name in value["few"] else ""
+        rows.append(
+            (
+                name,
+                f"{row['positives']}{mark or ' '}",
+                "-" if row["prevalence"] is None else f"{100 * row['prevalence']:.2f} %",
+                _three(row["AP"]),
+                _range(row.get("AP_ci")),
+                "-" if row["lift"] is None else f"{row['lift']:.1f}",
+                _three(row["AUROC"]),
+                _range(row.get("AUROC_ci")),
+                _three(row.get("F1")),
+            )
+        )
+    left = () if result.draws is not None else (4, 7)
+    parts = [aligned_rows(rows, left), "\n".join(_summary(result, value))]
+    if result.against is not None:
+        parts.append(_differences(value["against"]))
+    parts += [subgroups_text(part) for part in result.subgroups]
+    return "\n\n".join(parts)
+
+
+def _differences(value: Mapping[str, Any]) -> str:
+    """The table of the classes' differences, and how to read its p values."""
+    rows = [("difference in AP", "", "95 %", "p", "Holm", "Benjamini-Hochberg")]
+    for name, row in value["by_class"].items():
+        gap = row["AP_difference"]
+        rows.append(
+            (
+                name,
+                "-" if gap is None else f"{gap:+.4f}",
+                _range(row["ci"], 4),
+                _three(row["p"]),
+                _three(row["p_holm"]),
+                _three(row["p_bh"]),
+            )
+        )
+    tests = sum(row["p"] is not None for row in value["by_class"].values())
+    least = 2 / (value["draws"] + 1)
+    notes = [f"p from {value['draws']} paired draws (never below {least:.4f}), two-sided"]
+    if tests * least > 0.05:
+        notes.append(
+            f"too few draws for {tests} classes: Holm's p can't fall below {tests * least:.2f}; "
+            f"ask for --ci {int(np.ceil(40 * tests))} or more"
+        )
+    return "\n".join([aligned_rows(rows), *notes])
+
+
+def _summary(result: Evaluation, value: Mapping[str, Any]) -> list[str]:
+    """The lines below the table: means, groups, and all that was left out."""
+    unit = "studies" if result.by == "study" else "images"
+    of = f" of {', '.join(result.splits)}" if result.splits else ""
+    lines = [_line("all", value)]
+    lines += [_line(name, row) for name, row in value["groups"].items() if row["classes"]]
+    lines.append(f"{result.n} {unit}{of}; head, medium and tail by {result.groups_from}")
+    if result.draws is not None:
+        lines.append(
+            f"intervals: {len(result.draws.ap)} draws of {result.draws.units} "
+            f"{'studies' if result.drawn == 'study' else result.drawn}"
+        )
+    if result.against is not None:
+        lines.append(
+            f"mAP difference {result.against.difference:+.4f} "
+            f"{_range(_pair(result.against.ci), 4)} on {result.against.n} {unit} and "
+            f"{len(result.against.classes)} classes, p {_three(result.against.p)}"
+        )
+    masked = {name: n for name, n in result.masked.items() if n}
+    emptied = {
+        name: row["undefined_draws"] / len(result.draws.ap)
+        for name, row in value["classes"].items()
+        if result.draws is not None and row["positives"] and row["undefined_draws"]
+    }
+    alike = [
+        name
+        for name, row in value["classes"].items()
+        if result.draws is not None and row["AP"] is not None and row["AP_ci"] is None
+    ]
+    notes = {
+        "no interval, since the AP is the same in all draws": ", ".join(alike),
+        "draws without a positive, left out of the class's interval and of those draws' means": (
+            ", ".join(f"{name} {100 * share:.1f} %" for name, share in emptied.items())
+        ),
+        "undefined (no positives)": ", ".join(value["undefined"]),
+        f"* fewer than {FEW} positives or negatives": "the value means little" * bool(result.few),
+        f"without a threshold of their own, {FALLBACK:g} by default": ", ".join(result.by_default),
+        "cells left out": ", ".join(f"{n} {name}" for name, n in masked.items()),
+        "only in the scores, left out": ", ".join(result.unlabelled),
+        "only in the labels, left out": ", ".join(result.unscored),
+        "without scores, left out": examples(result.failed),
+        "rows of scores beyond those measured, ignored": str(result.ignored_rows or ""),
+        "labels that differ within a study (present was taken)": str(result.differing or ""),
+    }
+    return lines + [f"{name}: {text}" for name, text in notes.items() if text]
+
+
+def _line(name: str, row: Mapping[str, Any]) -> str:
+    return f"{name + ':':<8}{in_words(row, ('mAP', 'AUROC', 'mF1', 'mECE'))}"
+
+
+def in_words(value: Mapping[str, Any], means: Sequence[str] = ("mAP", "AUROC")) -> str:
+    """The means of an evaluation's JSON in a line, to three decimals.
+
+    Those over as many classes as the mAP come first, then the others.
+    """
+    defined = value["defined"]
+    parts: dict[int, list[str]] = {defined["mAP"]: []}
+    for mean in means:
+        if mean in defined:
+            ends = _range(value.get(f"{mean}_ci"))
+            text = f"{mean} {_three(value[mean])}{' ' * bool(ends)}{ends}"
+            parts.setdefault(defined[mean], []).append(text)
+    words = [
+        f"{', '.join(texts)} over {many} {'class' if many == 1 else 'classes'}"
+        for many, texts in parts.items()
+    ]
+    return ", ".join(words)
+
+
+def _three(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _range(pair: list[float] | None, digits: int = 3) -> str:
+    return "" if pair is None else f"({pair[0]:.{digits}f} to {pair[1]:.{digits}f})"

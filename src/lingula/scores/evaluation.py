@@ -1,0 +1,278 @@
+"""Scores against labels: joined by image and class name, masked, measured, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from lingula.scores import metrics
+from lingula.scores.evaluated import Comparison, Evaluation, in_words, to_json, to_text
+from lingula.scores.intervals import (
+    Draws,
+    benjamini_hochberg,
+    bootstrap,
+    holm,
+    interval,
+    mean_by_draw,
+    p_value,
+)
+from lingula.scores.joining import Joined, Meaning, asked, joined_with, meant, with_classes
+from lingula.scores.operating import operating
+from lingula.scores.predictions import Predictions
+from lingula.scores.subgroups import DECADES, Subgroups, subgroups_of
+from lingula.scores.thresholds import FALLBACK
+from lingula.settings.label_space import canonical, fold, groups
+from lingula.system.errors import InputError, nearest
+from lingula.tables.table import Table, rows_of, subset
+
+__all__ = [
+    "Comparison",
+    "Evaluation",
+    "evaluate_predictions",
+    "in_words",
+    "to_json",
+    "to_text",
+    "worst_classes",
+]
+
+PAIRS = 2000  # draws of a comparison for which no number was asked
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What else an evaluation is told.
+
+    Attributes:
+        thresholds: the score from which a class is found: one for all, or a class (0.5 for
+            classes that have none of their own).
+        fuse: how a study's images become one: see `joining.image_weights`.
+        subgroups: columns of the table, or classes, by which to measure apart as well.
+        age_edges: first years of the age bands but the first.
+    """
+
+    thresholds: float | Mapping[str, float] = 0.5
+    fuse: str = "mean"
+    subgroups: Sequence[str] = ()
+    age_edges: Sequence[int] = DECADES
+
+
+def evaluate_predictions(
+    predictions: Predictions,
+    table: Table,
+    *,
+    split: str | None = None,
+    by: Literal["image", "study"] = "image",
+    ci: int = 0,
+    seed: int = 0,
+    against: Predictions | None = None,
+    uncertain: Literal["ignore", "zero", "one"] = "ignore",
+    blank: Literal["ignore", "zero"] | None = None,
+    unmentioned: Literal["ignore", "zero"] = "ignore",
+    limits: tuple[float, float] = (0.10, 0.01),
+    setting: Setting | None = None,
+) -> Evaluation:
+    """Measure predictions against a table, on the classes that both have.
+
+    Args:
+        predictions: scores; rows beyond the chosen ones are ignored and counted.
+        table: labels.
+        split: only the table's rows of this split; None: all (of the splits that the scores
+            cover, where they don't cover the whole table).
+        by: `study` makes one row of a study's images; a class is present if any says so.
+        ci: bootstrap draws by patient; 0 for no intervals.
+        seed: of the bootstrap.
+        against: other scores of the same images; the difference of the mAPs, in pairs.
+        uncertain: what uncertain cells count as.
+        blank: what blank cells count as; None is what the table says.
+        unmentioned: what cells of classes that their source does not know count as.
+        limits: prevalences above which a class is head and below which it is tail.
+        setting: thresholds, fusion of studies, subgroups; None: the defaults of `Setting`.
+
+    Raises:
+        InputError: images of the table without a row of scores, no class in common, a column
+            that the table does not have.
+    """
+    setting = setting or Setting()
+    if by not in ("image", "study") or ci < 0:
+        raise InputError(f"by is image or study and ci a number of draws, not {by!r} and {ci}.")
+    meaning = Meaning(uncertain, blank, unmentioned)
+    part = asked(predictions, table, split)
+    joined, lost = joined_with(predictions, part, by, meaning, fuse=setting.fuse)
+    arrays = (joined.probabilities, joined.targets, joined.mask)
+    ranked = metrics.rankings(*arrays)
+    found = metrics.classwise(*arrays, ranked=ranked)
+    tiers, tiers_from = _groups(table, joined, found, meaning, limits)
+    ours = {fold(name) for name in joined.classes}
+    known = (*predictions.classes, *part.space.classes)
+    thresholds, by_default = _thresholds(joined.classes, setting.thresholds, known)
+    return Evaluation(
+        classes=joined.classes,
+        found=found,
+        n=len(joined.probabilities),
+        by=by,
+        groups=tiers,
+        groups_from=tiers_from,
+        failed=lost,
+        unlabelled=tuple(name for name in predictions.classes if fold(name) not in ours),
+        unscored=tuple(name for name in part.space.classes if fold(name) not in ours),
+        ignored_rows=len(predictions) - len(part),
+        masked=joined.masked,
+        splits=() if len(part) == len(table) else tuple(sorted(set(part.splits or ()))),
+        differing=joined.differing,
+        draws=_draws(joined, ci, seed, ranked) if ci else None,
+        drawn="patients" if joined.patients is not None else "images" if by == "image" else by,
+        against=_compared(
+            (predictions, against), part, by, meaning, (ci or PAIRS, seed), setting.fuse
+        ),
+        operating=operating(*arrays, thresholds, ranked),
+        by_default=by_default,
+        fuse=setting.fuse,
+        subgroups=_apart(joined, part, by, (ci, seed), setting, meaning),
+    )
+
+
+def _apart(
+    joined: Joined,
+    table: Table,
+    by: str,
+    draws_and_seed: tuple[int, int],
+    setting: Setting,
+    meaning: Meaning,
+) -> tuple[Subgroups, ...]:
+    draws, seed = draws_and_seed
+    edges = setting.age_edges
+    return tuple(
+        subgroups_of(
+            joined,
+            table,
+            column,
+            by=by,
+            draws=draws,
+            seed=seed,
+            age_edges=edges,
+            meaning=meaning,
+        )
+        for column in dict.fromkeys(setting.subgroups)
+    )
+
+
+def _thresholds(
+    classes: tuple[str, ...], given: float | Mapping[str, float], known: Sequence[str]
+) -> tuple[metrics.Floats, tuple[str, ...]]:
+    """A threshold a class, bound by name, and the classes that have none of their own.
+
+    Raises `InputError` for one outside [0, 1] (one just above 1 calls nothing), for a name that is
+    none of the `known` classes', and for two thresholds of one class.
+    """
+    if not isinstance(given, Mapping):
+        given = dict.fromkeys(classes, given)
+    names = {fold(name) for name in known}
+    by_name: dict[str, float] = {}
+    for name, value in given.items():
+        key = fold(canonical(name))
+        if key not in names:
+            raise InputError(
+                f"There is a threshold for '{name}', which neither the scores nor the table have."
+                f"{nearest(name, known)} Mend the name, or drop it."
+            )
+        if key in by_name:
+            raise InputError(f"There are two thresholds for '{name}', in two spellings. Keep one.")
+        if not 0 <= value <= np.nextafter(1, 2):
+            raise InputError(f"The threshold of '{name}' must be in [0, 1], not {value}.")
+        by_name[key] = value
+    found = np.array([by_name.get(fold(name), FALLBACK) for name in classes])
+    return found, tuple(name for name in classes if fold(name) not in by_name)
+
+
+def worst_classes(result: Evaluation, k: int) -> tuple[str, ...]:
+    """The `k` classes with the lowest AP, lowest first; ties in the order of the classes.
+
+    Classes without positives have no AP and are not chosen.
+    """
+    ranked = np.argsort(result.found.ap, kind="stable")  # NaN goes last
+    return tuple(result.classes[i] for i in ranked[:k] if not np.isnan(result.found.ap[i]))
+
+
+def _draws(
+    joined: Joined, draws: int, seed: int, ranked: Sequence[metrics.Ranking] | None = None
+) -> Draws:
+    return bootstrap(
+        joined.probabilities,
+        joined.targets,
+        joined.mask,
+        joined.patients,
+        draws=draws,
+        seed=seed,
+        ranked=ranked,
+    )
+
+
+def _compared(
+    both: tuple[Predictions, Predictions | None],
+    table: Table,
+    by: str,
+    meaning: Meaning,
+    draws_and_seed: tuple[int, int],
+    fuse: str,
+) -> Comparison | None:
+    """Both on the images that neither failed on and the classes that both have; same draws.
+
+    None where there is no second.
+    """
+    if both[1] is None:
+        return None
+    pair = (both[0], both[1])
+    lost: tuple[str, ...] = ()
+    for predictions in (*pair, *pair):  # the second round knows what either lost
+        lost = tuple({*lost, *joined_with(predictions, table, "image", meaning, lost)[1]})
+    ours, theirs = (
+        joined_with(predictions, table, by, meaning, lost, fuse)[0] for predictions in pair
+    )
+    common = tuple(name for name in ours.classes if name in theirs.classes)
+    if not common:
+        raise InputError(f"{pair[1].origin} has none of the classes of {pair[0].origin}.")
+    ours, theirs = with_classes(ours, common), with_classes(theirs, common)
+    # Rows are the same, so patients are too, even where only one file knows them.
+    patients = ours.patients or theirs.patients
+    sides = [replace(side, patients=patients) for side in (ours, theirs)]
+    point = [metrics.classwise(j.probabilities, j.targets, j.mask) for j in sides]
+    every = np.ones(len(common), dtype=bool)
+    drawn = [_draws(side, *draws_and_seed).ap for side in sides]
+    means = mean_by_draw(drawn[0], every) - mean_by_draw(drawn[1], every)
+    gaps = drawn[0] - drawn[1]
+    p = np.array([p_value(gaps[:, k]) for k in range(len(common))])
+    return Comparison(
+        difference=point[0].mAP - point[1].mAP,
+        ci=interval(means),
+        p=p_value(means),
+        n=len(ours.targets),
+        classes=common,
+        ap=point[0].ap - point[1].ap,
+        ap_ci=tuple(interval(gaps[:, k]) for k in range(len(common))),
+        p_by_class=p,
+        holm=holm(p),
+        bh=benjamini_hochberg(p),
+        draws=draws_and_seed[0],
+    )
+
+
+def _groups(
+    table: Table,
+    joined: Joined,
+    found: metrics.Classwise,
+    meaning: Meaning,
+    limits: tuple[float, float],
+) -> tuple[Mapping[str, tuple[str, ...]], str]:
+    """Head, medium, tail from the table's train split if it has one, else from these labels."""
+    rows = rows_of(table, "train")
+    positives, total, where = found.positives, len(joined.probabilities), "these labels"
+    if len(rows):
+        values, mask = meant(subset(table, rows), meaning)
+        columns = [table.space.index(name) for name in joined.classes]
+        positives = ((values >= 0.5) & mask).sum(axis=0)[columns]
+        total, where = len(rows), "the table's train split"
+    by_name = {name: int(n) for name, n in zip(joined.classes, positives, strict=True)}
+    return groups(by_name, total, *limits), where

@@ -1,0 +1,335 @@
+"""Scores files: one row an image, one probability column a class; rows join by name.
+
+Everything after `predict` works on these, without torch, also when they are someone else's.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from polars.io.plugins import register_io_source
+
+from lingula.settings.label_space import canonical, fold
+from lingula.system import files
+from lingula.system.csv_cells import original_cell, plain_cell, plain_csv
+from lingula.system.errors import InputError, examples, nearest
+from lingula.tables.cells import Fault
+from lingula.tables.columns import whole_ids
+from lingula.tables.names import BESIDE_SCORES, is_fact, known_columns
+from lingula.tables.reading import read_frame
+from lingula.tables.separators import with_decimal_points
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities (N, K) float64 in [0, 1] of N images; a row of NaN is an image that failed.
+
+    Class names are canonical, so that two spellings of a finding are one class. `origin` is the
+    file's name, for messages. Raises `InputError` for shapes that don't fit, repeated images or
+    classes, values outside [0, 1] and rows with some scores only.
+    """
+
+    classes: tuple[str, ...]
+    images: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    ids: tuple[str, ...] | None = None
+    studies: tuple[str, ...] | None = None
+    patients: tuple[str, ...] | None = None
+    origin: str = "the scores"
+
+    def __post_init__(self) -> None:
+        values = np.asarray(self.probabilities, dtype=np.float64)
+        object.__setattr__(self, "probabilities", values)
+        object.__setattr__(self, "classes", tuple(canonical(name) for name in self.classes))
+        if values.shape != (len(self.images), len(self.classes)):
+            raise InputError(
+                f"{self.origin}: {len(self.images)} images and {len(self.classes)} classes, but "
+                f"an array of shape {values.shape}."
+            )
+        for field in ("ids", "studies", "patients"):
+            column = getattr(self, field)
+            if column is not None and len(column) != len(self.images):
+                raise InputError(
+                    f"{self.origin}: {len(column)} {field} for {len(self.images)} images."
+                )
+        _check_names(self)
+        _check_values(self)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+_ID_FIELDS = {"images": "image", "ids": "id", "studies": "study", "patients": "patient"}
+
+
+def _check_names(predictions: Predictions) -> None:
+    where = predictions.origin
+    if not all(predictions.images):
+        at = predictions.images.index("")
+        raise InputError(f"{where}: row {at + 1} has no image name.")
+    if len(set(predictions.images)) < len(predictions.images):
+        repeated = _repeated(predictions.images)
+        raise InputError(
+            f"{where}: images that stand more than once: {examples(repeated)}. Keep one row an "
+            "image."
+        )
+    folded = [fold(name) for name in predictions.classes]
+    if len(set(folded)) < len(folded):
+        twice = [name for name in predictions.classes if folded.count(fold(name)) > 1]
+        raise InputError(f"{where}: columns of one class: {examples(twice)}.")
+
+
+def _check_values(predictions: Predictions) -> None:
+    values = predictions.probabilities
+    absent = np.isnan(values)
+    partly = absent & ~absent.all(axis=1, keepdims=True)
+    outside = (values < 0) | (values > 1)
+    wrong = partly | outside
+    if not wrong.any():
+        return
+    row, k = (int(found[0]) for found in np.nonzero(wrong))
+    what = "no score; a row must have all its scores or none (an image that failed)"
+    if outside[row, k]:
+        what = f"{values[row, k]}; scores are probabilities in [0, 1] (sigmoid of the logits)"
+    raise InputError(
+        f"{predictions.origin}: image '{predictions.images[row]}', class "
+        f"'{predictions.classes[k]}' has {what} ({int(wrong.sum())} such cells)."
+    )
+
+
+def _repeated(keys: Sequence[str]) -> list[str]:
+    return [name for name, count in Counter(keys).items() if count > 1]
+
+
+def failed(predictions: Predictions) -> NDArray[np.bool_]:
+    """(N,) True for the images without scores."""
+    return np.asarray(np.isnan(predictions.probabilities).all(axis=1))
+
+
+def read_scores(path: str | Path) -> Predictions:
+    """Read a scores file (any table file, see `read_cells`).
+
+    The key is the `image` column, or `id` (`dicom_id`) where there is none. Ids are read as those
+    of tables are: `101.0` is `101`. Columns that tables
+    have (view, split, age, ...) may stand beside the scores; every other one is a class. A row
+    whose scores are all blank is an image that failed. Raises `InputError` naming file, image and
+    class for a value that is no probability, and for repeated images.
+    """
+    file = Path(path)
+    if not file.is_file():
+        made = sorted(file.glob("scores/*.csv")) if file.is_dir() else []
+        named = [path for path in made if not path.name.endswith(".failed.csv")]
+        hint = f" Its scores: {examples(named)}." if named else ""
+        raise files.not_a_file(file, "scores file", hint)
+    frame = read_frame(file)
+    texts: dict[str, tuple[str, ...]] = {}
+    columns: list[str] = []
+    faults: list[Fault] = []
+    known = known_columns(frame.columns)
+    for name in frame.columns:
+        field = known.get(name)
+        if field in texts:
+            raise InputError(f"{file} has two columns for {field}; '{name}' is the second.")
+        if field is not None:
+            cells = frame[name].str.strip_chars()
+            if field in ("ids", "studies", "patients"):
+                cells = whole_ids(cells, file, faults)
+            texts[field] = tuple(cells.to_list())
+        elif not is_fact(name) and fold(name) not in BESIDE_SCORES:
+            columns.append(name)
+    if faults:
+        raise InputError("\n".join(fault.message for fault in faults))
+    keys = texts.get("images") or texts.get("ids")
+    if not frame.height:
+        raise InputError(f"{file} has no rows.")
+    if keys is None or not columns:
+        raise InputError(f"{file} needs an `image` (or `id`) column and a column a class.")
+    values = _probabilities(frame, columns, keys, file)
+    ids, studies, patients = (texts.get(name) for name in ("ids", "studies", "patients"))
+    return Predictions(tuple(columns), keys, values, ids, studies, patients, str(file))
+
+
+def _probabilities(
+    frame: pl.DataFrame, columns: list[str], keys: tuple[str, ...], file: Path
+) -> NDArray[np.float64]:
+    """The cells as numbers, NaN where blank; `InputError` for any other text, NaN among it."""
+    text = frame.select(pl.col(name).str.strip_chars() for name in columns)
+    values, wrong = _numbers(text)
+    if wrong.any():
+        values, wrong = _numbers(text.select(with_decimal_points(pl.all())))
+    if wrong.any():
+        row, k = (int(found[0]) for found in np.nonzero(wrong))
+        wordy = [name for name, column in zip(columns, wrong.T, strict=True) if column.all()]
+        mend = "Leave all scores of an image that failed blank."
+        if wordy:
+            mend = f"Without any number: {examples(wordy)}; drop columns that are no class."
+        raise InputError(
+            f"{file}: image '{keys[row]}', class '{columns[k]}' has {text[columns[k]][row]!r}, "
+            f"which is no probability ({int(wrong.sum())} such cells). {mend}"
+        )
+    return _exact(values, columns, file)
+
+
+def _numbers(text: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Cells as numbers, NaN where there is none; and where there is other text."""
+    values = text.select(pl.all().cast(pl.Float64, strict=False)).fill_null(np.nan).to_numpy()
+    return values, np.isnan(values) & (text.select(pl.all() != "").to_numpy())
+
+
+def _exact(values: NDArray[np.float64], columns: list[str], file: Path) -> NDArray[np.float64]:
+    """The numbers of a .parquet file as stored: 32-bit ones change on their way through text."""
+    if file.suffix != ".parquet":
+        return values
+    stored = pl.read_parquet(file)
+    stored = stored.filter(~pl.all_horizontal(pl.all().is_null()))
+    stored.columns = [name.strip() for name in stored.columns]
+    if stored.height != len(values):
+        raise InputError(f"{file} has rows that hold nothing but blanks; drop them.")
+    values = values.copy()
+    for k, name in enumerate(columns):
+        if stored[name].dtype.is_float():
+            values[:, k] = stored[name].cast(pl.Float64).fill_null(np.nan).to_numpy()
+    return values
+
+
+def write_scores(predictions: Predictions, path: str | Path) -> None:
+    """Write .csv or .parquet, whole or not at all, with every digit: reading gives equal values."""
+    write_scores_of([predictions], path)
+
+
+def write_scores_of(pieces: Iterable[Predictions], path: str | Path) -> None:
+    """Write the pieces' rows one after the other as one file, which is never held in memory.
+
+    All pieces have the same classes and columns. The file is whole or not there at all; what the
+    pieces raise while they are made is raised.
+    """
+    file = Path(path)
+    if file.suffix not in (".csv", ".parquet"):
+        raise InputError(f"{file}: scores are written as .csv or .parquet.")
+    frames = (_frame(piece) for piece in pieces)
+    with files.whole(file) as temporary:
+        if file.suffix == ".parquet":
+            _write_parquet(frames, temporary)
+            return
+        with temporary.open("wb") as stream:
+            for number, frame in enumerate(frames):
+                frame.rename(plain_cell).write_csv(stream, include_header=number == 0)
+
+
+def failures_beside(scores: Path) -> Path:
+    """Where the images without scores are named: `OUT.failed.csv`."""
+    return scores.with_suffix(".failed.csv")
+
+
+def write_failures(scores: Path, reasons: Mapping[str, str]) -> None:
+    """Name the images without scores beside them, and why; an older result's are set aside."""
+    path = failures_beside(scores)
+    if reasons:
+        files.write_text(path, plain_csv(["image", "reason"], reasons.items()))
+    elif path.exists():
+        files.set_aside(path)
+
+
+def read_failures(scores: Path) -> dict[str, str]:
+    """The images without scores, and why; none where no file names any."""
+    path = failures_beside(scores)
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as stream:
+        return {row["image"]: original_cell(row["reason"]) for row in csv.DictReader(stream)}
+
+
+def _frame(predictions: Predictions) -> pl.DataFrame:
+    columns: list[pl.Series] = []
+    for field, name in _ID_FIELDS.items():
+        values = getattr(predictions, field)
+        if values is not None:
+            columns.append(pl.Series(name, values, dtype=pl.String))
+    for k, name in enumerate(predictions.classes):
+        column = pl.Series(name, predictions.probabilities[:, k], dtype=pl.Float64)
+        columns.append(column.fill_nan(None))
+    return pl.DataFrame(columns)
+
+
+def _write_parquet(frames: Iterator[pl.DataFrame], path: Path) -> None:
+    """In row groups of one size, so that the bytes do not depend on how the rows come."""
+    first = next(frames)
+    raised: list[Exception] = []
+
+    def source(*_: object) -> Iterator[pl.DataFrame]:
+        try:
+            yield first
+            yield from frames
+        except Exception as error:
+            raised.append(error)  # polars would raise another one in its place
+            raise
+
+    lazy = register_io_source(source, schema=first.schema)
+    try:
+        lazy.sink_parquet(path, row_group_size=_ROW_GROUP, maintain_order=True)
+    except pl.exceptions.PolarsError:
+        if raised:
+            raise raised[0] from None
+        raise
+
+
+_ROW_GROUP = 2**16
+
+
+def aligned(
+    predictions: Predictions, images: Sequence[str], ids: Sequence[str] | None = None
+) -> NDArray[np.intp]:
+    """Row of `predictions` for each wanted image, joined by name, or by id where names differ.
+
+    Raises `InputError` listing the images that have no scores. Rows never join by position.
+    """
+    rows = {name: row for row, name in enumerate(predictions.images)}
+    missing = [name for name in images if name not in rows]
+    if missing and ids is not None:
+        theirs = predictions.ids or predictions.images
+        by_id = {name: row for row, name in enumerate(theirs)}
+        if all(name and name in by_id for name in ids):
+            twice = _repeated(ids) or [name for name in _repeated(theirs) if name in set(ids)]
+            if twice:
+                raise InputError(
+                    f"{predictions.origin}: image names differ, and these ids, by which to join "
+                    f"instead, stand for several images: {examples(twice)}."
+                )
+            return np.array([by_id[name] for name in ids], dtype=np.intp)
+    if missing:
+        raise InputError(
+            f"{predictions.origin} has no scores for {examples(missing)} ({len(missing)} of "
+            f"{len(images)} images). Its images are {examples(predictions.images, 2)}."
+        )
+    return np.array([rows[name] for name in images], dtype=np.intp)
+
+
+def picked(predictions: Predictions, rows: NDArray[np.intp]) -> Predictions:
+    """The predictions of these rows, in this order."""
+    texts: dict[str, Any] = {
+        field: None if column is None else tuple(column[i] for i in rows)
+        for field in _ID_FIELDS
+        for column in (getattr(predictions, field),)
+    }
+    return replace(predictions, probabilities=predictions.probabilities[rows], **texts)
+
+
+def class_columns(predictions: Predictions, classes: Sequence[str]) -> NDArray[np.intp]:
+    """Column of each class, whatever its spelling; `InputError` naming the absent ones."""
+    places = {fold(name): k for k, name in enumerate(predictions.classes)}
+    wanted = [fold(canonical(name)) for name in classes]
+    absent = [name for name, key in zip(classes, wanted, strict=True) if key not in places]
+    if absent:
+        raise InputError(
+            f"{predictions.origin} has no scores of {examples(absent)}."
+            f"{nearest(absent[0], predictions.classes)}"
+        )
+    return np.array([places[key] for key in wanted], dtype=np.intp)

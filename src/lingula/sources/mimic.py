@@ -1,0 +1,187 @@
+"""MIMIC-CXR-JPG: metadata, labels of CheXpert's or NegBio's labeller, and the official split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import polars as pl
+
+from lingula.settings.label_space import CHEXPERT, LabelSpace
+from lingula.sources.places import check_inside, folder, label_files, laid_out, note
+from lingula.sources.released import (
+    Released,
+    as_table,
+    finding_cells,
+    finding_columns,
+    first_of_each,
+    ids,
+    in_order,
+    read_released,
+    row_numbers,
+)
+from lingula.system.errors import InputError, examples
+from lingula.tables.columns import SPLIT_NAMES
+from lingula.tables.table import Table
+
+SOURCE = "mimic-cxr"
+
+_NAMES = {
+    "id": ("dicom_id",),
+    "patient": ("subject_id",),
+    "study": ("study_id",),
+    "view": ("ViewPosition",),
+    "split": ("split",),
+}
+_LABELERS = ("chexpert", "negbio")
+
+
+def mimic(
+    root: str | Path,
+    labels: Sequence[str | Path] = (),
+    ignore_columns: Sequence[str] = (),
+    labeler: Literal["chexpert", "negbio"] | None = None,
+) -> Table:
+    """The table of MIMIC-CXR-JPG: one row an image, its labels those of its study.
+
+    Args:
+        root: the folder with `files`, or `files` itself.
+        labels: the CSVs or their folder (`mimic-cxr-2.*-metadata.csv[.gz]`, `-chexpert` or
+            `-negbio`, `-split`); none: they lie in `root`.
+        ignore_columns: columns of the label file that are left out.
+        labeler: whose labels, where both are there; None takes CheXpert's.
+
+    Raises:
+        InputError: files or columns that are missing, labels that match no image, a study with two
+            different rows of labels.
+    """
+    place = folder(root)
+    metadata, stated, split = _files(place, labels, labeler)
+    films = _keys(metadata)
+    columns = finding_columns(stated, CHEXPERT, ignore_columns)
+    space = LabelSpace(in_order(columns, CHEXPERT), "chexpert")
+    cells = finding_cells(stated, columns, space)
+    by_study = _keys(stated).select("patient", "study")
+    first = first_of_each(by_study, cells, f"{stated.path} has studies", "Keep one row a study.")
+    studies = by_study[first.tolist()]
+    row = row_numbers(films.select("patient", "study"), studies)
+    _tell_unmatched(films, studies, row, stated)
+    if split is not None:
+        films = films.with_columns(_splits(films, split))
+    # A blank cell says "absent" here, so an image whose study was never labelled can't be kept:
+    # it would be taken for one without any finding.
+    labelled = row >= 0
+    films = films.filter(pl.Series(labelled))
+    plain = [
+        f"files/p{patient[:2]}/p{patient}/s{study}/{name}.jpg"
+        for patient, study, name in films.select("patient", "study", "id").iter_rows()
+    ]
+    check_inside(place, plain, metadata.path)
+    images = laid_out(place, plain, LAYOUTS)
+    return as_table(
+        films.with_columns(pl.Series("image", images, dtype=pl.String)),
+        cells[first][row[labelled]],
+        space,
+        root=place,
+        source=SOURCE,
+        blank="zero",
+        made_from=[file for file in (metadata, stated, split) if file is not None],
+    )
+
+
+def _layout(suffix: str, inside: bool) -> Callable[[str], str]:
+    """A path as the release has it, with another suffix, and seen from `files` itself."""
+
+    def layout(image: str) -> str:
+        found = image.removesuffix(".jpg") + suffix
+        return found.removeprefix("files/") if inside else found
+
+    return layout
+
+
+# MIMIC-CXR-JPG has .jpg, MIMIC-CXR the same films as .dcm; copies at other sizes are often .png.
+LAYOUTS = tuple(
+    _layout(suffix, inside) for suffix in (".jpg", ".dcm", ".png") for inside in (False, True)
+)
+
+
+def _files(
+    root: Path, given: Sequence[str | Path], labeler: str | None
+) -> tuple[Released, Released, Released | None]:
+    """The files of metadata, of labels and of the split (None if there is none), by their names."""
+    kinds = ("metadata", "split", *_LABELERS)
+    patterns = tuple(f"*mimic-cxr-*-{kind}.csv{gz}" for kind in kinds for gz in ("", ".gz"))
+    found: dict[str, Path] = {}
+    for path in label_files(root, given, patterns):
+        kind = next((k for k in kinds if f"-{k}." in path.name.lower()), None)
+        if kind is None:
+            raise InputError(
+                f"{path} is none of MIMIC-CXR-JPG's files: their names end in "
+                f"{', '.join(f'-{k}.csv' for k in kinds)}, or the same with .gz."
+            )
+        # The same file packed and unpacked is one; two versions are not.
+        if kind in found and path.name.removesuffix(".gz") != found[kind].name.removesuffix(".gz"):
+            raise InputError(f"{found[kind]} and {path} are both there. Name one with --labels.")
+        found.setdefault(kind, path)
+    asked = labeler or next((k for k in _LABELERS if k in found), _LABELERS[0])
+    for kind in ("metadata", asked):
+        if kind not in found:
+            raise InputError(
+                f"There is no mimic-cxr-2.*-{kind}.csv(.gz) in {examples(given or [root])}. "
+                "Say where it is: --labels FILE or FOLDER"
+            )
+    metadata = read_released(found["metadata"], _NAMES, ("id", "patient", "study"))
+    stated = read_released(found[asked], _NAMES, ("patient", "study"))
+    split = found.get("split")
+    if split is None:
+        return metadata, stated, None
+    return metadata, stated, read_released(split, _NAMES, ("id", "split"))
+
+
+def _keys(file: Released) -> pl.DataFrame:
+    """The known columns, ids without prefixes: `p10999999`, `10999999.0` are `10999999`."""
+    prefixes = {"patient": "p", "study": "s", "id": ""}
+    frame = file.frame.drop(file.rest)
+    cleaned = {
+        name: ids(frame[name], file.path, prefix)
+        for name, prefix in prefixes.items()
+        if name in frame.columns
+    }
+    blank = [
+        f"{name} (row {int(cells.eq('').arg_true()[0]) + 2})"
+        for name, cells in cleaned.items()
+        if bool((cells == "").any())
+    ]
+    if blank:
+        raise InputError(f"{file.path} has blank ids: {examples(blank)}. Fill them in.")
+    return frame.with_columns(**cleaned)
+
+
+def _splits(films: pl.DataFrame, split: Released) -> pl.Series:
+    official = _keys(split).select("id", "split").unique("id", keep="first", maintain_order=True)
+    stated = official["split"].str.to_lowercase()
+    unknown = stated.filter(~stated.is_in(list(SPLIT_NAMES))).unique().to_list()
+    if unknown:
+        raise InputError(f"{split.path}: column 'split' holds {examples(map(repr, unknown))}.")
+    names = np.array([*stated.replace_strict(SPLIT_NAMES).to_list(), ""], dtype=object)
+    row = row_numbers(films.select("id"), official.select("id"))
+    note(f"images are not in {split.path.name}", films["id"].filter(pl.Series(row < 0)).to_list())
+    return pl.Series("split", names[row].tolist(), dtype=pl.String)
+
+
+def _tell_unmatched(
+    films: pl.DataFrame, studies: pl.DataFrame, row: np.ndarray, stated: Released
+) -> None:
+    """Log studies that only one of the files has; `InputError` if they share none."""
+    if not (row >= 0).any():
+        raise InputError(
+            f"{stated.path} labels none of the {films.height} images: e.g. study "
+            f"{studies['study'][0]} there, {films['study'][0]} in the metadata."
+        )
+    without = films.filter(pl.Series(row < 0))["id"].to_list()
+    note("images left out: their studies have no labels", without)
+    used = np.zeros(studies.height, dtype=bool)
+    used[row[row >= 0]] = True
+    note("labelled studies without an image", studies.filter(pl.Series(~used))["study"].to_list())

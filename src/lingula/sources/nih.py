@@ -1,0 +1,195 @@
+"""NIH ChestX-ray14: the table of findings, the official lists, and NIH-CXR-LT's further labels."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from lingula.settings.label_space import NIH, NIH_CXR_LT, LabelSpace, canonical
+from lingula.sources.places import by_name, check_inside, folder, label_files, note, read_lines
+from lingula.sources.released import (
+    Released,
+    ages,
+    as_table,
+    finding_cells,
+    finding_columns,
+    first_of_each,
+    ids,
+    read_released,
+    row_numbers,
+    sexes,
+)
+from lingula.sources.tokens import one_hot, spread
+from lingula.system import files
+from lingula.system.errors import InputError, examples, nearest
+from lingula.tables.table import BLANK, Table
+
+log = logging.getLogger("lingula")
+
+SOURCE = "chestxray14"
+
+_NAMES = {
+    "image": ("Image Index",),
+    "findings": ("Finding Labels",),
+    "followup": ("Follow-up #",),
+    "patient": ("Patient ID",),
+    "age": ("Patient Age",),
+    "sex": ("Patient Gender", "Patient Sex"),
+    "view": ("View Position",),
+}
+_LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
+_ADDED = tuple(name for name in NIH_CXR_LT if name not in NIH)
+
+
+def nih(
+    root: str | Path, labels: Sequence[str | Path] = (), ignore_columns: Sequence[str] = ()
+) -> Table:
+    """The table of ChestX-ray14.
+
+    Args:
+        root: a folder with the PNG files anywhere below it (`images_001/images/...`).
+        labels: `Data_Entry_2017*.csv`, `train_val_list.txt`, `test_list.txt` and, if wanted,
+            `nih-cxr-lt_*.csv`, or folders of them; none: they lie in `root`.
+        ignore_columns: columns of the NIH-CXR-LT files that are left out.
+
+    The official lists give the splits train and test; there is no dev. The five findings that
+    NIH-CXR-LT adds are blank for images that it does not name.
+
+    Raises:
+        InputError: an unknown finding, an image that stands twice or in both lists, no table.
+    """
+    place = folder(root)
+    patterns = ("Data_Entry_2017*.csv", *_LISTS, "nih-cxr-lt_*.csv")
+    found = label_files(place, labels, patterns)
+    lists = [path for path in found if path.suffix.lower() == ".txt"]
+    added = [path for path in found if path.name.lower().startswith("nih-cxr-lt")]
+    entries = [path for path in found if path not in lists and path not in added]
+    if len(entries) != 1:
+        raise InputError(
+            f"NIH's labels are one Data_Entry_2017*.csv; found: {examples(entries) or 'none'}. "
+            "Name one with --labels."
+        )
+    entry = read_released(entries[0], _NAMES, ("image", "findings", "patient"))
+    space, cells = _findings(entry)
+    made_from = [entry]
+    if added:
+        space, cells = _with_added(entry, space, cells, added, ignore_columns, made_from)
+    frame = _rows(entry)
+    check_inside(place, frame["image"].to_list(), entry.path)
+    if lists:
+        splits, listed = _official(frame["image"], lists)
+        frame = frame.with_columns(splits)
+        made_from += listed
+    paths = pl.Series("image", by_name(place, frame["image"].to_list()), dtype=pl.String)
+    frame = frame.with_columns(frame["image"].str.replace(r"\.[^.]+$", "").alias("id"), paths)
+    return as_table(frame, cells, space, root=place, source=SOURCE, made_from=made_from)
+
+
+def _findings(entry: Released) -> tuple[LabelSpace, NDArray[np.float32]]:
+    """Whole names between the bars: `Subcutaneous Emphysema` is no `Emphysema`.
+
+    A cell without a name, bars or not, says nothing: its classes are blank.
+    """
+    lists = entry.frame["findings"].str.split("|").list.eval(pl.element().str.strip_chars())
+    rows, tokens = spread(lists.to_list())
+    wrong = sorted({t for t in tokens.unique() if t and canonical(t) not in NIH_CXR_LT})
+    if wrong:
+        row = int(rows[tokens.eq(wrong[0]).arg_true()[0]])
+        raise InputError(
+            f"{entry.path}, row {row + 2}, column 'Finding Labels': {wrong[0]!r} is no finding of "
+            f"NIH.{nearest(wrong[0], NIH_CXR_LT)}"
+        )
+    further = {canonical(t) for t in tokens.unique() if t} - set(NIH)
+    classes = (*NIH, *(name for name in _ADDED if name in further))
+    space = LabelSpace(classes, "own" if further else "nih")
+    cells = one_hot(rows, tokens, space, len(lists))
+    silent = np.array([not any(names) for names in lists.to_list()], dtype=bool)
+    cells[silent] = BLANK
+    what = "images without any entry of findings: they are blank, not negative"
+    note(what, entry.frame["image"].filter(pl.Series(silent)).to_list())
+    return space, cells
+
+
+def _with_added(
+    entry: Released,
+    space: LabelSpace,
+    cells: NDArray[np.float32],
+    paths: Sequence[Path],
+    ignored: Sequence[str],
+    made_from: list[Released],
+) -> tuple[LabelSpace, NDArray[np.float32]]:
+    """The findings that NIH does not have, from NIH-CXR-LT's files."""
+    released = [read_released(path, {"id": ("id",)}, ("id",)) for path in paths]
+    beside = ("subject_id", "path", "Patient ID")
+    columns = [finding_columns(file, NIH_CXR_LT, ignored, beside) for file in released]
+    wider = LabelSpace(NIH_CXR_LT, "nih-cxr-lt")
+    stated = np.concatenate(
+        [finding_cells(file, c, wider) for file, c in zip(released, columns, strict=True)]
+    )
+    keys = pl.concat([file.frame.select("id") for file in released])
+    where = examples(path.name for path in paths)
+    first = first_of_each(keys, stated, f"{where}: images", "Name files that agree.")
+    keys, stated = keys[first.tolist()], stated[first]
+    row = row_numbers(entry.frame.select(pl.col("image").alias("id")), keys)
+    if not (row >= 0).any():
+        raise InputError(f"{where} names none of the images of {entry.path}: {keys['id'][0]!r}.")
+    unused = np.ones(len(keys), dtype=bool)
+    unused[row[row >= 0]] = False
+    strangers = keys["id"].filter(pl.Series(unused)).to_list()
+    note(f"images of {where} are not in {entry.path.name}", strangers)
+    joined = np.full((len(cells), len(wider)), BLANK, dtype=np.float32)
+    for name in space.classes:
+        joined[:, wider.index(name)] = cells[:, space.index(name)]
+    for name in _ADDED:
+        column = wider.index(name)
+        joined[row >= 0, column] = stated[row[row >= 0], column]
+    # NIH's "No Finding" only says that none of its own 14 is there.
+    normal = wider.index("No Finding")
+    more = (joined[:, [wider.index(name) for name in _ADDED]] == 1).any(1)
+    more &= joined[:, normal] == 1
+    joined[more, normal] = 0
+    what = "images with No Finding in NIH and a finding in NIH-CXR-LT: No Finding is 0"
+    note(what, entry.frame["image"].filter(pl.Series(more)).to_list())
+    made_from += released
+    return wider, joined
+
+
+def _rows(entry: Released) -> pl.DataFrame:
+    """Image, patient, study (patient and follow-up), view, age and sex."""
+    frame = entry.frame
+    patient = ids(frame["patient"], entry.path)
+    columns = [frame["image"], patient.alias("patient")]
+    if "followup" in frame.columns:
+        columns.append((patient + "_" + ids(frame["followup"], entry.path)).alias("study"))
+    if "view" in frame.columns:
+        columns.append(frame["view"])
+    if "age" in frame.columns:
+        columns.append(ages(frame["age"]).alias("age"))
+    if "sex" in frame.columns:
+        columns.append(sexes(frame["sex"]).alias("sex"))
+    return pl.DataFrame(columns)
+
+
+def _official(images: pl.Series, paths: Sequence[Path]) -> tuple[pl.Series, list[Released]]:
+    """The split of each image by the official lists, '' for those in none."""
+    split_of: dict[str, str] = {}
+    made_from = []
+    for path in paths:
+        split = _LISTS.get(path.name.lower())
+        if split is None:
+            raise InputError(f"{path} is no list that is known: {' or '.join(_LISTS)}.")
+        names = [line.strip() for line in read_lines(path)]
+        twice = [name for name in names if split_of.get(name, split) != split]
+        if twice:
+            raise InputError(f"{path}: images that stand in both lists: {examples(twice)}.")
+        split_of.update(dict.fromkeys(filter(None, names), split))
+        made_from.append(Released(path, pl.DataFrame(), (), files.sha256(path)))
+    note("listed images are not in the table", sorted(set(split_of) - set(images)))
+    splits = images.replace_strict(split_of, default="", return_dtype=pl.String).alias("split")
+    note("images are in no official list", images.filter(splits == "").to_list())
+    return splits, made_from

@@ -1,0 +1,272 @@
+"""Label files as they were released: columns by any of their names, labels, ages, sexes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from lingula.settings.label_space import LabelSpace, canonical, fold
+from lingula.sources.places import note
+from lingula.system.errors import InputError, examples, nearest
+from lingula.tables.cells import Fault, read_cells
+from lingula.tables.columns import label_values, whole_ids
+from lingula.tables.names import NAMES
+from lingula.tables.splits import patients_in_two_splits
+from lingula.tables.table import BLANK, UNCERTAIN, Table
+
+OLDEST = 120  # years; NIH's first file says 414
+
+
+@dataclass(frozen=True)
+class Released:
+    """A label file: `frame` has the known columns under our names and the `rest` under theirs."""
+
+    path: Path
+    frame: pl.DataFrame
+    rest: tuple[str, ...]
+    sha256: str
+
+
+def read_released(
+    path: Path, names: Mapping[str, Collection[str]], needed: Collection[str]
+) -> Released:
+    """Read a label file with all cells as text.
+
+    Args:
+        path: the file.
+        names: our name of a column to the spellings that releases use for it.
+        needed: those of our names that must be there.
+
+    Raises:
+        InputError: a file that can't be read, or lacks a needed column; it names both.
+    """
+    frame, sha256, faults = read_cells(path)
+    if faults:
+        raise InputError("\n".join(fault.message for fault in faults))
+    spelled = {fold(s): name for name, spellings in names.items() for s in (name, *spellings)}
+    ours: dict[str, str] = {}
+    for column in frame.columns:
+        known = spelled.get(fold(column))
+        if known is None:
+            continue
+        if known in ours.values():
+            raise InputError(f"{path} has two columns for the {known}: one is '{column}'.")
+        ours[column] = known
+    for name in needed:
+        if name not in ours.values():
+            wanted = list(names[name])
+            raise InputError(
+                f"{path} has no column `{'` or `'.join(wanted)}`."
+                f"{nearest(wanted[0], frame.columns)} It has: {examples(frame.columns, 12)}. "
+                "Is it the file that was meant?"
+            )
+    if not frame.height:
+        raise InputError(f"{path} has no rows, only column names.")
+    rest = tuple(c for c in frame.columns if c not in ours)
+    stripped = [pl.col(c).str.strip_chars().alias(name) for c, name in ours.items()]
+    return Released(path, frame.select(*stripped, *rest), rest, sha256)
+
+
+def ids(cells: pl.Series, path: Path, prefix: str = "") -> pl.Series:
+    """Ids as text: `59999999.0` is `59999999`; where `prefix` is `s`, `s59999999` and
+    `s59999999.0` are too.
+
+    Raises `InputError` for numbers that were rounded (`1.9E+38`): they join different patients.
+    """
+    faults: list[Fault] = []
+    whole = whole_ids(cells, path, faults)
+    if faults:
+        raise InputError(faults[0].message)
+    return whole.str.replace(rf"^{prefix}(\d+)(?:\.0)?$", "$1") if prefix else whole
+
+
+def finding_columns(
+    released: Released,
+    known: Collection[str],
+    ignored: Sequence[str] = (),
+    beside: Collection[str] = (),
+) -> dict[str, str]:
+    """Class names to the columns of `rest` that hold them.
+
+    Args:
+        released: the file.
+        known: classes that may stand there.
+        ignored: columns that the user leaves out.
+        beside: columns that the release is known to have and that are no classes.
+
+    Raises:
+        InputError: a column that is none of these, or two of the same class.
+    """
+    classes = {fold(name): name for name in known}
+    out = {fold(name) for name in (*ignored, *beside)}
+    found: dict[str, str] = {}
+    for column in released.rest:
+        if fold(column) in out:
+            continue
+        name = classes.get(fold(canonical(column)))
+        if name is None:
+            raise InputError(
+                f"{released.path}: column '{column}' is none that this data set is known to have."
+                f"{nearest(column, known)} Rename it, or leave it out: --ignore-columns '{column}'"
+            )
+        if name in found:
+            raise InputError(
+                f"{released.path}: columns '{found[name]}' and '{column}' are the same class. "
+                f"Leave one out: --ignore-columns '{column}'"
+            )
+        found[name] = column
+    return found
+
+
+def finding_cells(
+    released: Released, columns: Mapping[str, str], space: LabelSpace
+) -> NDArray[np.float32]:
+    """The (N, K) cells; a class without a column is BLANK.
+
+    Raises `InputError` for a cell that is no label, with its row and column.
+    """
+    labels = np.full((released.frame.height, len(space)), BLANK, dtype=np.float32)
+    for name, column in columns.items():
+        values = label_values(released.frame[column], blank=BLANK, uncertain=UNCERTAIN)
+        if values.null_count():
+            row = int(values.is_null().arg_true()[0])
+            raise InputError(
+                f"{released.path}, row {row + 2}, column '{column}': "
+                f"{released.frame[column][row]!r} is no label ({values.null_count()} such cells). "
+                "Labels are 1, 0, -1 (uncertain) or blank."
+            )
+        labels[:, space.index(name)] = values.to_numpy()
+    return labels
+
+
+def in_order(found: Collection[str], order: Collection[str]) -> tuple[str, ...]:
+    """The names of `order` that were found, in its order."""
+    return tuple(name for name in order if name in found)
+
+
+def ages(cells: pl.Series, zero_is_unknown: bool = False) -> pl.Series:
+    """Ages in years; '' for what can't be one (411, or 0 where that stands for unknown).
+
+    `058Y` is 58 and `018M` 1: years are whole from the first birthday on. Before it they have two
+    digits (`030D` is 0.08, `000D` 0.01), since a bare 0 is no known age wherever ages are read.
+    """
+    parts = cells.str.strip_chars().str.to_uppercase()
+    number = parts.str.extract(r"^(\d+(?:\.\d+)?)\.?\s*[YMWD]?$")
+    unit = parts.str.extract(r"([MWD])$").fill_null("Y")
+    years = number.cast(pl.Float64, strict=False) / unit.replace_strict(
+        {"Y": 1.0, "M": 12.0, "W": 52.2, "D": 365.25}
+    )
+    infant = ((years < 1) & ((years > 0) | (unit != "Y"))).fill_null(False)
+    whole = years.floor().cast(pl.Int64)
+    sound = (whole <= OLDEST) & ((years > 0) | infant | (not zero_is_unknown))
+    text = years.round(2).clip(0.01, 0.99).cast(pl.String).zip_with(infant, whole.cast(pl.String))
+    return text.set(~sound.fill_null(False), None).fill_null("")
+
+
+def sexes(cells: pl.Series) -> pl.Series:
+    """`M`, `F`, `O` (other), `U` (stated as unknown) or '' (blank); other codes stay."""
+    codes = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
+    codes |= {"O": "O", "OTHER": "O", "U": "U", "UNKNOWN": "U"}
+    stripped = cells.str.strip_chars()
+    known = stripped.str.to_uppercase().replace_strict(codes, default=None)
+    return known.fill_null(stripped)
+
+
+def row_numbers(wanted: pl.DataFrame, keys: pl.DataFrame) -> NDArray[np.intp]:
+    """For each row of `wanted` the row of `keys` with the same cells, or -1.
+
+    Both have the same columns; `keys` has no row twice.
+    """
+    numbered = keys.with_row_index("number")
+    joined = wanted.with_row_index("place").join(numbered, on=wanted.columns, how="left")
+    return joined.sort("place")["number"].cast(pl.Int64).fill_null(-1).to_numpy().astype(np.intp)
+
+
+def first_of_each(
+    keys: pl.DataFrame, labels: NDArray[np.float32], what: str, mend: str
+) -> NDArray[np.intp]:
+    """The rows that stand first for their key; the others must say the same.
+
+    Raises `InputError` naming keys whose rows have different labels.
+    """
+    once = keys.unique(keep="first", maintain_order=True)
+    number = row_numbers(keys, once)
+    first = np.full(once.height, len(keys), dtype=np.intp)
+    np.minimum.at(first, number, np.arange(len(keys)))
+    differing = np.flatnonzero((labels != labels[first[number]]).any(axis=1))
+    if len(differing):
+        rows = once.rows()
+        named = dict.fromkeys(" ".join(map(str, rows[number[i]])) for i in differing)
+        raise InputError(f"{what} with different labels: {examples(named)}. {mend}")
+    return first
+
+
+def _once(
+    frame: pl.DataFrame, labels: NDArray[np.float32], where: str
+) -> tuple[pl.DataFrame, NDArray[np.float32]]:
+    """One row an image: rows that say the same are one; rows that differ are an error."""
+    images = frame["image"]
+    if bool((images == "").any()):
+        raise InputError(f"{where}: some rows have no image. Fill them in or remove them.")
+    if images.n_unique() == len(images):
+        return frame, labels
+    mend = "Keep one row an image."
+    first = first_of_each(frame.select("image"), labels, f"{where}: images", mend)
+    distinct = frame.unique(maintain_order=True)["image"]
+    differing = distinct.filter(distinct.is_duplicated()).unique(maintain_order=True)
+    if len(differing):
+        raise InputError(f"{where}: images in rows that differ: {examples(differing)}. {mend}")
+    repeated = images.filter(images.is_duplicated()).unique(maintain_order=True).to_list()
+    note("images stood in several rows that say the same: one of each is kept", repeated)
+    return frame[first.tolist()], labels[first]
+
+
+def as_table(
+    frame: pl.DataFrame,
+    labels: NDArray[np.float32],
+    space: LabelSpace,
+    *,
+    root: Path,
+    source: str,
+    made_from: Sequence[Released],
+    blank: Literal["ignore", "zero"] = "ignore",
+) -> Table:
+    """The table of a frame with our column names; a column without any value is left out.
+
+    Raises:
+        InputError: no rows, rows without an image, an image in two rows that differ, a patient in
+            two splits.
+    """
+    where = examples(file.path for file in made_from)
+    if not frame.height:
+        raise InputError(f"{where}: no rows are left to make a table of.")
+    frame, labels = _once(frame, labels, where)
+    texts: dict[str, Any] = {
+        field: tuple(frame[name].to_list())
+        for field, name in NAMES.items()
+        if name in frame.columns and bool((frame[name] != "").any())
+    }
+    texts["sources"] = (source,) * frame.height
+    table = Table(
+        images=texts.pop("images"),
+        root=root,
+        space=space,
+        labels=labels,
+        blank=blank,
+        made_from={file.path.name: file.sha256 for file in made_from},
+        **texts,
+    )
+    shared = patients_in_two_splits(table)
+    if shared:
+        named = [f"{patient} ({', '.join(splits)})" for patient, splits in shared.items()]
+        raise InputError(
+            f"{where}: {len(shared)} patients stand in two splits: {examples(named)}. "
+            "A model would be measured on patients it was trained on."
+        )
+    return table

@@ -1,0 +1,1 @@
+"""Files, locks, signals, processes, progress: what any program needs."""

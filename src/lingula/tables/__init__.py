@@ -1,0 +1,1 @@
+"""From cells of a file to a table of images, patients, splits and labels."""

@@ -1,0 +1,130 @@
+"""A table as a config's `data` section reads it, what its cells mean there, and what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingula.settings.config import Data
+from lingula.settings.label_space import fold, label_space
+from lingula.system.errors import InputError, examples
+from lingula.tables.cells import Fault
+from lingula.tables.reading import read_checked, read_frame, read_table
+from lingula.tables.splits import (
+    check_parts,
+    patients_in_two_splits,
+    patients_spelled_twice,
+    split_by_patient,
+)
+from lingula.tables.table import Table, rows_of, targets, with_splits
+
+SHARES = (0.7, 0.1, 0.2)
+"""Of train, dev and test in the split of a table that has none."""
+
+
+def configured_table(data: Data, path: Path | None = None, named: Collection[str] = ()) -> Table:
+    """The section's table; or `path`, a copy that lingula wrote, which has no columns to ignore.
+
+    Classes that are `named` elsewhere may be called as helpers are.
+    """
+    return read_table(
+        data.table if path is None else path,
+        classes=None if data.classes is None else label_space(data.classes),
+        root=None if data.root is None else Path(data.root),
+        ignore_columns=data.ignore_columns if path is None else (),
+        soft=data.soft,
+        named=named,
+    )
+
+
+def checked_table(path: str | Path, data: Data) -> tuple[Table, list[Fault]]:
+    """A table as the section reads it, with all its faults (see `read_checked`)."""
+    return read_checked(
+        path,
+        classes=None if data.classes is None else label_space(data.classes),
+        root=None if data.root is None else Path(data.root),
+        ignore_columns=data.ignore_columns,
+        soft=data.soft,
+    )
+
+
+def moved_table(data: Data, path: Path) -> Table:
+    """The section's table where it lies now, or another one in its place, read in the same way.
+
+    Of `ignore_columns` those apply that it has. Its images lie where the section says, or, if that
+    is not there any more, where the table does.
+    """
+    root = None if data.root is None or not Path(data.root).is_dir() else Path(data.root)
+    return read_table(
+        path,
+        classes=None if data.classes is None else label_space(data.classes),
+        root=root,
+        ignore_columns=_ignored(data, path),
+        soft=data.soft,
+    )
+
+
+def configured_targets(data: Data, table: Table) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Targets and mask (N, K), unknown cells as the section says."""
+    return targets(table, uncertain=data.uncertain, blank=data.blank, unmentioned=data.unmentioned)
+
+
+def configured_outside(data: Data, path: Path) -> Table:
+    """Another table to train on, with classes and image root of its own.
+
+    Of `ignore_columns` those apply that it has.
+    """
+    return read_table(path, ignore_columns=_ignored(data, path), soft=data.soft)
+
+
+def _ignored(data: Data, path: Path) -> tuple[str, ...]:
+    if not data.ignore_columns:
+        return ()
+    folded = {fold(name) for name in read_frame(path).columns}
+    return tuple(name for name in data.ignore_columns if fold(name) in folded)
+
+
+def with_own_split(table: Table, *, seed: int, images_are_patients: bool) -> Table:
+    """The table with a split by patient of its own, in `SHARES`.
+
+    Raises `InputError` where patients are missing or too few.
+    """
+    made = split_by_patient(
+        table, fractions=SHARES, seed=seed, images_are_patients=images_are_patients
+    )
+    check_parts(made, SHARES, table.path)
+    return with_splits(table, made)
+
+
+def check_trainable(table: Table, data: Data) -> None:
+    """Refuse, by `InputError`, a table with splits that no training can use."""
+    shared = patients_in_two_splits(table)
+    if shared:
+        named = [f"{name} ({', '.join(splits)})" for name, splits in shared.items()]
+        raise InputError(
+            f"{table.path}: patients in more than one split: {examples(named)}. Give each patient "
+            "one split, or remove the split column and let a patient-wise one be made."
+        )
+    spelled = [
+        f"{ids} ({', '.join(splits)})"
+        for ids, splits in patients_spelled_twice(table).items()
+        if len(splits) > 1
+    ]
+    if spelled:
+        raise InputError(
+            f"{table.path}: patients in more than one split, by ids spelled in two ways: "
+            f"{examples(spelled)}. Write each patient's id one way, or give different people "
+            "different sources."
+        )
+    rows = {split: rows_of(table, split) for split in ("train", "dev")}
+    for split, here in rows.items():
+        if not len(here):
+            raise InputError(f"{table.path} has no rows with split '{split}'; training needs them.")
+    if len(rows["train"]) < 2 and not data.outside:
+        raise InputError(f"{table.path}: there is 1 image to train on, but a step needs two.")
+    values, mask = configured_targets(data, table)
+    if not ((values >= 0.5) & mask)[rows["train"]].any():
+        raise InputError(f"{table.path}: no class has a positive in the train split.")

@@ -1,0 +1,250 @@
+"""What the verbs that make tables share: looking for images, writing a new table, the summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lingula.images.presence import absent
+from lingula.system import files
+from lingula.system.errors import ImageError, InputError, examples
+from lingula.tables.mapping import Known, coverage, coverage_text
+from lingula.tables.reading import read_description, write_table
+from lingula.tables.splits import classes_missing
+from lingula.tables.table import (
+    BLANK,
+    SPLITS,
+    UNCERTAIN,
+    UNMENTIONED,
+    Table,
+    blank_means,
+    image_path,
+    rows_of,
+    subset,
+)
+
+log = logging.getLogger("lingula")
+
+
+@dataclass(frozen=True)
+class Made:
+    """A table that was written: where, what stands in it, and what is known of its classes.
+
+    `missing` names the images that are not there, `dropped` says whether their rows were left out.
+    """
+
+    path: Path
+    table: Table
+    coverage: tuple[Known, ...]
+    missing: tuple[str, ...] = ()
+    dropped: bool = False
+
+
+def _place(root: Path, name: str) -> Path:
+    """Where an image is looked for; a cell that is no path inside the root is looked for as is."""
+    try:
+        return image_path(root, name)
+    except ImageError:
+        return root / name
+
+
+def with_images(table: Table, drop: bool) -> tuple[Table, tuple[str, ...]]:
+    """The table and the names of images that are not there; without their rows if `drop`.
+
+    Raises `InputError` if none is there, with one full path that was tried.
+    """
+    rows = absent([_place(table.root, name) for name in table.images])
+    if not rows:
+        return table, ()
+    names = tuple(table.images[i] for i in rows)
+    if len(rows) == len(table):
+        raise InputError(
+            f"None of the {len(rows)} images was found; tried, e.g., "
+            f"{image_path(table.root, names[0]).absolute()}. Name the folder that holds them; or "
+            "make the table without looking for images: --no-images"
+        )
+    what = "their rows are left out" if drop else "their rows stay (--drop-missing leaves them out)"
+    shown = examples(names)
+    log.warning("%d of %d images are not there; %s: %s.", len(rows), len(table), what, shown)
+    if drop:
+        table = subset(table, np.setdiff1d(np.arange(len(table)), rows))
+    return table, names
+
+
+def check_not_an_input(out: str | Path, inputs: Sequence[str | Path]) -> None:
+    """Refuse to write where one of the inputs stands, whatever else was asked for."""
+    if Path(out).resolve() in {Path(path).resolve() for path in inputs}:
+        raise InputError(f"{out} is an input of this command. Name another file to write.")
+
+
+def write_new(table: Table, out: Path, overwrite: bool = False) -> bool:
+    """Write a table that is not there yet; False where the same one is.
+
+    Raises `InputError` if something else is there, unless `overwrite`, which renames a table that
+    lingula wrote, and nothing else.
+    """
+    if out.suffix.lower() not in (".csv", ".parquet"):
+        raise InputError(f"{out}: name a .csv or .parquet file for the table.")
+    beside = out.with_suffix(".json")
+    there = [path for path in (out, beside) if path.exists()]
+    if there:
+        if len(there) == 2 and _same(table, out):
+            log.info("%s is there already, with the same rows.", out)
+            return False
+        if not _is_ours(out):
+            raise InputError(
+                f"{there[0]} is there already, and lingula did not write it. Name another file."
+            )
+        if not overwrite:
+            raise InputError(
+                f"{there[0]} is there already and holds something else. Name another file, or let "
+                "the old one be renamed: --overwrite"
+            )
+        for path in there:
+            files.set_aside(path)
+    write_table(table, out)
+    return True
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether the description beside `out` is one that lingula writes."""
+    return "sha256" in read_description(out)
+
+
+def _same(table: Table, out: Path) -> bool:
+    """Whether a file and its description are what `table` would be written as."""
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:
+        again = Path(folder) / out.name
+        write_table(table, again)
+        if files.sha256(again) != files.sha256(out):
+            return False
+        new = _described(again)
+    return new == _described(out)
+
+
+def _described(table: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
+        return found | {"root": (table.parent / found["root"]).resolve().as_posix()}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def made(
+    table: Table,
+    out: str | Path,
+    *,
+    images: bool,
+    drop_missing: bool = False,
+    overwrite: bool = False,
+) -> Made:
+    """Look for the images if asked to, write the table, and say what is in it."""
+    missing: tuple[str, ...] = ()
+    if images:
+        table, missing = with_images(table, drop_missing)
+    path = Path(out)
+    write_new(table, path, overwrite)
+    return Made(path, table, coverage([table], table.space), missing, drop_missing)
+
+
+def made_json(found: Made) -> dict[str, Any]:
+    """The summary as plain values."""
+    table = found.table
+    return {
+        "table": str(found.path),
+        "images": len(table),
+        "patients": _distinct(table.patients),
+        "studies": _distinct(table.studies),
+        "splits": _splits(table),
+        "sources": {
+            known.source: {
+                "images": known.images,
+                "knows": list(known.knows),
+                "lacks": list(known.lacks),
+                "unknown_cells": known.filled,
+                "uncertain_cells": known.uncertain,
+                "blank_cells": known.blank,
+            }
+            for known in found.coverage
+        },
+        "classes": _counts(table),
+        "blank_means": blank_means(table),
+        "without_positive": {s: list(n) for s, n in classes_missing(table).items()},
+        "missing_images": len(found.missing),
+        "missing_dropped": found.dropped and bool(found.missing),
+        "sexes": dict(sorted(Counter(table.sexes or ()).items())),
+        "ages_known": sum(bool(age) for age in table.ages or ()),
+    }
+
+
+def made_text(found: Made) -> str:
+    """The summary as lines for a terminal; the table's path stands last."""
+    facts = made_json(found)
+    splits = ", ".join(f"{n} {split}" for split, n in facts["splits"].items())
+    people = "patients unknown" if facts["patients"] is None else f"{facts['patients']} patients"
+    lines = [f"{facts['images']} images, {people}; {splits or 'no split: training makes one'}"]
+    if found.table.sexes is not None:
+        shown = ", ".join(f"{n} {sex or 'not stated'}" for sex, n in facts["sexes"].items())
+        lines.append(f"sex: {shown}")
+    if found.table.ages is not None:
+        lines.append(
+            f"age: {facts['ages_known']} known, {facts['images'] - facts['ages_known']} not"
+        )
+    width = max(len(name) for name in facts["classes"])
+    heads = ("present", "absent", "unsure", "blank", "unknown")
+    lines.append(f"  {'':<{width}}  " + " ".join(f"{head:>8}" for head in heads))
+    for name, counts in facts["classes"].items():
+        lines.append(f"  {name:<{width}}  " + " ".join(f"{n:>8}" for n in counts.values()))
+    lines.append(f"blank cells: {facts['blank_means']}")
+    lines.append(coverage_text(found.coverage, found.table.space))
+    known = {name for source in found.coverage for name in source.knows}
+    for split, every in facts["without_positive"].items():
+        names = [name for name in every if name in known]  # the others are named above
+        if names:
+            lines.append(f"without a positive in {split}: {examples(names, 26)}")
+    if facts["splits"].get("train") and "dev" not in facts["splits"]:
+        lines.append(
+            f"no dev split: lingula data split {found.path} --within train --fractions .9 .1 0 "
+            "--out NEW"
+        )
+    if found.missing:
+        what = "left out" if found.dropped else "still in the table"
+        lines.append(f"images that are not there ({what}): {examples(found.missing)}")
+    lines.append(str(found.path))
+    return "\n".join(lines)
+
+
+def _distinct(column: tuple[str, ...] | None) -> int | None:
+    return None if column is None else len(set(column) - {""})
+
+
+def _splits(table: Table) -> dict[str, int]:
+    if table.splits is None:
+        return {}
+    counts = {split: len(rows_of(table, split)) for split in SPLITS}
+    counts["in none"] = len(table) - sum(counts.values())
+    return {split: count for split, count in counts.items() if count}
+
+
+def _counts(table: Table) -> dict[str, dict[str, int]]:
+    cells = table.labels
+    kinds = {
+        "present": cells >= 0.5,
+        "absent": (cells >= 0) & (cells < 0.5),
+        "uncertain": cells == UNCERTAIN,
+        "blank": cells == BLANK,
+        "unmentioned": cells == UNMENTIONED,
+    }
+    totals = {kind: here.sum(axis=0).tolist() for kind, here in kinds.items()}
+    return {
+        name: {kind: counts[k] for kind, counts in totals.items()}
+        for k, name in enumerate(table.space.classes)
+    }

@@ -1,0 +1,206 @@
+"""What a run trains and is scored on: images of its tables, decoded, cached or as features."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+
+from lingula.images.cache.files import open_caches
+from lingula.images.cache.reading import locate
+from lingula.images.presence import absent, size_of
+from lingula.loading.batches import Memory, Radiographs, decode_all, fits_in_memory, together
+from lingula.model.network import Network
+from lingula.scoring.scoring import encode
+from lingula.settings.config import Config
+from lingula.system import files
+from lingula.system.errors import InputError, examples
+from lingula.system.progress import counting, progress
+from lingula.tables.configured import configured_targets
+from lingula.tables.outside import Outside
+from lingula.tables.table import Table, image_path, rows_of, subset
+from lingula.training.loop import Examples
+from lingula.training.space import check_room, features_bytes
+
+log = logging.getLogger("lingula")
+
+
+def examples_of(config: Config, table: Table, split: str, *, decode: bool = True) -> Examples:
+    """A split's images and targets; decoded at once where they fit into memory."""
+    part = subset(table, rows_of(table, split))
+    dataset = dataset_of(part, config)
+    check_there(dataset, split)
+    memory = None
+    if decode and config.data.workers == 0 and fits_in_memory(dataset):
+        memory = _decoded(dataset, split, [str(table.path)])
+    elif decode and split == "train":
+        _tell_of_reading(dataset)
+    values, mask = configured_targets(config.data, part)
+    return Examples(dataset, values, mask, memory)
+
+
+def with_features(
+    config: Config, network: Network, examples: Examples, path: Path, fabric: Fabric
+) -> Examples:
+    """The examples with the frozen encoder's features, computed once and kept in `path`."""
+    flips = path.stem == "train" and config.augment.flip > 0
+    shape = (2 if flips else 1, len(examples.dataset))
+    if path.is_file():
+        kept = _features_in(path)
+        if kept.shape[:2] == shape:
+            return replace(examples, features=kept)
+    if fabric.global_rank == 0:
+        needed = features_bytes(network, examples.dataset.size, shape[1], shape[0])
+        check_room(path.parent, needed, f"the features of {path.stem}")
+        with progress(f"features of {path.stem}") as tick:
+            encode(
+                network,
+                examples.dataset,
+                path,
+                fabric=fabric,
+                flips=flips,
+                batch_size=config.optim.batch_size,
+                memory=examples.memory,
+                workers=config.data.workers,
+                tick=counting(tick),
+                may_fail=path.stem == "dev",
+            )
+    fabric.barrier()
+    return replace(examples, features=_features_in(path))
+
+
+def _features_in(path: Path) -> NDArray[np.float32]:
+    """The features in a file, mapped; `InputError` for a pickle, which could run anything."""
+    try:
+        kept: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except ValueError as error:
+        raise InputError(
+            f"{path} holds no features: {error}. Remove it; it is made anew."
+        ) from None
+    return kept
+
+
+def tell_of_test(config: Config, table: Table) -> None:
+    """Say before the first step which test images will have no scores after the last one.
+
+    Raises `InputError` if a cache lacks them, for then none of them would.
+    """
+    rows = rows_of(table, "test")
+    missing = _missing(dataset_of(subset(table, rows), config)) if len(rows) else []
+    if missing:
+        log.warning(
+            "%d of %d test images are missing and will have no scores, first: %s.",
+            len(missing),
+            len(rows),
+            missing[0],
+        )
+
+
+def _missing(dataset: Radiographs) -> list[str]:
+    """The images that are not there; what is in a cache need not be."""
+    if dataset.cached is not None:
+        return []
+    return [str(dataset.paths[place]) for place in absent(dataset.paths.tolist())]
+
+
+def check_there(dataset: Radiographs, what: str) -> None:
+    """Refuse images that are not there; what is in a cache need not be."""
+    missing = _missing(dataset)
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(dataset)} {what} images are missing, first: {missing[0]}. "
+            "Say data.root=FOLDER if the paths are relative to another folder."
+        )
+
+
+def _tell_of_reading(dataset: Radiographs) -> None:
+    if dataset.cached is None:
+        log.info("%s", reading(dataset.paths.tolist(), dataset.size))
+
+
+def reading(paths: Sequence[str], size: int) -> str:
+    """What an epoch over image files reads, and how to spare that, in two sentences."""
+    return (
+        f"Without a cache every epoch reads and decodes {files.byte_count(size_of(paths))} of "
+        f"image files ({len(paths)}). `lingula data cache TABLE --size {size} --out DIR` decodes "
+        "them once; data.cache=DIR (`lingula reproduce`: --cache DIR) trains on what it kept."
+    )
+
+
+def _decoded(dataset: Radiographs, what: str, tables: Sequence[str]) -> Memory:
+    with progress(f"reading {what} images") as tick:
+        memory = decode_all(dataset, counting(tick))
+    if memory.failures and what != "dev":
+        raise InputError(
+            f"{len(memory.failures)} {what} images can't be read: "
+            f"{examples(memory.failures.values(), 3)} `lingula data check "
+            f"{' '.join(tables)}` lists them all."
+        )
+    if memory.failures:
+        told = f"{len(memory.failures)} of {len(dataset)} dev images can't be read"
+        reasons = examples(memory.failures.values(), 3)
+        if len(memory.failures) == len(dataset):
+            raise InputError(f"{told}: {reasons} No epoch could be chosen by them.")
+        log.warning("%s and are left out: %s", told, reasons)
+    return memory
+
+
+def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Examples:
+    """One's own examples followed by those of other tables."""
+    tables = [other.table for other in others]
+    dataset = together([own.dataset, *_datasets(tables, config)])
+    check_there(dataset, "outside")
+    read = [configured_targets(config.data, table) for table in tables]
+    memory = None
+    if config.data.workers == 0 and fits_in_memory(dataset):
+        named = [config.data.table, *(str(table.path) for table in tables)]
+        memory = _decoded(dataset, "train and outside", named)
+    else:
+        _tell_of_reading(dataset)
+    return Examples(
+        dataset,
+        np.concatenate([own.targets, *(values for values, _ in read)]),
+        np.concatenate([own.mask, *(mask for _, mask in read)]),
+        memory,
+        outside=len(dataset) - len(own.dataset),
+    )
+
+
+def _datasets(tables: Sequence[Table], config: Config) -> list[Radiographs]:
+    """The images of several tables; one error for all that are not in the cache."""
+    found: list[Radiographs] = []
+    lost: list[str] = []
+    for table in tables:
+        try:
+            found.append(dataset_of(table, config))
+        except InputError as error:
+            lost.append(str(error))
+    if lost:
+        raise InputError("\n".join(dict.fromkeys(lost)))
+    return found
+
+
+def dataset_of(table: Table, config: Config) -> Radiographs:
+    """The images of a table, to be read at the model's size, or as they lie in the caches."""
+    paths = [image_path(table.root, name) for name in table.images]
+    cached, places = None, config.data.cache
+    if places is not None:
+        index = open_caches(places)
+        cached = locate(index, table.root, table.images, paths, _as_argument(table, config))
+        if cached.settings.codec == "jpeg":
+            log.info("Images are read from the cache %s, which is lossy.", index.folder)
+    return Radiographs(paths, config.model.image_size, config.data.bits, cached)
+
+
+def _as_argument(table: Table, config: Config) -> str:
+    """The table as `lingula data cache` takes it."""
+    if table.path is None:
+        return "TABLE"
+    root = config.data.root
+    named = root is not None and Path(root).resolve() == table.root.resolve()
+    return f"{table.path} --root {root}" if named else str(table.path)

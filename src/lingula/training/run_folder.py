@@ -1,0 +1,273 @@
+"""The run folder: its files, whether a command may continue it, and the facts written at its start.
+
+config.yaml  environment.json  metrics.jsonl  train.log  tensorboard/  checkpoints/
+best/  scores/{dev,test}.csv  report.html  finished.json (written last)  .lock (while it trains)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import lingula
+from lingula.settings.config import Config, diff, read_config, write_config
+from lingula.system import files, locks
+from lingula.system.errors import InputError, differences
+
+log = logging.getLogger("lingula")
+
+# Goes up by one whenever the same settings, seed and data give other weights than before.
+TRAINING = 2
+
+MODEL_FORMAT = 1  # of model.json
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning-fabric",
+    "numpy",
+    "polars",
+    "pillow",
+    "simplejpeg",
+    "opencv-python-headless",
+)
+
+
+Standing = Literal["new", "unfinished", "finished"]
+
+
+def open_run(run: Path, config: Config) -> Standing:
+    """Claim a run folder for `config`; `InputError` as `standing_of` says."""
+    standing = standing_of(run, config)
+    if standing == "new":
+        run.mkdir(parents=True, exist_ok=True)
+        write_config(config, run / "config.yaml")
+    return standing
+
+
+def standing_of(run: Path, config: Config) -> Standing:
+    """Where a run with these settings stands; one of the same settings is continued.
+
+    `InputError` shows the difference where they differ, and refuses a folder that holds something
+    else.
+    """
+    settings = run / "config.yaml"
+    if not settings.is_file():
+        left = [p.name for p in run.iterdir() if p.name[0] != "."] if run.is_dir() else []
+        if run.is_file() or any(name not in _MADE_BEFORE_CONFIG for name in left):
+            raise InputError(f"{run} is there already and is no run; choose another --out.")
+        return "new"
+    done, there = is_finished(run), read_config(settings)
+    changed = changed_settings(there, config, finished=done)
+    if changed:
+        raise InputError(
+            f"{run} is a run with other settings:\n{differences(changed)}\n"
+            "Choose another --out, or --overwrite to set the old one aside."
+        )
+    other = {key: pair for key, pair in diff(there, config).items() if key in _COMPUTED}
+    if other and done:
+        log.info("%s was computed otherwise than asked for now:\n%s", run, differences(other))
+    return "finished" if done else "unfinished"
+
+
+# What changes neither weights nor scores is one's own affair, and may have to change before a run
+# can go on; how a run was computed is a fact about it once it is finished.
+_OWN_AFFAIR = ("data.workers", "model.checkpointing")
+_COMPUTED = ("device", "precision", "channels_last", "compile")
+
+
+def changed_settings(
+    there: Config, now: Config, finished: bool = False
+) -> dict[str, tuple[Any, Any]]:
+    """What differs between a run's settings and those given now, but for what changes no result.
+
+    Of inputs counts what they hold, not where they lie: that is compared where it is known.
+    """
+    passed = {*_OWN_AFFAIR, *PLACES, *(_COMPUTED if finished else ())}
+    tagged, asked = there.model.encoder, now.model.encoder
+    if finished and "." not in asked and tagged.partition(".")[0] == asked:
+        passed.add("model.encoder")  # the weights that timm took by itself then
+    return {key: pair for key, pair in diff(there, now).items() if key not in passed}
+
+
+PLACES = (
+    "data.table",
+    "data.root",
+    "data.outside",
+    "data.cache",
+    "model.weights",
+    "model.text",
+)
+
+
+def its_table(run: Path, table: str) -> Path:
+    """A run's table; its phantom beside it if that is where it lies since the folder was moved."""
+    path = Path(table)
+    if path.is_file() or path.parent.name not in _PHANTOMS:
+        return path
+    beside = (place / path.parent.name / path.name for place in (run, *run.absolute().parents[:2]))
+    return next((place for place in beside if place.is_file()), path)
+
+
+_PHANTOMS = ("phantom", "phantom-nih", "phantom-chexpert")
+_MADE_BEFORE_CONFIG = (locks.NAME, *_PHANTOMS, "table.csv", "table.json")
+_WRITTEN = (
+    r"config|environment|table|metrics|model|step-\d+|(dev|test)(\.failed)?|attention|report"
+    r"|finished"
+)
+
+
+@contextlib.contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Keep other processes from training in `run`, which is made if it is not there."""
+    if run.is_file():
+        raise InputError(f"{run} is there already and is no run; choose another --out.")
+    with locks.held(run, "training in") as alone:
+        if alone:  # what was left half-written is nobody's now
+            for name in (".", "best", "checkpoints", "scores"):
+                files.sweep(run / name, _WRITTEN)
+        yield
+
+
+def is_finished(run: Path) -> bool:
+    """Whether the run's training, scores and report are all done."""
+    return (run / "finished.json").is_file()
+
+
+def finish(run: Path, facts: Mapping[str, Any]) -> None:
+    """Mark the run as finished, with the facts that say how it went."""
+    files.write_json(run / "finished.json", dict(facts))
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """What `environment.json` says, or an empty dict."""
+    path = run / "environment.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def check_same_training(run: Path) -> None:
+    """Refuse to go on with a run that was begun by a version that trains to other weights."""
+    begun = read_environment(run)
+    if begun and begun.get("training", 1) != TRAINING:
+        other = begun["lingula"]
+        raise InputError(
+            f"{run} was begun by lingula {other}. lingula {lingula.__version__} trains to other "
+            "weights from the same settings (CHANGELOG.md says what changed), so it can't go on "
+            f"with it. Finish it with that version (pip install lingula=={other}); or begin anew: "
+            "--overwrite sets it aside, and model.weights=RUN starts from its best model."
+        )
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `model.json` in a model folder or a run folder says."""
+    place = folder / "best" if (folder / "best" / "model.json").is_file() else folder
+    description = place / "model.json"
+    if not description.is_file():
+        raise _no_model(folder)
+    try:
+        facts: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{description} is damaged: {error}") from None
+    if facts.get("format") != MODEL_FORMAT:
+        raise InputError(
+            f"{description} has format {facts.get('format')}; this version reads {MODEL_FORMAT}."
+        )
+    return facts
+
+
+def _no_model(folder: Path) -> InputError:
+    """What to tell who takes something else for a run or model folder."""
+    if not folder.exists():
+        return InputError(f"There is no run or model folder {folder}.")
+    if not folder.is_dir():
+        run = folder.parent
+        hint = f" Did you mean its folder, {run}?" if (run / "config.yaml").is_file() else ""
+        return InputError(f"{folder} is a file, not a run or model folder.{hint}")
+    told = f"{folder} has no trained model (no best/model.json)"
+    if (folder / "ensemble.json").is_file():
+        return InputError(f"{told}: it is an ensemble. Name one of its runs.")
+    if (folder / "config.yaml").is_file():
+        return InputError(
+            f"{told}: its training has not ended an epoch. `lingula train --resume {folder}`."
+        )
+    weights = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)
+    hint = f" To start from weights, name the file: model.weights={weights[0]}." if weights else ""
+    return InputError(f"{told}; it is no run.{hint}")
+
+
+_WEIGHTS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+
+
+def environment(config: Config, data_sha256: str, threads: int) -> dict[str, Any]:
+    """Versions, machine, seed and data hash: what the same weights can be expected on."""
+    return {
+        "lingula": lingula.__version__,
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "threads": threads,
+        "device": config.device,
+        "precision": config.precision,
+        "training": TRAINING,
+        "scored_in": "fp32",
+        "seed": config.seed,
+        "data_sha256": data_sha256,
+    }
+
+
+def version(package: str) -> str | None:
+    """An installed package's version; None if it is absent."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that a full disk may cut short: the work itself says so where it matters."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """One line instead of a traceback for each line that can't be written."""
+        sys.stderr.write(f"{self.baseFilename} can't be written; a line of the log is lost.\n")
+
+
+@contextlib.contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """Also write what `lingula` logs to `path`, appending, with times."""
+    try:
+        handler = _LogFile(path, encoding="utf-8")
+    except OSError as error:
+        raise files.unwritable(path, error) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(min(level or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        log.removeHandler(handler)
+        handler.close()
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Add an epoch's row; rows of this epoch or later, left by a killed run, go first."""
+    kept = [old for old in read_rows(path) if old["epoch"] < row["epoch"]]
+    files.write_text(path, "".join(json.dumps(r) + "\n" for r in [*kept, dict(row)]))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, or none if there is no such file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

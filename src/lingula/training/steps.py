@@ -1,0 +1,148 @@
+"""One step of training: its batch warped and mixed, its rates, and the gradients of its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from lingula.loading.batches import Loaded
+from lingula.loading.order import Rows, epoch_batches
+from lingula.model.transfer import send
+from lingula.settings.config import Config
+from lingula.settings.label_space import LabelSpace
+from lingula.system.errors import InputError, examples
+from lingula.training.augment import Batch, Labels, Warp, draw_warps, mixup, warp_levels
+from lingula.training.losses import reduce_loss
+from lingula.training.optim import Schedule, learning_rate, warmup_steps
+
+
+def plan(config: Config, rows: Rows, world: int = 1) -> Schedule:
+    """The run's steps and rates. A run too short for its warm-up was refused by `Config`.
+
+    Raises `InputError` where a process would get fewer than two rows a step or a piece.
+    """
+    o = config.optim
+    if o.batch_size < 2 * world * o.accumulate:
+        raise InputError(
+            f"optim.batch_size={o.batch_size} can't be worked through by {world} processes in "
+            f"optim.accumulate={o.accumulate} pieces of two or more images: optim.batch_size="
+            f"{2 * world * o.accumulate} or more, or fewer pieces or processes."
+        )
+    per_epoch = len(epoch_batches(rows, o.batch_size, seed=config.seed, epoch=0, world=world))
+    steps = per_epoch * o.epochs
+    warmup = warmup_steps(o.warmup, o.warmup_epochs, per_epoch, steps)
+    return Schedule(per_epoch, steps, warmup, o.warmup_lr, o.min_lr, o.warmup)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
+    """Give each parameter group its rate at `step`; the floors never exceed a group's peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(schedule, step, group["initial_lr"])
+
+
+def seed_of(seed: int, step: int, rank: int) -> int:
+    """The seed of a step's dropout: mixed, since torch's CPU generator takes 32 bits of it."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+
+
+def make_batch(
+    loaded: Loaded,
+    targets: Tensor,
+    mask: Tensor,
+    config: Config,
+    step: int,
+    per_epoch: int,
+    rank: int = 0,
+    world: int = 1,
+) -> Batch:
+    """Warp and mix the images just loaded, on the device, and put their labels beside them.
+
+    `targets` and `mask` (N, K) are those of all images that are trained on.
+    """
+    if loaded.failures:
+        reasons = examples((reason for _, reason in loaded.failures), 3)
+        raise InputError(
+            f"Training stopped at images that can't be read: {reasons}. `lingula data check TABLE` "
+            "finds them all; the run continues from its last checkpoint once they are mended."
+        )
+    a, device = config.augment, targets.device
+    images = send(loaded.images, device)
+    if not config.model.frozen:
+        warp = Warp(a.scale, a.flip, a.rotation)
+        matrices = draw_warps(warp, loaded.indices, seed=config.seed, epoch=step // per_epoch)
+        images = warp_levels(images, send(matrices, device))
+    index = send(loaded.indices, device)
+    batch = Batch(images, (Labels(targets[index], mask[index]),))
+    if a.mixup is None:
+        return batch
+    return mixup(batch, a.mixup, seed=config.seed, step=step, rank=rank, world=world)
+
+
+def weights_of(
+    weights: Mapping[str, float], classes: LabelSpace, device: torch.device
+) -> Tensor | None:
+    """Class weights (K,) from names, or None where all are one; an unknown name is an error."""
+    if not weights:
+        return None
+    values = torch.ones(len(classes), device=device)
+    for name, weight in weights.items():
+        values[classes.index(name)] = weight
+    return values
+
+
+def backward(
+    model: Callable[..., Tensor],
+    batch: Batch,
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    class_weights: Tensor | None,
+    config: Config,
+    fabric: Fabric,
+) -> Tensor:
+    """Add the gradients of the batch's mean loss, piece by piece; the loss, detached.
+
+    A mixture's loss is the sum of its labels' losses, each over the cells that it knows and times
+    its share. It is divided by the known cells of the whole batch, counted by the same shares, so
+    pieces change the result only by the statistics of batch norm. What a masked cell's target
+    contains, NaN too, changes nothing. With several processes the loss returned is that of all.
+    """
+    parts = batch.labels
+    cells = torch.stack([labels.share * labels.mask.sum() for labels in parts]).sum()
+    if fabric.world_size > 1:
+        # Gradients are averaged over processes; dividing by the mean of their known cells makes
+        # that the mean over all known cells, whatever each process got.
+        cells = torch.as_tensor(fabric.all_reduce(cells, reduce_op="mean"))
+    total = torch.zeros((), device=batch.images.device)
+    o = config.optim
+    # A loss that multiplies would make a gradient of NaN times a mask of 0.
+    targets = [torch.where(labels.mask, labels.targets, 0.0) for labels in parts]
+    pieces = cut(len(batch.images), -(-o.batch_size // (o.accumulate * fabric.world_size)))
+    for number, rows in enumerate(pieces, start=1):
+        waits = number < len(pieces)
+        with fabric.no_backward_sync(model, enabled=waits):  # type: ignore[arg-type]
+            logits = model(batch.images[rows], encoded=config.model.frozen)
+            loss = torch.zeros((), device=total.device)
+            for labels, known in zip(parts, targets, strict=True):
+                losses = loss_of(logits, known[rows])
+                sum_of_part = reduce_loss(losses, labels.mask[rows], class_weights, cells)
+                loss = loss + labels.share * sum_of_part
+            fabric.backward(loss)
+        total = total + loss.detach()
+    if fabric.world_size > 1:
+        total = torch.as_tensor(fabric.all_reduce(total, reduce_op="mean"))
+    return total
+
+
+def cut(rows: int, size: int) -> list[slice]:
+    """Rows in pieces of `size`; a single row left over goes with the piece before it.
+
+    The size is the same in every batch, short ones too, for batch norm has no statistics of a
+    single row.
+    """
+    starts = list(range(0, rows, size))
+    if len(starts) > 1 and rows - starts[-1] < 2:
+        starts.pop()
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], rows], strict=True)]

@@ -33,6 +33,7 @@ from lingula.loading.batches import Radiographs
 from lingula.model.checkpoint import load_model, newest_checkpoint, save_checkpoint, save_model
 from lingula.model.devices import make_fabric
 from lingula.model.encoders import build_encoder
+from lingula.model.facts import read_facts
 from lingula.model.loader import load_encoder
 from lingula.model.network import Architecture
 from lingula.scores.predictions import read_scores
@@ -42,7 +43,7 @@ from lingula.system import files, signals
 from lingula.system.errors import InputError, StoppedError
 from lingula.training import examples, fitting, loop, run_folder
 from lingula.training.optim import Schedule, learning_rate
-from lingula.training.run_folder import read_facts, read_rows
+from lingula.training.run_folder import read_rows
 
 resource = pytest.importorskip("resource")
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import lingula
+from lingula.loading.warp import Warp, draw_warps, warp_images, warp_levels
 from lingula.model.transfer import send
 from lingula.scores.predictions import read_scores
 from lingula.settings.config import Config, vary
-from lingula.training.augment import Warp, draw_warps, warp_images, warp_levels
 
 pytestmark = [
     pytest.mark.gpu,

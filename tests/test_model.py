@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from conftest import TINY
 from lingula.loading.draws import draws, draws_per_item
+from lingula.loading.warp import Warp, draw_warps, warp_images, warp_levels
 from lingula.model.decoder import Attention
 from lingula.model.encoders import build_encoder
 from lingula.model.loader import load_encoder
@@ -33,17 +34,7 @@ from lingula.scoring.scoring import (
     score_batch,
 )
 from lingula.system.errors import InputError
-from lingula.training.augment import (
-    Batch,
-    Labels,
-    Warp,
-    derangement,
-    draw_warps,
-    mix,
-    mixup,
-    warp_images,
-    warp_levels,
-)
+from lingula.training.augment import Batch, Labels, derangement, mix, mixup
 from lingula.training.losses import LOSSES, asymmetric, bce, reduce_loss
 from lingula.training.optim import (
     Schedule,

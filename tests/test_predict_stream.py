@@ -20,8 +20,7 @@ import torch
 import lingula
 from conftest import write_tiny
 from lingula.loading import batches
-from lingula.loading.batches import Radiographs
-from lingula.loading.order import consecutive_batches
+from lingula.loading.batches import Radiographs, consecutive_batches
 from lingula.scores.predictions import Predictions, read_scores, write_scores, write_scores_of
 from lingula.scoring import parts, pieces
 from lingula.scoring.parts import Block, appending, held, parts_folder, rows_between, scan

@@ -11,7 +11,7 @@ from lingula.settings.config import Config, vary
 from lingula.settings.recipe import recipe
 from lingula.system.errors import InputError
 from lingula.tables.checking import check
-from lingula.verbs.train import prepared_table
+from lingula.tables.configured import prepared_table
 
 
 def config_of(folder: Path, text: str, **more: object) -> Config:

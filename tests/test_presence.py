@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from lingula.images import presence
-from lingula.images.presence import absent, size_of
+from lingula.images.presence import absent, image_path, size_of
 from lingula.system.errors import ImageError
-from lingula.tables.table import image_path
 
 
 def test_what_is_absent(tmp_path: Path) -> None:

@@ -13,22 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lingula.images.presence import absent
+from lingula.images.presence import absent, image_path
 from lingula.settings.label_space import LabelSpace, canonical, groups, label_space
 from lingula.system.errors import ImageError, InputError
 from lingula.tables.checking import check
 from lingula.tables.reading import read_table, write_table
 from lingula.tables.splits import classes_missing, patients_in_two_splits, split_by_patient
-from lingula.tables.table import (
-    BLANK,
-    UNCERTAIN,
-    UNMENTIONED,
-    Table,
-    class_counts,
-    image_path,
-    subset,
-    targets,
-)
+from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table, class_counts, subset, targets
 from lingula.tables.union import union
 
 

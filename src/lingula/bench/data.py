@@ -28,13 +28,12 @@ from lingula.images.cache.files import CacheSettings, claim, open_cache
 from lingula.images.cache.reading import locate
 from lingula.images.cache.writing import fill
 from lingula.images.reading import read_image
-from lingula.loading.batches import Radiographs, load
-from lingula.loading.order import consecutive_batches
+from lingula.loading.batches import Radiographs, consecutive_batches, load
+from lingula.loading.warp import Warp, draw_warps, warp_levels
 from lingula.phantom import write_phantom
 from lingula.settings.config import Augment
 from lingula.system.errors import InputError
 from lingula.system.progress import progress
-from lingula.training.augment import Warp, draw_warps, warp_levels
 
 FILMS = 6
 CACHED = 96

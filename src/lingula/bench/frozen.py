@@ -18,6 +18,7 @@ from lingula.bench.train import paper_sized
 from lingula.model.devices import make_fabric, resolve_device
 from lingula.model.encoders import build_encoder
 from lingula.model.network import Network
+from lingula.phantom import write_phantom
 from lingula.settings.config import Config, vary
 from lingula.system.errors import InputError
 from lingula.tables.configured import configured_table
@@ -29,7 +30,6 @@ from lingula.training.loop import Examples, fit
 from lingula.training.losses import bce
 from lingula.training.optim import adamw, parameter_groups
 from lingula.training.steps import backward
-from lingula.verbs.data_phantom import data_phantom
 
 KINDS = ("full", "linear", "decoder")
 
@@ -91,7 +91,7 @@ def bench_frozen(
 def _table(data: str | Path, folder: Path, size: int, images: int) -> Path:
     if str(data) != "phantom":
         return Path(data)
-    data_phantom(folder / "phantom", n=max(30, images * 2), size=size)
+    write_phantom(folder / "phantom", n=max(30, images * 2), size=size)
     return folder / "phantom" / "labels.csv"
 
 

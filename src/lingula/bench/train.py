@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lingula.loading.warp import Warp, draw_warps, warp_levels
 from lingula.model.devices import layout_of, make_fabric, resolve_device
 from lingula.model.network import Architecture, Network
 from lingula.model.text import orthogonal
@@ -20,7 +21,6 @@ from lingula.model.transfer import send
 from lingula.settings.config import Config, vary
 from lingula.settings.label_space import CXR_LT_2023
 from lingula.system.errors import InputError
-from lingula.training.augment import Warp, draw_warps, warp_levels
 from lingula.training.losses import bce, reduce_loss
 from lingula.training.optim import adamw, parameter_groups
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import posixpath
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from urllib.parse import unquote
+
+from lingula.system.errors import ImageError
 
 # A network disk takes its time for each question, so that many are asked at once.
 _THREADS = 32
@@ -73,3 +79,95 @@ def size_of(paths: Sequence[str | Path], sample: int = 256) -> int:
     with ThreadPoolExecutor(_THREADS) as pool:
         known = [found for found in pool.map(size, asked) if found is not None]
     return round(sum(known) / len(known) * len(paths)) if known else 0
+
+
+def relative_cell(root: Path, cell: str) -> str:
+    """An image cell as a path below `root`, with `/` and without detours; any other as it is."""
+    plain: str | None = _as_posix(cell)
+    if str(plain).startswith("/"):
+        plain = _below(root, str(plain))
+    return posixpath.normpath(plain or cell)
+
+
+def image_path(root: Path, cell: str) -> Path:
+    """Where an image cell points: a path below `root`, whatever links there are on the way.
+
+    An absolute path (also as `file:///...`) may be given if it lies there. Where there is no file
+    of the name as it stands, `\\` is taken for `/`.
+
+    Raises:
+        ImageError: the cell is blank, holds a NUL, a drive or a URL, or leads out of the root.
+    """
+    if cell and cell[0] not in "./\\" and _MAY_LEAD_OUT.search(cell) is None:
+        return root / cell  # as nearly all are, of hundreds of thousands
+    plain = _as_posix(cell)
+    inside: str | None = posixpath.normpath(plain) if ".." in plain else plain
+    if not cell or "\0" in plain or _ELSEWHERE.match(plain) or plain.startswith("//"):
+        inside = None
+    elif plain.startswith("/"):
+        inside = _below(root, plain)
+    elif inside in (".", "..") or str(inside).startswith("../") or posixpath.normpath(plain) == ".":
+        inside = None
+    if inside is None:
+        raise ImageError(
+            "outside the data root",
+            f"Image {cell!r} is not a path inside the data root {root}. {_mend(root, cell, plain)}",
+        )
+    # Inner `..` are resolved by name, so that no link can turn them into a way out.
+    if "\\" in cell and ".." not in cell and not plain.startswith("/") and _is_there(root / cell):
+        return root / cell
+    return root / inside
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is of none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _as_posix(cell: str) -> str:
+    """A cell with `/` between its parts; of a `file:` URL without a host, its path."""
+    if cell.startswith("file:///"):
+        return unquote(cell.removeprefix("file://"))
+    return cell.replace("\\", "/")
+
+
+def _below(root: Path, absolute: str) -> str | None:
+    """An absolute path relative to the root, by any of the root's names; None if it is outside."""
+    wanted = posixpath.normpath(absolute)
+    for name in _names_of(root.absolute()):
+        if wanted.startswith(f"{name}/"):
+            return wanted[len(name) + 1 :]
+    for parent in Path(wanted).parents:  # a link may lead to the root from elsewhere
+        try:
+            if parent.samefile(root):
+                return Path(wanted).relative_to(parent).as_posix()
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+@functools.lru_cache(maxsize=64)
+def _names_of(root: Path) -> tuple[str, ...]:
+    """A folder's own absolute name, and that without links."""
+    names = (posixpath.normpath(root.as_posix()), root.resolve().as_posix())
+    return tuple(dict.fromkeys(name.rstrip("/") for name in names))
+
+
+def _mend(root: Path, cell: str, plain: str) -> str:
+    """How a cell that leads elsewhere is mended: what to strip, if the rest is below the root."""
+    parts = plain.split("/")
+    for begin in range(1, len(parts)):
+        rest = "/".join(parts[begin:])
+        if rest and ".." not in parts and _is_there(root / rest):
+            return (
+                f"Absolute paths elsewhere are not taken: strip {cell[: len(cell) - len(rest)]!r} "
+                f"from the cells ({rest} is there)."
+            )
+    return "Give paths relative to it, and the root as data.root=FOLDER."
+
+
+_MAY_LEAD_OUT = re.compile(r"[\0:\\]|\.\.")
+_ELSEWHERE = re.compile(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*://|file:")

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -290,3 +291,11 @@ def _end_with_the_main_process() -> None:
     if main is not None:
         main.join()
         os._exit(1)
+
+
+def consecutive_batches(
+    rows: int, batch_size: int, rank: int = 0, world: int = 1
+) -> list[NDArray[np.intp]]:
+    """Rows in order, in batches; process `rank` has every `world`-th batch."""
+    starts = range(0, rows, batch_size)
+    return [np.arange(i, min(i + batch_size, rows)) for i in starts][rank::world]

@@ -82,11 +82,3 @@ def training_batches(
             if step >= start:
                 yield batch[rank::world]
             step += 1
-
-
-def consecutive_batches(
-    rows: int, batch_size: int, rank: int = 0, world: int = 1
-) -> list[NDArray[np.intp]]:
-    """Rows in order, in batches; process `rank` has every `world`-th batch."""
-    starts = range(0, rows, batch_size)
-    return [np.arange(i, min(i + batch_size, rows)) for i in starts][rank::world]

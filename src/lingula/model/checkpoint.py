@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lingula.model.encoders import Normalisation
+from lingula.model.facts import MODEL_FORMAT, read_facts
 from lingula.model.loader import Report
 from lingula.model.network import Architecture, Network
 from lingula.system import files
 from lingula.system.errors import InputError, differences, examples
-from lingula.training.run_folder import MODEL_FORMAT, read_facts
 
 log = logging.getLogger("lingula")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from PIL import Image
 
 import lingula
+from lingula.images.presence import image_path
 from lingula.images.reading import read_image
 from lingula.reporting.document import templates
 from lingula.reporting.reviewing import Disagreement
 from lingula.system.errors import ImageError
-from lingula.tables.table import image_path
 
 SIDE = 224  # pixels of a thumbnail
 

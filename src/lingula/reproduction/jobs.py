@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lingula.reproduction.reproduction import TEXTS, Reproduction
-from lingula.settings.config import Config, diff, overridden, vary
+from lingula.settings.config import Config, absolute, diff, overridden, vary
 from lingula.settings.label_space import SPACES
 from lingula.settings.paper import EXOGENOUS, TABLE_1, TABLE_2, EnsembleRow, Row, scaled
 from lingula.settings.recipe import recipe
@@ -17,7 +17,6 @@ from lingula.settings.weight_sources import TEXT_SOURCES, find_text
 from lingula.system.processes import is_first
 from lingula.system.waiting import waited
 from lingula.training import run_folder
-from lingula.verbs.train import absolute
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +22,7 @@ from lingula.scores.predictions import Predictions, class_columns, read_scores
 from lingula.settings.config import Data
 from lingula.settings.label_space import groups
 from lingula.settings.paper import TABLE_1, TABLE_2, EnsembleRow, Row
-from lingula.system import files
 from lingula.tables.table import Table, class_counts, rows_of
-from lingula.verbs.ensemble import ensemble
 
 DRAWS = 1000
 
@@ -126,6 +124,7 @@ def _design(row: Row) -> tuple[str, ...]:
 
 
 Made = Mapping[str, list[dict[str, Path]]]
+Join = Callable[[EnsembleRow, Sequence[str]], list[dict[str, Path]]]
 
 
 def lines_of_table_1(
@@ -168,9 +167,9 @@ def _seconds(asked: Reproduction, job: Job) -> float:
 
 
 def lines_of_table_2(
-    asked: Reproduction, jobs: Mapping[str, Job], made: Made, measure: Measure
+    asked: Reproduction, jobs: Mapping[str, Job], made: Made, measure: Measure, join: Join
 ) -> list[Line]:
-    """The rows of Table 2: ensembles of the trainings that were run."""
+    """The rows of Table 2: ensembles of the trainings that were run, which `join` makes."""
     joined: dict[int, list[dict[str, Path]]] = {}
     wanted = ensembles_of(asked.rows)
     lines = []
@@ -189,7 +188,7 @@ def lines_of_table_2(
         elif not can_be_joined(row, {f"paper/{short}" for short in there}):
             line = replace(line, note=f"not run: needs {', '.join(absent)}")
         else:
-            joined[row.number] = _ensembles(asked, row, there, made)
+            joined[row.number] = join(row, there)
             said = [f"without {', '.join(absent)} (not run)"] if absent else []
             said += sorted({jobs[short].note for short in there if jobs[short].note})
             line = replace(line, note="; ".join(said))
@@ -198,30 +197,6 @@ def lines_of_table_2(
             line = measured_line(line, joined[row.number], above_scores, first, measure)
         lines.append(line)
     return lines
-
-
-def _ensembles(
-    asked: Reproduction, row: EnsembleRow, names: Sequence[str], made: Made
-) -> list[dict[str, Path]]:
-    """One ensemble a seed, of that seed's trainings; its scores files by split."""
-    found = []
-    for seed in range(asked.seeds):
-        members = [(name, made[name][seed]["dev"], made[name][seed]["test"]) for name in names]
-        out = asked.folder / "ensembles" / f"t2r{row.number}-s{seed}"
-        other = _has_other_members(out, members)
-        place = ensemble(row.rule, members=members, labels=asked.own, out=out, overwrite=other)
-        found.append({split: place / "scores" / f"{split}.csv" for split in ("dev", "test")})
-    return found
-
-
-def _has_other_members(out: Path, members: Sequence[tuple[str, Path, Path]]) -> bool:
-    """Whether an ensemble was made of other trainings: more of them may have been run since."""
-    made = out / "ensemble.json"
-    if not made.is_file():
-        return False
-    before = files.read_object(made).get("made_from", {}).get("members")
-    now = {name: [files.sha256(dev), files.sha256(test)] for name, dev, test in members}
-    return bool(before != now)
 
 
 def facts_of(

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lingula.bench.train import network_of
-from lingula.loading.batches import Loaded, load
-from lingula.loading.order import consecutive_batches
+from lingula.loading.batches import Loaded, consecutive_batches, load
 from lingula.model.devices import layout_of, make_fabric, resolve_device
 from lingula.model.encoders import recompute_activations
 from lingula.model.network import Network

@@ -24,13 +24,12 @@ from lingula.settings.config import Config, read_config
 from lingula.system import files
 from lingula.system.errors import InputError, differences
 from lingula.system.processes import is_first
-from lingula.tables.configured import configured_outside, configured_table
+from lingula.tables.configured import check_table, configured_outside, configured_table
 from lingula.tables.outside import Outside, check_apart, outside
 from lingula.tables.reading import read_table
 from lingula.tables.table import SPLITS, Table, rows_of
 from lingula.training import run_folder
 from lingula.training.plan import data_sha256
-from lingula.verbs.train import check_table
 
 log = logging.getLogger("lingula")
 

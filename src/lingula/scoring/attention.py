@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lingula.images.presence import image_path
 from lingula.images.reading import read_image
 from lingula.scores.localisation import FORMAT, Look, Rate, from_json, look, rates, to_json
 from lingula.system import files
 from lingula.system.errors import ImageError
 from lingula.tables.boxes import Box, boxes_beside
-from lingula.tables.table import Table, image_path
+from lingula.tables.table import Table
 
 if TYPE_CHECKING:
     from lingula.model.checkpoint import Trained

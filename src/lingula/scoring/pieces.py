@@ -83,8 +83,7 @@ def scored(job: Job, folder: Path, settings: dict[str, Any]) -> Iterator[Parts]:
 
 
 def _score_rest(job: Job, folder: Path, fabric: Any) -> None:
-    from lingula.loading.batches import Radiographs
-    from lingula.loading.order import consecutive_batches
+    from lingula.loading.batches import Radiographs, consecutive_batches
     from lingula.model.checkpoint import load_model
     from lingula.model.devices import layout_of
     from lingula.scoring.scoring import fitting_batch, score_batches

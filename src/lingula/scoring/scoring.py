@@ -21,15 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lingula.loading.batches import Memory, Radiographs, load
-from lingula.loading.order import consecutive_batches
+from lingula.loading.batches import Memory, Radiographs, consecutive_batches, load
+from lingula.loading.warp import warp_images
 from lingula.model.devices import autocast_to
 from lingula.model.network import Network
 from lingula.model.transfer import send
 from lingula.scoring.folding import for_scoring
 from lingula.system import files
 from lingula.system.errors import InputError
-from lingula.training.augment import warp_images
 
 FLOOR = 1e-7  # a probability below this counts as this in the geometric mean
 

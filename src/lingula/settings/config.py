@@ -335,3 +335,36 @@ def read_config(path: str | Path) -> Config:
 def write_config(config: Config, path: str | Path) -> None:
     """Write the config as YAML, whole or not at all."""
     files.write_text(path, to_yaml(config))
+
+
+# Names that `data.outside` knows: the embedded stand-ins of the paper's outside data.
+OUTSIDE_PHANTOMS = {"phantom:nih": "nih", "phantom:chexpert": "chexpert"}
+
+
+def absolute(config: Config) -> Config:
+    """Paths made absolute, so that the run can be continued from any working folder."""
+    data, model = config.data, config.model
+    if data.table != "phantom":
+        data = data.model_copy(update={"table": str(files.expanded(data.table).resolve())})
+    outside = tuple(
+        place if place in OUTSIDE_PHANTOMS else str(files.expanded(place).resolve())
+        for place in data.outside
+    )
+    data = data.model_copy(update={"outside": outside})
+    if data.root is not None:
+        data = data.model_copy(update={"root": str(files.expanded(data.root).resolve())})
+    if data.cache is not None:
+        places = [data.cache] if isinstance(data.cache, str) else data.cache
+        caches = tuple(str(files.expanded(place).resolve()) for place in places)
+        cache = caches[0] if isinstance(data.cache, str) else caches
+        data = data.model_copy(update={"cache": cache})
+    if config.loss.worst.run is not None:
+        run = str(files.expanded(config.loss.worst.run).resolve())
+        worst = config.loss.worst.model_copy(update={"run": run})
+        loss = config.loss.model_copy(update={"worst": worst})
+        config = config.model_copy(update={"loss": loss})
+    for field in ("weights", "text"):
+        place = files.expanded(getattr(model, field))
+        if getattr(model, field) not in ("none", "imagenet", "orthogonal") and place.exists():
+            model = model.model_copy(update={field: str(place.resolve())})
+    return config.model_copy(update={"data": data, "model": model})

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from lingula.images.presence import image_path
 from lingula.system import files
 from lingula.system.errors import ImageError, InputError, examples
-from lingula.tables.table import image_path
 
 log = logging.getLogger("lingula")
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from lingula.images import remarks
 from lingula.images.films import ADVICE, against, facts_if_dicom
+from lingula.images.presence import image_path
 from lingula.images.reading import is_blank, read_pixels
 from lingula.settings.config import Data
 from lingula.settings.label_space import groups
@@ -30,7 +31,6 @@ from lingula.tables.table import (
     Table,
     blank_means,
     class_counts,
-    image_path,
     rows_of,
 )
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.settings.config import Data
+from lingula.settings.config import (
+    Config,
+    Data,
+)
 from lingula.settings.label_space import fold, label_space
 from lingula.system.errors import InputError, examples
 from lingula.tables.cells import Fault
@@ -20,6 +24,8 @@ from lingula.tables.splits import (
     split_by_patient,
 )
 from lingula.tables.table import Table, rows_of, targets, with_splits
+
+log = logging.getLogger("lingula")
 
 SHARES = (0.7, 0.1, 0.2)
 """Of train, dev and test in the split of a table that has none."""
@@ -128,3 +134,39 @@ def check_trainable(table: Table, data: Data) -> None:
     values, mask = configured_targets(data, table)
     if not ((values >= 0.5) & mask)[rows["train"]].any():
         raise InputError(f"{table.path}: no class has a positive in the train split.")
+
+
+def check_table(table: Table, config: Config) -> None:
+    """Refuse a table with splits that can't be trained on as the config says; name odd classes."""
+    check_trainable(table, config.data)
+    _name_empty_classes(table, config)
+    for name in config.loss.class_weights:
+        table.space.index(name)
+
+
+def _name_empty_classes(table: Table, config: Config) -> None:
+    values, mask = configured_targets(config.data, table)
+    here = (values >= 0.5) & mask
+    for split, so in (
+        ("train", "nothing is learned"),
+        ("dev", "no epoch, threshold or calibration is chosen by the AP"),
+        ("test", "no AP is measured"),
+    ):
+        rows = rows_of(table, split)
+        empty = [table.space.classes[i] for i in np.flatnonzero(~here[rows].any(0))]
+        if empty and len(rows):
+            log.warning("No positives in %s, so %s of: %s.", split, so, examples(empty, 26))
+
+
+def prepared_table(config: Config) -> tuple[Table, bool]:
+    """The table as the config reads it, with disjoint splits; and whether they were made here."""
+    data = config.data
+    table = configured_table(data)
+    split_made = table.splits is None
+    if split_made:
+        table = with_own_split(
+            table, seed=config.seed, images_are_patients=data.images_are_patients
+        )
+        log.info("The table has no split; made one by patient (70 % train, 10 % dev, 20 % test).")
+    check_table(table, config)
+    return table, split_made

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lingula.images.presence import absent
+from lingula.images.presence import absent, image_path
 from lingula.system import files
 from lingula.system.errors import ImageError, InputError, examples
 from lingula.tables.mapping import Known, coverage, coverage_text
@@ -26,7 +26,6 @@ from lingula.tables.table import (
     UNMENTIONED,
     Table,
     blank_means,
-    image_path,
     rows_of,
     subset,
 )

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lingula.images.presence import image_path
 from lingula.system import files
 from lingula.system.errors import ImageError, InputError, examples
 from lingula.tables.splits import Person, number_of, people_of, told
-from lingula.tables.table import SPLITS, Table, image_path
+from lingula.tables.table import SPLITS, Table
 
 # How to mend it where one id means two people.
 STATE_SOURCES = (

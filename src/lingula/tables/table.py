@@ -7,20 +7,17 @@ What these mean for a loss or a metric is chosen when the table is used (`target
 
 from __future__ import annotations
 
-import functools
-import posixpath
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lingula.images.presence import relative_cell
 from lingula.settings.label_space import LabelSpace
-from lingula.system.errors import ImageError, InputError, nearest
+from lingula.system.errors import InputError, nearest
 
 UNCERTAIN = -1.0
 BLANK = -2.0
@@ -181,95 +178,3 @@ def plain_paths(cells: Sequence[str], root: Path) -> list[str]:
 
 
 _ODD = ("//", "/./", "/../", "\n./", "\n../", "/\n", "/.\n", "/..\n", "\\", "\n/", "\nfile:")
-
-
-def relative_cell(root: Path, cell: str) -> str:
-    """An image cell as a path below `root`, with `/` and without detours; any other as it is."""
-    plain: str | None = _as_posix(cell)
-    if str(plain).startswith("/"):
-        plain = _below(root, str(plain))
-    return posixpath.normpath(plain or cell)
-
-
-def image_path(root: Path, cell: str) -> Path:
-    """Where an image cell points: a path below `root`, whatever links there are on the way.
-
-    An absolute path (also as `file:///...`) may be given if it lies there. Where there is no file
-    of the name as it stands, `\\` is taken for `/`.
-
-    Raises:
-        ImageError: the cell is blank, holds a NUL, a drive or a URL, or leads out of the root.
-    """
-    if cell and cell[0] not in "./\\" and _MAY_LEAD_OUT.search(cell) is None:
-        return root / cell  # as nearly all are, of hundreds of thousands
-    plain = _as_posix(cell)
-    inside: str | None = posixpath.normpath(plain) if ".." in plain else plain
-    if not cell or "\0" in plain or _ELSEWHERE.match(plain) or plain.startswith("//"):
-        inside = None
-    elif plain.startswith("/"):
-        inside = _below(root, plain)
-    elif inside in (".", "..") or str(inside).startswith("../") or posixpath.normpath(plain) == ".":
-        inside = None
-    if inside is None:
-        raise ImageError(
-            "outside the data root",
-            f"Image {cell!r} is not a path inside the data root {root}. {_mend(root, cell, plain)}",
-        )
-    # Inner `..` are resolved by name, so that no link can turn them into a way out.
-    if "\\" in cell and ".." not in cell and not plain.startswith("/") and _is_there(root / cell):
-        return root / cell
-    return root / inside
-
-
-def _is_there(path: Path) -> bool:
-    """Whether there is such a file; a name that no file can have is of none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def _as_posix(cell: str) -> str:
-    """A cell with `/` between its parts; of a `file:` URL without a host, its path."""
-    if cell.startswith("file:///"):
-        return unquote(cell.removeprefix("file://"))
-    return cell.replace("\\", "/")
-
-
-def _below(root: Path, absolute: str) -> str | None:
-    """An absolute path relative to the root, by any of the root's names; None if it is outside."""
-    wanted = posixpath.normpath(absolute)
-    for name in _names_of(root.absolute()):
-        if wanted.startswith(f"{name}/"):
-            return wanted[len(name) + 1 :]
-    for parent in Path(wanted).parents:  # a link may lead to the root from elsewhere
-        try:
-            if parent.samefile(root):
-                return Path(wanted).relative_to(parent).as_posix()
-        except (OSError, ValueError):
-            continue
-    return None
-
-
-@functools.lru_cache(maxsize=64)
-def _names_of(root: Path) -> tuple[str, ...]:
-    """A folder's own absolute name, and that without links."""
-    names = (posixpath.normpath(root.as_posix()), root.resolve().as_posix())
-    return tuple(dict.fromkeys(name.rstrip("/") for name in names))
-
-
-def _mend(root: Path, cell: str, plain: str) -> str:
-    """How a cell that leads elsewhere is mended: what to strip, if the rest is below the root."""
-    parts = plain.split("/")
-    for begin in range(1, len(parts)):
-        rest = "/".join(parts[begin:])
-        if rest and ".." not in parts and _is_there(root / rest):
-            return (
-                f"Absolute paths elsewhere are not taken: strip {cell[: len(cell) - len(rest)]!r} "
-                f"from the cells ({rest} is there)."
-            )
-    return "Give paths relative to it, and the root as data.root=FOLDER."
-
-
-_MAY_LEAD_OUT = re.compile(r"[\0:\\]|\.\.")
-_ELSEWHERE = re.compile(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*://|file:")

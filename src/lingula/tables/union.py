@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lingula.images.presence import relative_cell
 from lingula.settings.label_space import LabelSpace, fold
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.mapping import LabelMap, mapped
-from lingula.tables.table import UNMENTIONED, Table, plain_paths, relative_cell
+from lingula.tables.table import UNMENTIONED, Table, plain_paths
 
 log = logging.getLogger("lingula")
 

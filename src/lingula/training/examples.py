@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lingula.images.cache.files import open_caches
 from lingula.images.cache.reading import locate
-from lingula.images.presence import absent, size_of
+from lingula.images.presence import absent, image_path, size_of
 from lingula.loading.batches import Memory, Radiographs, decode_all, fits_in_memory, together
 from lingula.model.network import Network
 from lingula.scoring.scoring import encode
@@ -23,7 +23,7 @@ from lingula.system.errors import InputError, examples
 from lingula.system.progress import counting, progress
 from lingula.tables.configured import configured_targets
 from lingula.tables.outside import Outside
-from lingula.tables.table import Table, image_path, rows_of, subset
+from lingula.tables.table import Table, rows_of, subset
 from lingula.training.loop import Examples
 from lingula.training.space import check_room, features_bytes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from timm.layers.norm_act import convert_sync_batchnorm
 from torch import nn
 
 from lingula.loading.order import Rows
+from lingula.model import facts
 from lingula.model.checkpoint import load_model, start_from_run
 from lingula.model.devices import layout_of, make_fabric, resolve_device
 from lingula.model.encoders import recompute_activations
@@ -24,6 +25,7 @@ from lingula.model.loader import load_encoder, load_imagenet, pretrained
 from lingula.model.network import Architecture, Network
 from lingula.model.text import embed
 from lingula.scores.predictions import Predictions, write_scores
+from lingula.scoring.attention import measure_attention
 from lingula.scoring.scoring import score
 from lingula.settings.config import Config
 from lingula.settings.weight_sources import cache_folder
@@ -48,7 +50,7 @@ from lingula.training.plan import Plan, data_sha256
 log = logging.getLogger("lingula")
 
 
-def fit_and_score(plan: Plan, *, resuming: bool) -> None:
+def fit_and_score(plan: Plan, *, resuming: bool, report: Callable[[Path], None]) -> None:
     """Do what is left to do of a run: train, score dev and test, evaluate, report."""
     run, table = plan.run, plan.table
     # On a node without its device, too.
@@ -109,18 +111,15 @@ def fit_and_score(plan: Plan, *, resuming: bool) -> None:
         fabric.barrier()  # the first process may still be writing the best model
         summary = _score_splits(config, table, run, fabric)
         if first:
+            measure_attention(run, table)
+            report(run)
             _finish(plan, config, state, summary)
         fabric.barrier()  # one that ended before the report is there would take the others along
 
 
 def _finish(plan: Plan, config: Config, state: RunState, summary: Mapping[str, Any]) -> None:
-    """Measure where the model looks, write the report, mark the run as finished and say so."""
-    from lingula.scoring.attention import measure_attention
-    from lingula.verbs.report import report
-
+    """Mark the run as finished and say so."""
     run = plan.run
-    measure_attention(run, plan.table)
-    report([run], out=run / "report.html")
     done = {"steps": state.step, "best_epoch": state.best_epoch, **summary}
     run_folder.finish(run, {"seconds": round(state.seconds, 1), **done})
     shutil.rmtree(run / "features", ignore_errors=True)
@@ -274,7 +273,7 @@ def _start(
     place = files.expanded(weights)
     if place.is_dir():
         told = start_from_run(network, architecture, classes, place, text)
-        before = run_folder.read_facts(place).get("pretrained")
+        before = facts.read_facts(place).get("pretrained")
         return {
             "weights": f"run {place.name} ({told})",
             **({} if before is None else {"pretrained": before}),

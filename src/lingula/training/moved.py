@@ -15,6 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from lingula.images.cache.files import source_of
+from lingula.images.presence import image_path
+from lingula.model import facts
 from lingula.model.checkpoint import newest_checkpoint
 from lingula.model.encoders import Normalisation
 from lingula.model.loader import imagenet_file
@@ -24,7 +26,6 @@ from lingula.settings.config import Config, diff, read_config, write_config
 from lingula.settings.weight_sources import find_text
 from lingula.system import files
 from lingula.system.errors import ImageError, InputError, differences, examples
-from lingula.tables.table import image_path
 from lingula.training import run_folder
 from lingula.training.plan import Plan
 
@@ -179,7 +180,7 @@ def _weights_hash(weights: str) -> str | None:
     """The hash of a weights file, or of a run's weights; None for what is neither."""
     place = files.expanded(weights)
     if place.is_dir():
-        return str(run_folder.read_facts(place)["weights_sha256"])
+        return str(facts.read_facts(place)["weights_sha256"])
     return files.sha256(place) if place.is_file() else None
 
 

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from lingula.loading.batches import Loaded
 from lingula.loading.order import Rows, epoch_batches
+from lingula.loading.warp import Warp, draw_warps, warp_levels
 from lingula.model.transfer import send
 from lingula.settings.config import Config
 from lingula.settings.label_space import LabelSpace
 from lingula.system.errors import InputError, examples
-from lingula.training.augment import Batch, Labels, Warp, draw_warps, mixup, warp_levels
+from lingula.training.augment import Batch, Labels, mixup
 from lingula.training.losses import reduce_loss
 from lingula.training.optim import Schedule, learning_rate, warmup_steps
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lingula
+from lingula.images.presence import image_path
 from lingula.images.reading import read_image
 from lingula.settings.config import Data
 from lingula.system import files
@@ -19,7 +20,7 @@ from lingula.tables.cells import FOLDER_TO_TABLE
 from lingula.tables.checking import CheckReport, check, to_json
 from lingula.tables.configured import checked_table
 from lingula.tables.rows import keep_rows
-from lingula.tables.table import Table, image_path
+from lingula.tables.table import Table
 
 SHEET = 24
 SIDE = 128

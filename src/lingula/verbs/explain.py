@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lingula
+from lingula.images.presence import image_path
 from lingula.images.reading import read_image
+from lingula.model.facts import read_facts
 from lingula.reporting import figures
 from lingula.reporting.overlays import Overlay, Sheet, render
 from lingula.scores.localisation import Rate, described
@@ -23,8 +25,7 @@ from lingula.system.csv_cells import plain_csv
 from lingula.system.errors import ImageError, InputError, examples, nearest
 from lingula.tables.boxes import Box, boxes_beside
 from lingula.tables.folder import images_in
-from lingula.tables.table import image_path, rows_of
-from lingula.training.run_folder import read_facts
+from lingula.tables.table import rows_of
 from lingula.training.run_labels import dev_thresholds, labels_of, warn_of_changed_runs
 from lingula.verbs.predict import refuse_films
 

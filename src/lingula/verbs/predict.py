@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from lingula.images.cache.files import open_caches, source_of
 from lingula.images.cache.reading import CachedImages, locate
+from lingula.images.presence import image_path
+from lingula.model.facts import read_facts
 from lingula.phantom import is_phantom
 from lingula.scores.calibration.fitting import Calibration
 from lingula.scores.predictions import (
@@ -33,8 +35,7 @@ from lingula.system import files
 from lingula.system.errors import ImageError, InputError, changes, differences, examples
 from lingula.system.processes import is_first
 from lingula.tables.folder import images_in
-from lingula.tables.table import Table, image_path, rows_of, subset
-from lingula.training.run_folder import read_facts
+from lingula.tables.table import Table, rows_of, subset
 from lingula.verbs.calibrate import calibration_of_run
 
 log = logging.getLogger("lingula")

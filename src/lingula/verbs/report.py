@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lingula.images.cache.files import open_caches
 from lingula.images.cache.reading import locate, read_cached
+from lingula.images.presence import image_path
 from lingula.images.reading import read_image
 from lingula.reporting import figures
 from lingula.reporting.page import Entry, Guess, Page, Sample, render
@@ -26,7 +27,7 @@ from lingula.system import files
 from lingula.system.errors import ImageError, InputError, examples
 from lingula.tables.boxes import boxes_beside
 from lingula.tables.configured import configured_targets
-from lingula.tables.table import Table, image_path
+from lingula.tables.table import Table
 from lingula.training.run_folder import read_rows
 from lingula.training.run_labels import (
     RunLabels,

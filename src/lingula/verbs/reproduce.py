@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import lingula
@@ -26,14 +27,16 @@ from lingula.reproduction.jobs import (
     texts_of,
     unfinished,
 )
-from lingula.reproduction.lines import Measure, facts_of, lines_of_table_1, lines_of_table_2
+from lingula.reproduction.lines import Made, Measure, facts_of, lines_of_table_1, lines_of_table_2
 from lingula.reproduction.readiness import Films, films_of, make_ready, refuse
 from lingula.reproduction.reproduction import Reproduction, checked
+from lingula.settings.paper import EnsembleRow
 from lingula.system import files
 from lingula.system.errors import InputError
 from lingula.system.waiting import by_the_first
 from lingula.tables.table import Table
 from lingula.verbs.data_phantom import data_phantom
+from lingula.verbs.ensemble import ensemble
 from lingula.verbs.predict import predict
 from lingula.verbs.train import train
 
@@ -220,8 +223,11 @@ def _write(asked: Reproduction, jobs: Mapping[str, Job], table: Table) -> None:
     """Join the trainings to the table's lines, and write it in three formats."""
     made = {name: _scores(asked, job) for name, job in jobs.items()}
     measure = Measure(table, next(iter(jobs.values())).config.data, asked.size.tail)
-    make = lines_of_table_1 if asked.table == "table1" else lines_of_table_2
-    lines = make(asked, jobs, made, measure)
+    if asked.table == "table1":
+        lines = lines_of_table_1(asked, jobs, made, measure)
+    else:
+        join = partial(_ensembles, asked, made)
+        lines = lines_of_table_2(asked, jobs, made, measure, join)
     said = f"`{asked.scale}`" + (f", {asked.epochs} epochs" if asked.epochs else "")
     ladder = Ladder(
         f"Table {asked.table[-1]} of the paper, at the scale {said}",
@@ -234,3 +240,27 @@ def _write(asked: Reproduction, jobs: Mapping[str, Job], table: Table) -> None:
     files.write_text(folder / f"{asked.table}.csv", to_csv(ladder))
     files.write_text(folder / f"{asked.table}.html", to_html(ladder, lingula.NOTICE))
     files.write_text(folder / f"{asked.table}.md", to_markdown(ladder))
+
+
+def _ensembles(
+    asked: Reproduction, made: Made, row: EnsembleRow, names: Sequence[str]
+) -> list[dict[str, Path]]:
+    """One ensemble a seed, of that seed's trainings; its scores files by split."""
+    found = []
+    for seed in range(asked.seeds):
+        members = [(name, made[name][seed]["dev"], made[name][seed]["test"]) for name in names]
+        out = asked.folder / "ensembles" / f"t2r{row.number}-s{seed}"
+        other = _has_other_members(out, members)
+        place = ensemble(row.rule, members=members, labels=asked.own, out=out, overwrite=other)
+        found.append({split: place / "scores" / f"{split}.csv" for split in ("dev", "test")})
+    return found
+
+
+def _has_other_members(out: Path, members: Sequence[tuple[str, Path, Path]]) -> bool:
+    """Whether an ensemble was made of other trainings: more of them may have been run since."""
+    made = out / "ensemble.json"
+    if not made.is_file():
+        return False
+    before = files.read_object(made).get("made_from", {}).get("members")
+    now = {name: [files.sha256(dev), files.sha256(test)] for name, dev, test in members}
+    return bool(before != now)

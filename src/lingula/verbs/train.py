@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lingula.settings.config import Config, Worst, overridden, read_config
+from lingula.settings.config import (
+    OUTSIDE_PHANTOMS,
+    Config,
+    Worst,
+    absolute,
+    overridden,
+    read_config,
+)
 from lingula.settings.label_space import SPACES
 from lingula.settings.recipe import RECIPES, recipe
 from lingula.system import files, locks, processes
@@ -23,9 +30,6 @@ if TYPE_CHECKING:
 # What reads tables is imported where it is used: it takes longer than the answer to wrong settings.
 
 log = logging.getLogger("lingula")
-
-# Names that `data.outside` knows: the embedded stand-ins of the paper's outside data.
-OUTSIDE_PHANTOMS = {"phantom:nih": "nih", "phantom:chexpert": "chexpert"}
 
 
 def train(
@@ -63,13 +67,22 @@ def train(
             log.info("Moved the old %s to %s.", run, files.set_aside(run))
     with run_folder.held(run) if first else contextlib.nullcontext():
         config = _with_phantom(config, run)
+        from lingula.tables.configured import prepared_table
+
         table, split_made = prepared_table(config)
         others = outside_tables(config, table)
         from lingula.training.fitting import fit_and_score  # imports torch
         from lingula.training.plan import Plan
 
-        fit_and_score(Plan(config, table, run, split_made, others), resuming=resume is not None)
+        plan = Plan(config, table, run, split_made, others)
+        fit_and_score(plan, resuming=resume is not None, report=_write_page)
     return run
+
+
+def _write_page(run: Path) -> None:
+    from lingula.verbs.report import report
+
+    report([run], out=run / "report.html")
 
 
 def _settings(
@@ -126,35 +139,6 @@ def settings_of(name: str | Path | Config) -> Config:
             f"{Path(name) / 'config.yaml'}."
         )
     return recipe(str(name))
-
-
-def absolute(config: Config) -> Config:
-    """Paths made absolute, so that the run can be continued from any working folder."""
-    data, model = config.data, config.model
-    if data.table != "phantom":
-        data = data.model_copy(update={"table": str(files.expanded(data.table).resolve())})
-    outside = tuple(
-        place if place in OUTSIDE_PHANTOMS else str(files.expanded(place).resolve())
-        for place in data.outside
-    )
-    data = data.model_copy(update={"outside": outside})
-    if data.root is not None:
-        data = data.model_copy(update={"root": str(files.expanded(data.root).resolve())})
-    if data.cache is not None:
-        places = [data.cache] if isinstance(data.cache, str) else data.cache
-        caches = tuple(str(files.expanded(place).resolve()) for place in places)
-        cache = caches[0] if isinstance(data.cache, str) else caches
-        data = data.model_copy(update={"cache": cache})
-    if config.loss.worst.run is not None:
-        run = str(files.expanded(config.loss.worst.run).resolve())
-        worst = config.loss.worst.model_copy(update={"run": run})
-        loss = config.loss.model_copy(update={"worst": worst})
-        config = config.model_copy(update={"loss": loss})
-    for field in ("weights", "text"):
-        place = files.expanded(getattr(model, field))
-        if getattr(model, field) not in ("none", "imagenet", "orthogonal") and place.exists():
-            model = model.model_copy(update={field: str(place.resolve())})
-    return config.model_copy(update={"data": data, "model": model})
 
 
 def _with_phantom(config: Config, run: Path) -> Config:
@@ -232,57 +216,13 @@ def with_worst(config: Config) -> Config:
     return config.model_copy(update={"loss": loss})
 
 
-def prepared_table(config: Config) -> tuple[Table, bool]:
-    """The table as the config reads it, with disjoint splits; and whether they were made here."""
-    from lingula.tables.configured import configured_table, with_own_split
-
-    data = config.data
-    table = configured_table(data)
-    split_made = table.splits is None
-    if split_made:
-        table = with_own_split(
-            table, seed=config.seed, images_are_patients=data.images_are_patients
-        )
-        log.info("The table has no split; made one by patient (70 % train, 10 % dev, 20 % test).")
-    check_table(table, config)
-    return table, split_made
-
-
-def check_table(table: Table, config: Config) -> None:
-    """Refuse a table with splits that can't be trained on as the config says; name odd classes."""
-    from lingula.tables.configured import check_trainable
-
-    check_trainable(table, config.data)
-    _name_empty_classes(table, config)
-    for name in config.loss.class_weights:
-        table.space.index(name)
-
-
-def _name_empty_classes(table: Table, config: Config) -> None:
-    import numpy as np
-
-    from lingula.tables.configured import configured_targets
-    from lingula.tables.table import rows_of
-
-    values, mask = configured_targets(config.data, table)
-    here = (values >= 0.5) & mask
-    for split, so in (
-        ("train", "nothing is learned"),
-        ("dev", "no epoch, threshold or calibration is chosen by the AP"),
-        ("test", "no AP is measured"),
-    ):
-        rows = rows_of(table, split)
-        empty = [table.space.classes[i] for i in np.flatnonzero(~here[rows].any(0))]
-        if empty and len(rows):
-            log.warning("No positives in %s, so %s of: %s.", split, so, examples(empty, 26))
-
-
 def _rehearse(config: Config, run: Path, *, resuming: bool, overwrite: bool) -> None:
     """Look at everything that training would; what needs torch comes last."""
     log.info("Would train %s into %s.", config.model.encoder, run)
     _check_phantoms(config)
     if run.exists() and overwrite:
         log.info("The old %s would be set aside.", run)
+    from lingula.tables.configured import prepared_table
     from lingula.training.plan import Plan
 
     if config.data.table == "phantom":

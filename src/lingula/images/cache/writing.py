@@ -29,12 +29,12 @@ from lingula.images.cache.files import (
     write_index,
 )
 from lingula.images.cache.reading import currents
+from lingula.images.presence import image_path
 from lingula.images.reading import read_image
 from lingula.phantom import is_phantom
 from lingula.system import files
 from lingula.system.csv_cells import plain_csv
 from lingula.system.errors import ImageError, StoppedError
-from lingula.tables.table import image_path
 
 IMAGES_A_FILE = 4096  # 1 GiB of raw images at 512 pixels; what a kill costs at most
 _BYTES_A_FILE = 2**30

@@ -9,28 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from lingula.model.network import Architecture
+from builders import write_tiny
 from lingula.settings.config import Config, vary
 from lingula.settings.recipe import recipe
-
-TINY = Architecture(
-    encoder="test_resnet",
-    image_size=64,
-    classifier="separate",
-    width=32,
-    layers=2,
-    heads=4,
-    feedforward=32,
-    dropout=0.1,
-    positions="none",
-    start="normal",
-    pooled_path=False,
-)
-CLASSES = ("Cardiomegaly", "Edema", "Fracture", "No Finding")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -74,25 +57,6 @@ def real_data() -> Path:
     if not place.is_dir():
         pytest.skip(f"no real data at {place} (set LINGULA_TEST_DATA)")
     return place.resolve()
-
-
-def write_tiny(folder: Path, n: int = 40, size: int = 40) -> Path:
-    """n patients with one image each; the first class is visible as a bright half."""
-    random = np.random.default_rng(0)
-    (folder / "images").mkdir(parents=True)
-    lines = ["image,patient,study,split," + ",".join(CLASSES)]
-    for i in range(n):
-        labels = [int(i % 2 == 0), int(i % 3 == 0), int(i % 5 == 0), 0]
-        labels[3] = int(not any(labels))
-        pixels = random.integers(0, 120, (size, size), dtype=np.uint8)
-        if labels[0]:
-            pixels[size // 2 :] += 120
-        Image.fromarray(pixels).save(folder / "images" / f"{i:03}.png")
-        split = ("train", "train", "dev", "test")[(i // 2) % 4]
-        lines.append(f"images/{i:03}.png,p{i},s{i},{split}," + ",".join(map(str, labels)))
-    table = folder / "labels.csv"
-    table.write_text("\n".join(lines) + "\n")
-    return table
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from lingula.system.errors import InputError
 # Children that touch the network die of it: see its sitecustomize. They run the package that these
 # tests import, wherever another may be installed.
 OFFLINE = Path(__file__).parent / "offline"
-PACKAGE = Path(config_module.__file__).parents[1]
+PACKAGE = Path(config_module.__file__).parents[2]
 CHILD = os.environ | {"PYTHONPATH": f"{OFFLINE}{os.pathsep}{PACKAGE}"}
 NO_TORCH = """
 import sys

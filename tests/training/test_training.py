@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import lingula
-from conftest import TINY
+from builders import TINY
 from lingula.loading.batches import Radiographs, decode_all, load
 from lingula.loading.order import Rows, epoch_batches, epoch_order, training_batches
 from lingula.model.checkpoint import load_model, newest_checkpoint

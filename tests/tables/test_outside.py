@@ -164,10 +164,10 @@ def test_worst_first_and_undefined_never(tmp_path: Path) -> None:
 
 def test_three_public_data_sets_as_they_lie_on_disk(tmp_path: Path) -> None:
     """One command each, joined, and trained on by the paper's recipe with a tiny encoder."""
+    from builders import CHEXPERT_HEAD, csv, cxr_lt_2023, film, mimic_images, nih_row, nih_tree
     from lingula.model.tiny_text import save_tiny
     from lingula.settings.config import vary
     from lingula.settings.recipe import recipe
-    from test_sources import CHEXPERT_HEAD, csv, cxr_lt_2023, film, mimic_images, nih_row, nih_tree
 
     own = lingula.data_cxr_lt(
         mimic_images(tmp_path / "mimic", range(33)),

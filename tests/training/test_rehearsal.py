@@ -12,7 +12,7 @@ import timm
 import torch
 
 import lingula
-from conftest import write_tiny
+from builders import write_tiny
 from lingula.settings.config import Config, vary
 from lingula.system import locks
 from lingula.system.errors import InputError

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lingula
-from conftest import write_tiny
+from builders import write_tiny
 from lingula.images.cache.files import CacheSettings, claim, open_cache, open_caches
 from lingula.images.cache.reading import CachedImages, locate
 from lingula.images.cache.writing import Part, fill

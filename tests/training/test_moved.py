@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import lingula
-from conftest import CLASSES, write_tiny
+from builders import CLASSES, write_tiny
 from lingula.model.tiny_text import save_tiny
 from lingula.settings.config import Config, read_config, vary
 from lingula.settings.recipe import recipe

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-import conftest
+import builders
 from lingula.model.checkpoint import save_model, start_from_run
 from lingula.model.encoders import Normalisation, build_encoder
 from lingula.model.loader import load_encoder
@@ -20,7 +20,7 @@ from lingula.system.errors import InputError
 
 NAMES = ("Edema", "Mass", "Hernia", "Nodule")
 ORTHOGONAL = "orthogonal (a random basis: no text)"
-TINY = replace(conftest.TINY, image_size=32, layers=1)
+TINY = replace(builders.TINY, image_size=32, layers=1)
 
 
 def built(classes: tuple[str, ...] = NAMES, seed: int = 0, **changes: Any) -> Network:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import lingula
+from builders import imagenet_of
 from lingula.reporting.ladder import Ladder, Line, to_csv, to_html, to_markdown
 from lingula.reproduction.lines import averaged
 from lingula.settings.config import Config, diff, read_config, vary
@@ -125,7 +126,7 @@ def test_text_encoders_that_are_not_here_say_how_to_get_them(
 def test_what_the_paper_leaves_open_is_listed_everywhere() -> None:
     """`lingula recipes` and docs/reproducing.md give the same list, and the recipes do as it says."""
     listed = lingula.recipes()
-    page = " ".join((Path(__file__).parents[1] / "docs" / "reproducing.md").read_text().split())
+    page = " ".join((Path(__file__).parents[2] / "docs" / "reproducing.md").read_text().split())
     for line in ASSUMED:
         assert f"- {line}" in listed and f"- {line}." in page, line
     every = "\n".join(ASSUMED)
@@ -136,7 +137,7 @@ def test_what_the_paper_leaves_open_is_listed_everywhere() -> None:
     assert f"best {signature(lingula.ensemble).parameters['top_k'].default} members" in every
     for named in ("ReLU", "No Finding", "square", "fp32", "best epoch", "one linear map"):
         assert named in every, named
-    ensembles = (Path(__file__).parents[1] / "docs" / "ensembles.md").read_text()
+    ensembles = (Path(__file__).parents[2] / "docs" / "ensembles.md").read_text()
     assert "top-3 (the paper" not in ensembles and "best three on dev (paper" not in ensembles
 
 
@@ -216,16 +217,6 @@ def test_fetching_for_a_table_brings_all_there_is_and_names_the_rest(
     assert (tmp_path / "other" / "densenet121.tv_in1k.safetensors").is_file()
 
 
-def imagenet_of(name: str, folder: Path) -> None:
-    """What `fetch` would have brought, with random numbers."""
-    from safetensors.torch import save_file
-
-    from lingula.model.encoders import build_encoder
-
-    encoder, _, _ = build_encoder(name, 32)
-    save_file(encoder.state_dict(), folder / f"{name}.safetensors")
-
-
 def test_a_run_records_which_imagenet_weights_it_started_from(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +280,7 @@ def test_table_2_continues_after_a_kill_without_training_twice(tmp_path: Path) -
     out = tmp_path / "out"
     words = [sys.executable, "-m", "lingula", "reproduce", "table2", "--scale", "tiny"]
     words += ["--out", str(out)]
-    offline = os.environ | {"PYTHONPATH": str(Path(__file__).parent / "offline")}
+    offline = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "offline")}
     with subprocess.Popen(words, env=offline, stderr=subprocess.DEVNULL) as child:
         deadline = time.monotonic() + 900
         while not len(list(out.glob("trainings/*/finished.json"))) >= 2:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import lingula
-from conftest import write_tiny
+from builders import write_tiny
 from lingula.settings.config import vary
 from lingula.settings.recipe import recipe
 from lingula.system.errors import InputError

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import lingula
+from builders import imagenet_of
 from lingula.bench.train import network_of
 from lingula.loading import batches, order
 from lingula.settings.config import Config, vary
 from lingula.system import files
 from lingula.system.errors import InputError
 from lingula.training.space import Sizes, all_features, features_bytes, run_bytes, sizes_of
-from test_paper import imagenet_of
 
 
 def test_features_that_will_not_fit_are_not_begun(

@@ -25,8 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 import lingula
-from conftest import write_tiny
-from lingula.cli import main
+from builders import typed, write_tiny
 from lingula.images.cache.files import open_cache, verify
 from lingula.loading import batches
 from lingula.loading.batches import Radiographs
@@ -112,22 +111,6 @@ def full_disk(room: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-def typed(*words: object) -> int:
-    """What the command line exits with; its signal handlers and its log are taken back."""
-    log = logging.getLogger("lingula")
-    before = sys.argv, log.handlers[:], log.level, [signal.getsignal(n) for n in (2, 15)]
-    sys.argv = ["lingula", *map(str, words)]
-    try:
-        main()
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    finally:
-        sys.argv, log.handlers[:] = before[0], before[1]
-        log.setLevel(before[2])
-        for number, handler in zip((2, 15), before[3], strict=True):
-            signal.signal(number, handler)
 
 
 # A full disk, and a place that can't be written.

@@ -11,10 +11,10 @@ import timm
 import torch
 
 import lingula
+from builders import typed
 from lingula.scores.predictions import failed, read_failures, read_scores
 from lingula.settings.config import Config, vary
 from lingula.system.errors import InputError
-from test_faults import typed
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def test_test_films_that_the_cache_lacks_are_told_before_the_first_step(
 
 
 def test_the_outside_table_is_named_with_ones_own(once: Config, tmp_path: Path) -> None:
-    from conftest import write_tiny
+    from builders import write_tiny
 
     other = write_tiny(tmp_path / "nih")
     text = other.read_text().replace(",p", ",q").replace(",qatient", ",patient")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import lingula
-from conftest import write_tiny
+from builders import write_tiny
 from lingula.scores.curves import expit
 from lingula.scores.plausibility import doubt
 from lingula.settings.config import vary

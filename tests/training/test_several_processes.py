@@ -14,23 +14,13 @@ import pytest
 import torch
 
 import lingula
+from builders import torchrun
 from lingula.model.checkpoint import load_model, newest_checkpoint
 from lingula.scores.predictions import read_scores
 from lingula.settings.config import Config, vary, write_config
 from lingula.training.run_folder import read_rows
 
 pytestmark = pytest.mark.slow
-
-
-def torchrun(count: int, *words: str) -> subprocess.CompletedProcess[str]:
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return subprocess.run(
-        [*start, f"--nproc-per-node={count}", "-m", "lingula", *words],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
 
 
 @pytest.fixture

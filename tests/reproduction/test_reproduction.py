@@ -250,7 +250,7 @@ def test_features_that_will_not_fit_are_told_before_they_are_computed(
 ) -> None:
     weights = tmp_path / "no-weights"
     weights.mkdir()
-    from test_paper import imagenet_of
+    from builders import imagenet_of
 
     imagenet_of("test_resnet.r160_in1k", weights)
     asked: dict[str, Any] = {"out": tmp_path / "o", "data": tables["cxr-lt"], "scale": "tiny"}

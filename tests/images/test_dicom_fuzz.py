@@ -62,7 +62,7 @@ def fuzz(folder: Path, first: int, count: int) -> dict[str, object]:
             sys.executable,
             "-W",
             "error",
-            Path(__file__).parent / "fuzz_images.py",
+            Path(__file__).parents[1] / "fuzz_images.py",
             folder,
             str(first),
             str(count),
@@ -111,7 +111,7 @@ def test_the_limits_bite(tmp_path: Path) -> None:
     )
     env = {
         **os.environ,
-        "PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": f"{Path(__file__).parents[1]}:{os.environ.get('PYTHONPATH', '')}",
     }
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, env=env

@@ -156,16 +156,16 @@ def test_one_of_several_that_nobody_joined_does_not_do_the_first_ones_work(
 
 MEET = """
 import sys
-from lingula import interruption, meeting, ranks
-from lingula.errors import InputError, StoppedError
+from lingula.system import meeting, processes, signals
+from lingula.system.errors import InputError, StoppedError
 import logging
 logging.basicConfig(format="%(message)s", level=logging.INFO)
-interruption.stop_at_once()
+signals.stop_at_once()
 meeting._FIRST_WORD, meeting.AGENT_PATIENCE = 0.3, 1.0
 try:
     place = meeting.meet(processes.here())
     print("met")
-except interruption.Interrupted as asked:
+except signals.Interrupted as asked:
     sys.exit(asked.status)
 except (InputError, StoppedError) as error:
     sys.exit(f"{type(error).__name__}: {error}")
@@ -230,9 +230,9 @@ def test_a_process_that_waits_in_a_library_ends_too() -> None:
     """Python's handlers never run while C waits; batch systems would have to kill."""
     deaf = """
         import ctypes
-        from lingula import interruption
-        interruption.stop_at_once()
-        interruption.end_if_deaf(0.5)
+        from lingula.system import signals
+        signals.stop_at_once()
+        signals.end_if_deaf(0.5)
         libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
         libc.pthread_mutex_lock(mutex)
         print("ready", flush=True)

@@ -709,7 +709,7 @@ def test_what_killed_processes_left_is_swept(
 
 def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     script = (
-        "import sys, time\nfrom pathlib import Path\nfrom lingula import runs\n"
+        "import sys, time\nfrom pathlib import Path\nfrom lingula.training import run_folder\n"
         "with run_folder.held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen(
@@ -717,7 +717,7 @@ def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     )
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     with (
-        pytest.raises(InputError, match=r"Another process is loop.*fuser"),
+        pytest.raises(InputError, match=r"Another process is training.*fuser"),
         run_folder.held(tmp_path / "run"),
     ):
         pass

@@ -126,7 +126,7 @@ def _announce(folder: Path, config: Config, size: Size) -> None:
         log.info("  %d. %s: %s", number, words, left)
     whole = sum(takes for takes, done in zip(seconds, there, strict=True) if not done)
     if whole:
-        log.info("All of it: about %s here, if nothing else run_folder.", spoken(whole))
+        log.info("All of it: about %s here, if nothing else runs.", spoken(whole))
 
 
 @dataclass(frozen=True)

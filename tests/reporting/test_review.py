@@ -123,7 +123,7 @@ def test_a_sheet_with_decisions_is_never_overwritten(tiny_table: Path, tmp_path:
     made = random_scores(tiny_table, tmp_path / "s.csv")
     done = review(made, labels=tiny_table, out=tmp_path / "review")
     done.corrections.write_text("mine")
-    with pytest.raises(InputError, match="may hold decisions"):
+    with pytest.raises(InputError, match="may contain decisions"):
         review(made, labels=tiny_table, out=tmp_path / "review")
     assert done.corrections.read_text() == "mine"
     review(made, labels=tiny_table, out=tmp_path / "review", overwrite=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from lingula.images.presence import absent, image_path
 from lingula.system import files
+from lingula.system.claims import OTHER_CONTENT, claim
 from lingula.system.errors import ImageError, InputError, examples
 from lingula.tables.mapping import Known, coverage, coverage_text
 from lingula.tables.reading import read_description, write_table
@@ -84,38 +85,22 @@ def check_not_an_input(out: str | Path, inputs: Sequence[str | Path]) -> None:
         raise InputError(f"{out} is an input of this command. Name another file to write.")
 
 
-def write_new(table: Table, out: Path, overwrite: bool = False) -> bool:
-    """Write a table that is not there yet; False where the same one is.
+def write_new(table: Table, out: Path, overwrite: bool = False) -> None:
+    """Write a table that is not there yet.
 
     Raises `InputError` if something else is there, unless `overwrite`, which renames a table that
     lingula wrote, and nothing else.
     """
-    if out.suffix.lower() not in (".csv", ".parquet"):
-        raise InputError(f"{out}: name a .csv or .parquet file for the table.")
-    beside = out.with_suffix(".json")
-    there = [path for path in (out, beside) if path.exists()]
-    if there:
-        if len(there) == 2 and _same(table, out):
-            log.info("%s is there already, with the same rows.", out)
-            return False
-        if not _is_ours(out):
-            raise InputError(
-                f"{there[0]} is there already, and lingula did not write it. Name another file."
-            )
-        if not overwrite:
-            raise InputError(
-                f"{there[0]} is there already and holds something else. Name another file, or let "
-                "the old one be renamed: --overwrite"
-            )
-        for path in there:
-            files.set_aside(path)
+    files.check_suffix(out, (".csv", ".parquet"), "a table")
+    there = [path for path in (out, out.with_suffix(".json")) if path.exists()]
+    if len(there) == 2 and _same(table, out):
+        claim(out, None)
+        return
+    place, *beside = there or [out]
+    if there and "sha256" not in read_description(out):  # as lingula writes it
+        claim(place, "and lingula did not write it.", overwrite=None)
+    claim(place, OTHER_CONTENT, overwrite=overwrite, beside=beside).make_room()
     write_table(table, out)
-    return True
-
-
-def _is_ours(out: Path) -> bool:
-    """Whether the description beside `out` is one that lingula writes."""
-    return "sha256" in read_description(out)
 
 
 def _same(table: Table, out: Path) -> bool:

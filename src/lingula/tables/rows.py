@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from lingula.system import files
+from lingula.system.claims import OTHER_CONTENT, claim
 from lingula.system.csv_cells import plain_cell
 from lingula.system.errors import InputError
 from lingula.tables.names import known_columns
@@ -32,8 +33,8 @@ def keep_rows(table: Path, out: Path, wanted: Callable[[str], bool]) -> int:
     kept = frame.filter(pl.Series([wanted(image.strip()) for image in frame[column].to_list()]))
     if not kept.height:
         raise InputError(f"No row of {table} is left.")
-    if out.exists() and not read_frame(out).equals(kept):
-        raise InputError(f"{out} is there already, with something else in it; name another file.")
+    if not out.exists() or not read_frame(out).equals(kept):
+        claim(out, OTHER_CONTENT, overwrite=None)
     with files.whole(out) as temporary:
         if out.suffix == ".parquet":
             kept.write_parquet(temporary)

@@ -17,6 +17,7 @@ from lingula.scores.plausibility import warn_of_doubt
 from lingula.scores.predictions import (
     Predictions,
     failed,
+    failures_beside,
     read_scores,
     write_failures,
     write_scores,
@@ -24,7 +25,14 @@ from lingula.scores.predictions import (
 from lingula.scores.thresholds import distinct
 from lingula.settings.config import Data, read_config
 from lingula.system import files
-from lingula.system.errors import InputError, changes, differences, examples, nearest
+from lingula.system.claims import (
+    OTHER_CONTENT,
+    claim,
+    other_settings,
+    read_settings_beside,
+    settings_beside,
+)
+from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.configured import configured_table
 from lingula.training import run_folder
 from lingula.training.run_labels import warn_of_other_labels
@@ -76,15 +84,17 @@ def calibrate(
         "method": method,
         "thresholds": list(thresholds),
     }
-    if target.exists() and not overwrite and _same(target, settings):
+    there = _settings_there(target) if target.is_file() and not overwrite else None
+    conflict = other_settings(there, settings, skip=("scores", "labels"))
+    claimed = claim(target, conflict, overwrite=overwrite)
+    if claimed.is_done:
         return target
     warn_of_other_labels([(scores, table_path, settings["labels_sha256"])])
     joined, rows = _joined(scores, table_path, data, split)
     groups = fitting.group_numbers(joined.patients, len(joined.targets))
     made = fitting.fit_calibration(joined, groups, method, rules, where=rows)
     _say(made, rows)
-    if target.exists():
-        log.info("Moved the old %s to %s.", target, files.set_aside(target))
+    claimed.make_room()
     where = {"scores": str(scores.resolve()), "labels": str(table_path.resolve())}
     files.write_json(target, fitting.to_json(made) | {"made_from": settings | where})
     return target
@@ -114,30 +124,24 @@ def apply_calibration(
     predictions = read_scores(raw)
     if target.resolve() == raw.resolve():
         raise InputError(f"--out {target} is the raw scores file; calibrated scores are a new one.")
-    before = _made_of(raw)
-    if before.get("calibration"):
+    if calibrated_with(raw):
         raise InputError(
-            f"{raw} is calibrated already ({raw.with_suffix('.made.json')}). Give the raw scores."
+            f"{raw} is calibrated already ({settings_beside(raw)}). Give the raw scores."
         )
     result = fitting.apply_curves(found, predictions)
     made = {"calibration": files.sha256(path), "scores_sha256": files.sha256(raw)}
-    if target.exists():
-        if not overwrite and _made_of(target) == made:
-            log.info("%s is there already, made of the same.", target)
-            return target
-        if not overwrite:
-            raise InputError(
-                f"{target} is there already, with something else in it. Choose another --out, or "
-                "--overwrite to set it aside."
-            )
-        log.info("Moved the old %s to %s.", target, files.set_aside(target))
-        write_failures(target, {})  # those of the old scores
+    conflict = None if read_settings_beside(target) == made else OTHER_CONTENT
+    beside = [settings_beside(target), failures_beside(target)]
+    claimed = claim(target, conflict, overwrite=overwrite, beside=beside)
+    if claimed.is_done:
+        return target
+    claimed.make_room()
     write_scores(result, target)
     lost = [result.images[row] for row in np.flatnonzero(failed(result))]
     if lost:
         log.warning("%s: %d images have no scores: %s.", target, len(lost), examples(lost))
         write_failures(target, {image: f"no scores in {raw.name}" for image in lost})
-    files.write_json(target.with_suffix(".made.json"), made)
+    files.write_json(settings_beside(target), made)
     return target
 
 
@@ -151,7 +155,7 @@ def read_calibration(path: str | Path) -> Calibration:
 
 def calibrated_with(scores: Path) -> str | None:
     """The hash of the calibration that scores were mapped with; None for raw ones."""
-    found = _made_of(scores).get("calibration")
+    found = (read_settings_beside(scores) or {}).get("calibration")
     return None if found is None else str(found)
 
 
@@ -176,12 +180,6 @@ def calibration_of_run(run: str | Path, weights_sha256: str) -> tuple[Calibratio
             f"calibrate {folder} --overwrite`."
         )
     return read_calibration(path), files.sha256(path)
-
-
-def _made_of(scores: Path) -> dict[str, Any]:
-    """What `SCORES.made.json` says, or nothing."""
-    path = scores.with_suffix(".made.json")
-    return files.read_object(path) if path.is_file() else {}
 
 
 def _model_of(source: Path) -> str | None:
@@ -258,18 +256,11 @@ def _with_unlabelled(joined: Joined, predictions: Predictions) -> Joined:
     )
 
 
-def _same(target: Path, settings: dict[str, Any]) -> bool:
-    """Whether the file was made with these settings; `InputError` for any other file."""
+def _settings_there(target: Path) -> dict[str, Any]:
+    """What a calibration was made from; `InputError` for any other file."""
     value = files.read_object(target)
     fitting.from_json(value, str(target))
-    changed = changes(value.get("made_from", {}), settings, skip=("scores", "labels"))
-    if changed:
-        raise InputError(
-            f"{target} was made with other settings:\n{differences(changed)}\n"
-            "Choose another --out, or --overwrite to set the old one aside."
-        )
-    log.info("%s is there already, made with the same settings.", target)
-    return True
+    return dict(value.get("made_from", {}))
 
 
 def _say(made: Calibration, where: str) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lingula.reporting.reviewing import Corrected, apply_corrections
-from lingula.system.errors import InputError
+from lingula.system import files
+from lingula.system.claims import claim
 from lingula.tables.reading import read_table, write_table
 
 
@@ -28,11 +29,9 @@ def data_correct(
         soft: the table's cells may be probabilities.
     """
     file = Path(out)
-    if file.suffix.lower() not in (".csv", ".parquet"):
-        raise InputError(f"--out {file}: tables are .csv or .parquet files.")
+    files.check_suffix(file, (".csv", ".parquet"), "a table")
     for path in (file, file.with_suffix(".json")):
-        if path.exists():
-            raise InputError(f"--out: {path} is there already; give another name.")
+        claim(path, "and is never overwritten.", overwrite=None)
     made = apply_corrections(
         read_table(table, ignore_columns=ignore_columns, soft=soft), corrections
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import tempfile
 from collections.abc import Callable, Sequence
@@ -12,8 +11,9 @@ from pathlib import Path
 
 from lingula.settings.label_space import LabelSpace
 from lingula.system import files
+from lingula.system.claims import claim, other_settings, read_settings_beside, settings_beside
 from lingula.system.csv_cells import plain_cell
-from lingula.system.errors import InputError, changes, differences, examples
+from lingula.system.errors import examples
 from lingula.tables.attached import Attached, Found, attach
 from lingula.tables.folder import counted
 from lingula.tables.mapping import LabelMap, map_of, mapped, written_map
@@ -66,8 +66,7 @@ def data_folder(
         raise files.not_a_folder(folder)
     if not source.is_file():
         raise files.not_a_file(source, "label file")
-    if target.suffix not in (".csv", ".parquet"):
-        raise InputError(f"--out {target}: a table is written as .csv or .parquet.")
+    files.check_suffix(target, (".csv", ".parquet"), "a table")
     written = {} if map_file is None else written_map(map_file)
     rules = map_of(written, str(map_file)) if written else LabelMap()
     settings = {
@@ -79,8 +78,11 @@ def data_folder(
         "keep_ids": keep_ids,
         "age_and_sex": age_and_sex,
     }
-    if target.exists():
-        _check_old(target, settings, overwrite)
+    conflict = other_settings(read_settings_beside(target), settings)
+    beside = [settings_beside(target), target.with_suffix(".json")]
+    claimed = claim(target, conflict, overwrite=overwrite, beside=beside)
+    if claimed.is_done:
+        log.info("It is made again, from the folder as it is now.")
     joined = attach(
         folder,
         source,
@@ -97,31 +99,11 @@ def data_folder(
     if rules.terms:
         # Its terms were looked for in the label file: those of no class are not in the table.
         table = mapped(table, LabelSpace(joined.classes), rules, strict=False)
+    claimed.make_room()
     write_table(table, target)
-    files.write_json(target.with_suffix(".made.json"), settings)
+    files.write_json(settings_beside(target), settings)
     _tell(joined, target)
     return FolderTable(target, joined)
-
-
-def _check_old(target: Path, settings: dict[str, object], overwrite: bool) -> None:
-    made = target.with_suffix(".made.json")
-    if overwrite:
-        for path in (target, made, target.with_suffix(".json")):
-            if path.exists():
-                files.set_aside(path)
-        return
-    if not made.is_file():
-        raise InputError(
-            f"{target} is there already, and was not made by this command. Choose another --out, "
-            "or --overwrite to set it aside."
-        )
-    changed = changes(json.loads(made.read_text(encoding="utf-8")), settings)
-    if changed:
-        raise InputError(
-            f"{target} is there already, made with other settings:\n{differences(changed)}\n"
-            "Choose another --out, or --overwrite to set it aside."
-        )
-    log.info("%s is there already; it is made anew from the folder as it is now.", target)
 
 
 def _facts(age_and_sex: bool) -> Callable[[Path], Found]:

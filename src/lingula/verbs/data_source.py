@@ -9,6 +9,7 @@ from typing import Literal, TypedDict, Unpack
 from lingula.settings.label_space import label_space
 from lingula.sources import chexpert, cxr_lt, medmnist, mimic, nih, padchest, vindr
 from lingula.system import files
+from lingula.system.claims import OTHER_CONTENT, claim
 from lingula.system.csv_cells import plain_csv
 from lingula.system.errors import InputError
 from lingula.system.progress import counting, progress
@@ -109,15 +110,14 @@ def data_vindr(
     table = vindr.vindr(root, given_labels, readers)
     boxes = vindr.vindr_boxes(table, root, given_labels)
     beside = Path(out).with_suffix(".boxes.csv")
-    if beside.exists() and not written.get("overwrite") and not Path(out).exists():
-        raise InputError(f"{beside} is there already. Name another table, or use --overwrite")
+    if not Path(out).exists():
+        claim(beside, OTHER_CONTENT, overwrite=written.get("overwrite"))
     found = _write(table, out, vindr.MAP, written)
     boxes = boxes.filter(boxes["image"].is_in(list(found.table.images)))
     text = plain_csv(boxes.columns, boxes.iter_rows())
-    same = beside.exists() and beside.read_text(encoding="utf-8") == text
-    if boxes.height and not same:
-        if beside.exists():
-            files.set_aside(beside)
+    is_same = beside.exists() and beside.read_text(encoding="utf-8") == text
+    if boxes.height and not is_same:
+        claim(beside, OTHER_CONTENT, overwrite=True).make_room()
         files.write_text(beside, text)
     return found
 

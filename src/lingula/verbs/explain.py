@@ -21,6 +21,7 @@ from lingula.reporting.overlays import Overlay, Sheet, render
 from lingula.scores.localisation import Rate, described
 from lingula.scoring.attention import in_parts, known_rates
 from lingula.system import files
+from lingula.system.claims import NOT_EMPTY, claim
 from lingula.system.csv_cells import plain_csv
 from lingula.system.errors import ImageError, InputError, examples, nearest
 from lingula.tables.boxes import Box, boxes_beside
@@ -90,10 +91,7 @@ def explain(
     if facts["trained_on"]["phantom"] and not allow_phantom_model:
         refuse_films([image_path(root, name) for name in chosen])
     limits, why = _thresholds(place, facts, labels)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise InputError(f"{folder} is there already; choose another --out, or --overwrite.")
-        log.info("Moved the old %s to %s.", folder, files.set_aside(folder))
+    claim(folder, NOT_EMPTY, overwrite=overwrite).make_room()
     from lingula.model.checkpoint import load_model  # imports torch
 
     trained = load_model(place)

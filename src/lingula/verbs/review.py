@@ -10,7 +10,7 @@ from lingula.reporting.review import render_review, thumbnails
 from lingula.reporting.reviewing import Disagreement, disagreements, write_corrections
 from lingula.scores.predictions import read_scores
 from lingula.system import files
-from lingula.system.errors import InputError
+from lingula.system.claims import claim
 from lingula.tables.reading import read_table
 from lingula.training.run_labels import warn_of_other_labels
 
@@ -53,13 +53,7 @@ def review(
     table = read_table(labels, ignore_columns=ignore_columns, named=predictions.classes)
     warn_of_other_labels([(Path(scores), Path(labels), table.sha256)])
     found = disagreements(predictions, table, split=split, top=top)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not overwrite:
-            raise InputError(
-                f"{folder} is there already, and may hold decisions. Use --overwrite to set it "
-                "aside, or another --out."
-            )
-        files.set_aside(folder)
+    claim(folder, "and may contain decisions.", overwrite=overwrite).make_room()
     shown = thumbnails([one.image for one in found], table.root)
     text = render_review(found, shown, scores=Path(scores).name, labels=Path(labels).name)
     page, sheet = folder / "review.html", folder / "corrections.csv"

@@ -17,6 +17,7 @@ from lingula.reporting.submission import (
 )
 from lingula.scores.predictions import read_scores
 from lingula.system import files
+from lingula.system.claims import read_settings_beside
 from lingula.system.errors import InputError
 from lingula.tables.reading import read_table, read_unlabelled
 from lingula.training.run_labels import warn_of_other_labels
@@ -82,8 +83,7 @@ def submit(
 
 def _splits(scores: Path) -> dict[str, str]:
     """The split of each image, where the scores are those of a whole table; else nothing."""
-    path = scores.with_suffix(".made.json")
-    made = files.read_object(path) if path.is_file() else {}
+    made = read_settings_beside(scores) or {}
     table = Path(str(made.get("data", "")))
     if made.get("split") is not None or not table.is_file():
         return {}

@@ -18,13 +18,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from lingula.scores.ensembles import guarded
-from lingula.scores.ensembles.guarded import Sample
-from lingula.scores.ensembles.weighting import same_rows
-from lingula.scores.predictions import aligned, picked, read_scores
+from lingula.scores import ensembles, guarded
+from lingula.scores.members import Sample, join_labels
+from lingula.scores.predictions import read_scores
+from lingula.settings.config import Data
 from lingula.system import files
 from lingula.tables.reading import read_table
-from lingula.tables.table import targets
 
 
 def read_all(folder: Path) -> tuple[Sample, int]:
@@ -35,13 +34,7 @@ def read_all(folder: Path) -> tuple[Sample, int]:
         raise SystemExit(f"{labels} needs a patient and a split column.")
     paths = sorted(path for path in folder.iterdir() if path.stem != "labels")
     found = {p.stem: read_scores(p) for p in paths if p.suffix in (".csv", ".parquet")}
-    members = same_rows(found)
-    first = next(iter(members.values()))
-    rows = aligned(first, table.images, table.ids)
-    values, mask = targets(table)
-    columns = [table.space.index(name) for name in first.classes]
-    chosen = {name: picked(member, rows) for name, member in members.items()}
-    sample = guarded.sample_of(chosen, values[:, columns], mask[:, columns], table.patients)
+    sample = join_labels(found, table, Data())
     return sample, table.splits.count("dev")
 
 
@@ -51,16 +44,19 @@ def random_split(sample: Sample, rows: int, seed: int) -> tuple[Sample, Sample]:
     order = np.random.default_rng(seed).permutation(len(names))
     dev = np.zeros(len(names), dtype=bool)
     dev[order[np.cumsum(size[order]) <= rows]] = True
-    return guarded.part_of(sample, dev[unit]), guarded.part_of(sample, ~dev[unit])
+    return sample.select(dev[unit]), sample.select(~dev[unit])
 
 
 def one_split(sample: Sample, rows: int, seed: int) -> dict[str, Any]:
     """What the rules choose on dev, what dev says of it, and what test does."""
     dev, test = random_split(sample, rows, seed)
-    found = guarded.guard(dev, test_units=len(set(test.units)), draws=400, seed=seed)
-    plain = guarded.plain_rules(dev)
-    weights = {"guarded": guarded.guarded_weights(dev), **plain}
-    by_dev = {name: guarded.mean_ap(guarded.mixed(w, dev.scores), dev) for name, w in plain.items()}
+    found = guarded.measure_guard(dev, test_units=len(set(test.units)), draws=400, seed=seed)
+    plain = ensembles.plain_rules(dev)
+    weights = {"guarded": ensembles.guarded_weights(dev), **plain}
+    by_dev = {
+        name: guarded.mean_ap(ensembles.weighted_mean(w, dev.scores), dev)
+        for name, w in plain.items()
+    }
     return {
         "seed": seed,
         "rows": [len(dev.units), len(test.units)],
@@ -70,7 +66,7 @@ def one_split(sample: Sample, rows: int, seed: int) -> dict[str, Any]:
         "crossfitted": list(found.crossfitted),
         "expected": list(found.expected or ()),
         "test": {
-            name: guarded.mean_ap(guarded.mixed(w, test.scores), test)
+            name: guarded.mean_ap(ensembles.weighted_mean(w, test.scores), test)
             for name, w in weights.items()
         },
     }

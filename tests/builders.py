@@ -7,15 +7,21 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from lingula.cli import main
 from lingula.model.encoders import build_encoder
 from lingula.model.network import Architecture
-from lingula.settings.label_space import CHEXPERT, CXR_LT_2023
+from lingula.scores.members import Sample, join_labels
+from lingula.scores.predictions import Predictions
+from lingula.settings.config import Data
+from lingula.settings.label_space import CHEXPERT, CXR_LT_2023, label_space
+from lingula.tables.table import BLANK, Table
 
 TINY = Architecture(
     encoder="test_resnet",
@@ -151,3 +157,19 @@ def nih_tree(folder: Path, rows: list[str], images: bool = True, end: str = "") 
 
 
 CHEXPERT_HEAD = "Path,Sex,Age,Frontal/Lateral,AP/PA," + ",".join(CHEXPERT)
+
+
+def with_labels(
+    members: Mapping[str, Predictions],
+    targets: object,
+    mask: NDArray[np.bool_] | None = None,
+    patients: tuple[str, ...] | None = None,
+) -> Sample:
+    """Members with labels for the first one's rows and classes; cells outside `mask` are blank."""
+    first = next(iter(members.values()))
+    cells = np.array(targets, dtype=np.float32)
+    cells = cells if mask is None else np.where(mask, cells, np.float32(BLANK))
+    space = label_space(first.classes)
+    return join_labels(
+        members, Table(first.images, Path(), space, cells, patients=patients), Data()
+    )

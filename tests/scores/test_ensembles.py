@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lingula.scores import metrics
-from lingula.scores.ensembles import weighting
+from builders import with_labels
+from lingula.scores import ensembles, metrics
+from lingula.scores.members import failures, same_rows
 from lingula.scores.predictions import Predictions, failed, read_scores, write_scores
 from lingula.settings.config import vary, write_config
 from lingula.settings.recipe import recipe
@@ -51,9 +52,9 @@ def test_the_order_of_rows_columns_and_members_changes_nothing(seed: int) -> Non
             tuple(member.images[i] for i in rows),
             member.probabilities[rows][:, columns],
         )
-    made = weighting.model_wise(members)
-    plain = weighting.apply(made, members)
-    again = weighting.apply(made, shuffled)
+    made = ensembles.model_wise(members)
+    plain = ensembles.apply(made, members)
+    again = ensembles.apply(made, shuffled)
     assert again.classes == plain.classes
     place = [again.images.index(name) for name in plain.images]
     np.testing.assert_array_equal(again.probabilities[place], plain.probabilities)
@@ -66,55 +67,53 @@ def test_the_order_of_rows_columns_and_members_changes_nothing(seed: int) -> Non
 def test_one_of_each_class_is_at_least_as_good_on_dev_as_any_member(seed: int) -> None:
     members = three(seed)
     targets = (np.random.default_rng(seed).random((8, 2)) < 0.5).astype(np.float32)
-    targets[0], mask = 1, np.ones((8, 2), dtype=bool)
-    made = weighting.class_wise(members, targets, mask, top_k=1)
-    found = metrics.classwise(weighting.apply(made, members).probabilities, targets).ap
+    targets[0] = 1
+    made = ensembles.class_wise(with_labels(members, targets), top_k=1)
+    found = metrics.classwise(ensembles.apply(made, members).probabilities, targets).ap
     best = np.max([metrics.classwise(m.probabilities, targets).ap for m in members.values()], 0)
     np.testing.assert_allclose(found, best)
 
 
 def test_more_members_asked_for_than_there_are_is_the_plain_mean() -> None:
     members = three(0)
-    targets = np.eye(8, 2, dtype=np.float32)
-    made = weighting.class_wise(members, targets, np.ones((8, 2), bool), top_k=9)
+    sample = with_labels(members, np.eye(8, 2))
+    made = ensembles.class_wise(sample, top_k=9)
     np.testing.assert_array_equal(
-        weighting.apply(made, members).probabilities,
-        weighting.apply(weighting.model_wise(members), members).probabilities,
+        ensembles.apply(made, members).probabilities,
+        ensembles.apply(ensembles.model_wise(members), members).probabilities,
     )
     with pytest.raises(InputError, match="at least 1, not 0"):
-        weighting.class_wise(members, targets, np.ones((8, 2), bool), top_k=0)
+        ensembles.class_wise(sample, top_k=0)
 
 
 def test_images_that_failed_in_one_member_choose_for_none() -> None:
-    labels = np.array([[1], [0], [0], [1]], np.float32)
-    whole = np.ones((4, 1), bool)
     a = scores("wxyz", "Edema", [[0.9], [0.2], [0.3], [np.nan]], "A")
     b = scores("wxyz", "Edema", [[0.1], [0.2], [0.3], [0.9]], "B")
-    made = weighting.class_wise({"A": a, "B": b}, labels, whole, top_k=1)
+    made = ensembles.class_wise(with_labels({"A": a, "B": b}, [[1], [0], [0], [1]]), top_k=1)
     assert made.weights["Edema"] == {"A": 1.0}
     assert made.dev_ap["Edema"] == {"A": 1.0, "B": pytest.approx(1 / 3)}
-    both = weighting.model_wise({"A": a, "B": b})
-    assert failed(weighting.apply(both, {"A": a, "B": b})).tolist() == [False] * 3 + [True]
-    assert weighting.failures({"A": a, "B": b}) == {"z": ("A",)}
+    both = ensembles.model_wise({"A": a, "B": b})
+    assert failed(ensembles.apply(both, {"A": a, "B": b})).tolist() == [False] * 3 + [True]
+    assert failures({"A": a, "B": b}) == {"z": ("A",)}
 
 
 def test_wrong_classes_rows_and_files_are_named() -> None:
     a = scores("ab", "Edema,Mass", [[0.1, 0.2], [0.3, 0.4]], "a.csv")
     fewer = scores("ab", "Edema", [[0.1], [0.3]], "few.csv")
-    made = weighting.model_wise({"A": a})
+    made = ensembles.model_wise({"A": a})
     with pytest.raises(InputError, match=r"few\.csv has no scores of Mass"):
-        weighting.apply(made, {"A": fewer})
+        ensembles.apply(made, {"A": fewer})
     with pytest.raises(InputError, match=r"a\.csv has classes that the ensemble was not made for"):
-        weighting.apply(weighting.model_wise({"A": fewer}), {"A": a})
+        ensembles.apply(ensembles.model_wise({"A": fewer}), {"A": a})
     with pytest.raises(InputError, match=r"a\.csv has classes that few\.csv lacks: Mass"):
-        weighting.same_rows({"A": fewer, "B": a})
+        same_rows({"A": fewer, "B": a})
     with pytest.raises(InputError, match="missing: A"):
-        weighting.apply(made, {})
+        ensembles.apply(made, {})
     with pytest.raises(InputError, match="at least one member"):
-        weighting.model_wise({})
-    turned = scores("ba", "Edema,Mass", [[0.1, 0.2], [0.3, 0.4]], "b.csv")
-    with pytest.raises(InputError, match=r"b\.csv.*in that order"):
-        weighting.class_wise({"A": a, "B": turned}, np.eye(2, dtype="f"), np.ones((2, 2), bool))
+        ensembles.model_wise({})
+    turned = scores("ba", "Mass,Edema", [[0.4, 0.3], [0.2, 0.1]], "b.csv")
+    sample = with_labels({"A": a, "B": turned}, np.eye(2))
+    np.testing.assert_array_equal(sample.scores[0], sample.scores[1])
 
 
 @pytest.mark.parametrize(
@@ -123,15 +122,15 @@ def test_wrong_classes_rows_and_files_are_named() -> None:
         ({"format": 2}, "format 2"),
         ({"weights": {"Edema": {"B": 1.0}}}, "damaged"),
         ({"weights": {"Edema": {"A": 0.4}}}, "damaged"),
-        ({"weights": [1]}, "no ensemble"),
-        ({"members": None}, "no ensemble"),
+        ({"weights": [1]}, "not an ensemble"),
+        ({"members": None}, "not an ensemble"),
     ],
 )
 def test_damaged_ensembles_are_refused(change: dict[str, object], message: str) -> None:
-    value = weighting.to_json(weighting.model_wise({"A": scores("a", "Edema", [[0.1]])}))
-    assert weighting.from_json(value, "x").members == ("A",)
+    value = ensembles.to_json(ensembles.model_wise({"A": scores("a", "Edema", [[0.1]])}))
+    assert ensembles.from_json(value, "x").members == ("A",)
     with pytest.raises(InputError, match=message):
-        weighting.from_json({**value, **change}, "x")
+        ensembles.from_json({**value, **change}, "x")
 
 
 LABELS = "image,patient,split,Edema,Mass\na,1,dev,1,0\nb,2,dev,0,1\nc,3,test,1,0\nd,4,test,0,1\n"

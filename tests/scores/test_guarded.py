@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 from typer.testing import CliRunner
 
+from builders import with_labels
 from lingula.cli import app
 from lingula.cli.ensemble import folded
-from lingula.scores import metrics
-from lingula.scores.ensembles import guarded, weighting
-from lingula.scores.ensembles.guarded import Sample
+from lingula.scores import ensembles, guarded, metrics
+from lingula.scores.members import Sample, join_labels
 from lingula.scores.predictions import Predictions, aligned, read_scores, write_scores
+from lingula.settings.config import Data
+from lingula.settings.label_space import label_space
 from lingula.system.errors import InputError
 from lingula.tables.reading import read_table
-from lingula.tables.table import rows_of, subset, targets
+from lingula.tables.table import Table, rows_of, subset, targets
 from lingula.verbs.ensemble import ensemble, ensemble_apply
 
 
@@ -40,7 +42,8 @@ def drawn(
     noise = random.normal(size=(len(skills), rows, len(positives)))
     logits = noise + np.array(skills)[:, None, :] * positive[None]
     units = tuple(f"p{row // images_a_patient}" for row in range(rows))
-    return Sample(1 / (1 + np.exp(-logits)), positive, np.ones_like(positive), units)
+    names = (tuple("ABCDEFGH"[: len(skills)]), ("Edema", "Mass", "Hernia")[: len(positives)])
+    return Sample(*names, 1 / (1 + np.exp(-logits)), positive, np.ones_like(positive), units)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 30), st.sampled_from([1, 3]))
@@ -50,7 +53,7 @@ def test_many_precisions_at_once_are_each_the_exact_one(seed: int, n: int, digit
     scores = random.random((4, n)).round(digits)  # one digit: many ties
     positive = random.random(n) < 0.4
     positive[random.integers(n)] = True
-    found = guarded.step_precisions(scores, positive)
+    found = ensembles.step_precisions(scores, positive)
     for row, ap in zip(scores, found, strict=True):
         assert ap == pytest.approx(average_precision_score(positive, row), abs=1e-12)
         assert ap == pytest.approx(metrics.average_precision(row, positive), abs=1e-12)
@@ -58,22 +61,22 @@ def test_many_precisions_at_once_are_each_the_exact_one(seed: int, n: int, digit
 
 def test_weights_are_shares_and_rows_and_members_have_no_order() -> None:
     sample = drawn()
-    weights = guarded.guarded_weights(sample)
+    weights = ensembles.guarded_weights(sample)
     assert (weights >= 0).all()
     np.testing.assert_allclose(weights.sum(axis=0), 1)
     order = np.random.default_rng(1).permutation(len(sample.units))
-    np.testing.assert_array_equal(guarded.guarded_weights(guarded.part_of(sample, order)), weights)
+    np.testing.assert_array_equal(ensembles.guarded_weights(sample.select(order)), weights)
     turned = replace(sample, scores=sample.scores[[2, 0, 1]])
-    np.testing.assert_allclose(guarded.guarded_weights(turned), weights[[2, 0, 1]])
+    np.testing.assert_allclose(ensembles.guarded_weights(turned), weights[[2, 0, 1]])
 
 
 def test_few_positives_pull_to_the_common_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     sample = drawn()
-    held = guarded.guarded_weights(sample)
-    monkeypatch.setattr(guarded, "SHRINK", 1e-9)
-    own = guarded.guarded_weights(sample)
-    monkeypatch.setattr(guarded, "SHRINK", 1e12)
-    common = guarded.guarded_weights(sample)
+    held = ensembles.guarded_weights(sample)
+    monkeypatch.setattr(ensembles, "SHRINK", 1e-9)
+    own = ensembles.guarded_weights(sample)
+    monkeypatch.setattr(ensembles, "SHRINK", 1e12)
+    common = ensembles.guarded_weights(sample)
     np.testing.assert_allclose(common, common[:, :1].repeat(3, axis=1), atol=1e-9)
     assert np.abs(own - common).max() > 0.1
     for k, n in enumerate((60, 30, 8)):
@@ -87,24 +90,30 @@ def test_a_class_without_positives_has_the_common_choice_and_none_at_all_the_mea
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sample = drawn(positives=(60, 30, 0))
-    weights = guarded.guarded_weights(sample)
-    without = Sample(
-        sample.scores[:, :, :2], sample.positive[:, :2], sample.mask[:, :2], sample.units
+    weights = ensembles.guarded_weights(sample)
+    without = replace(
+        sample,
+        classes=sample.classes[:2],
+        scores=sample.scores[:, :, :2],
+        positive=sample.positive[:, :2],
+        mask=sample.mask[:, :2],
     )
-    alone = guarded.guarded_weights(without)
+    alone = ensembles.guarded_weights(without)
     np.testing.assert_array_equal(weights[:, :2], alone)
     nothing = replace(sample, positive=np.zeros_like(sample.positive))
-    np.testing.assert_allclose(guarded.guarded_weights(nothing), 1 / 3)
-    monkeypatch.setattr(guarded, "SHRINK", 1e15)
-    np.testing.assert_allclose(weights[:, 2], guarded.guarded_weights(without)[:, 0], atol=1e-9)
+    np.testing.assert_allclose(ensembles.guarded_weights(nothing), 1 / 3)
+    monkeypatch.setattr(ensembles, "SHRINK", 1e15)
+    np.testing.assert_allclose(weights[:, 2], ensembles.guarded_weights(without)[:, 0], atol=1e-9)
 
 
 def test_masked_cells_are_as_if_their_rows_were_not_there() -> None:
     sample = drawn(positives=(60,), skills=((1.5,), (1.0,), (0.2,)))
     known = np.random.default_rng(3).random(len(sample.units)) < 0.6
     masked = replace(sample, mask=known[:, None], scores=np.where(known[:, None], sample.scores, 1))
-    fewer = guarded.part_of(sample, known)
-    np.testing.assert_array_equal(guarded.guarded_weights(masked), guarded.guarded_weights(fewer))
+    fewer = sample.select(known)
+    np.testing.assert_array_equal(
+        ensembles.guarded_weights(masked), ensembles.guarded_weights(fewer)
+    )
 
 
 def test_plain_rules_are_those_of_the_ensembles_module() -> None:
@@ -114,13 +123,13 @@ def test_plain_rules_are_those_of_the_ensembles_module() -> None:
         name: Predictions(("Edema", "Mass", "Hernia"), images, scores)
         for name, scores in zip("ABC", sample.scores, strict=True)
     }
-    rules = guarded.plain_rules(sample)
+    rules = ensembles.plain_rules(sample)
     labels = sample.positive.astype(np.float32)
     for top in (1, 2):
-        made = weighting.class_wise(members, labels, sample.mask, top)
+        made = ensembles.class_wise(sample, top)
         np.testing.assert_allclose(
-            guarded.mixed(rules[f"class-wise top-{top}"], sample.scores),
-            weighting.apply(made, members).probabilities,
+            ensembles.weighted_mean(rules[f"class-wise top-{top}"], sample.scores),
+            ensembles.apply(made, members).probabilities,
         )
     best = max("ABC", key=lambda n: metrics.classwise(members[n].probabilities, labels).mAP)
     np.testing.assert_array_equal(rules["global top-1"][:, 0], [n == best for n in "ABC"])
@@ -137,8 +146,8 @@ def test_no_row_is_scored_by_a_choice_that_saw_its_patient() -> None:
         # A weight that tells which fold it was made in.
         return {"spy": np.full((3, 3), float(len(seen)))}
 
-    plain = replace(sample, scores=np.full_like(sample.scores, 1 / 3))
-    fold = guarded.crossfitted(plain, spy)["spy"].round().astype(int)
+    plain = replace(sample, scores=np.full_like(sample.scores, 1 / 30))
+    fold = (10 * guarded.cross_fit(plain, spy)["spy"]).round().astype(int)
     assert len(seen) == 5 and set(fold.ravel()) == {1, 2, 3, 4, 5}
     for unit, number in zip(sample.units, fold[:, 0], strict=True):
         assert unit not in seen[number - 1]
@@ -148,7 +157,7 @@ def test_noise_gains_on_dev_and_nothing_on_patients_not_seen() -> None:
     none = tuple((0.0,) * 3 for _ in range(8))
     gains = []
     for seed in range(6):
-        found = guarded.guard(drawn(skills=none, seed=seed), draws=100)
+        found = guarded.measure_guard(drawn(skills=none, seed=seed), draws=100)
         assert found.dev[0] > found.crossfitted[0] + 0.01  # luck, and it is told from worth
         gains.append(found.crossfitted[0] - found.crossfitted[1])
     assert np.mean(gains) < 0.01
@@ -157,10 +166,10 @@ def test_noise_gains_on_dev_and_nothing_on_patients_not_seen() -> None:
 def test_members_that_are_good_at_a_class_are_found() -> None:
     skills = ((2.0, 0.3, 1.0), (0.3, 2.0, 1.0), (0.0, 0.0, 0.0))
     sample = drawn(rows=2000, positives=(600, 600, 20), skills=skills)
-    weights = guarded.guarded_weights(sample)
+    weights = ensembles.guarded_weights(sample)
     assert weights[0, 0] > 0.6 and weights[1, 1] > 0.6
     assert (weights[2] < 0.1).all()
-    found = guarded.guard(sample, draws=200)
+    found = guarded.measure_guard(sample, draws=200)
     assert found.baseline == "class-wise top-1"
     assert found.crossfitted[0] > found.rules["model-wise"] + 0.05
 
@@ -170,14 +179,16 @@ def test_the_expectation_covers_new_patients_and_widens_for_fewer_of_them() -> N
     widths = []
     for seed in range(reps):
         every = drawn(rows=480, positives=(120, 60, 24), seed=seed)
-        dev, test = (guarded.part_of(every, np.arange(240) + start) for start in (0, 240))
-        found = guarded.guard(dev, test_units=120, draws=150, seed=seed)
+        dev, test = (every.select(np.arange(240) + start) for start in (0, 240))
+        found = guarded.measure_guard(dev, test_units=120, draws=150, seed=seed)
         assert found.expected is not None
         low, high = found.expected
-        weights = guarded.guarded_weights(dev)
-        inside += low <= guarded.mean_ap(guarded.mixed(weights, test.scores), test) <= high
+        weights = ensembles.guarded_weights(dev)
+        inside += (
+            low <= guarded.mean_ap(ensembles.weighted_mean(weights, test.scores), test) <= high
+        )
         if seed < 3:
-            small = guarded.guard(dev, test_units=30, draws=150, seed=seed).expected
+            small = guarded.measure_guard(dev, test_units=30, draws=150, seed=seed).expected
             assert small is not None
             widths.append((small[1] - small[0]) / (high - low))
     assert inside >= 21  # of 25 at 95 %, fewer have a chance of 1 in 100
@@ -186,12 +197,13 @@ def test_the_expectation_covers_new_patients_and_widens_for_fewer_of_them() -> N
 
 def test_the_same_seed_says_the_same_and_patients_are_needed() -> None:
     sample = drawn(rows=100)
-    assert guarded.guard(sample, draws=50) == guarded.guard(sample, draws=50)
+    assert guarded.measure_guard(sample, draws=50) == guarded.measure_guard(sample, draws=50)
     one = Predictions(("Edema",), ("a", "b"), np.array([[0.1], [0.2]]))
-    labels, mask = np.ones((2, 1), np.float32), np.ones((2, 1), bool)
-    assert len(set(guarded.sample_of({"A": one}, labels, mask, None).units)) == 2
+    assert len(set(with_labels({"A": one}, [[1], [1]]).units)) == 2
+    table = Table(("a", "b"), Path(), label_space(("Edema",)), np.ones((2, 1), np.float32))
+    assert len(set(guarded.join_patients({"A": one}, table, Data()).units)) == 2
     with pytest.raises(InputError, match="at least two patients"):
-        guarded.sample_of({"A": one}, labels, mask, ("p", "p"))
+        guarded.join_patients({"A": one}, replace(table, patients=("p", "p")), Data())
 
 
 def write_members(folder: Path, *, rows: int = 160) -> tuple[list[tuple[str, Path, Path]], Path]:
@@ -352,28 +364,16 @@ def real_samples(folder: Path) -> tuple[Sample, Sample]:
     """Dev and test of 16 real models on 14 findings."""
     table = read_table(folder / "labels.parquet")
     members = {path.stem: read_scores(path) for path in sorted(folder.glob("*_seed?.parquet"))}
-    members = weighting.same_rows(members)
-    first = next(iter(members.values()))
-    parts = []
-    for split in ("dev", "test"):
-        part = subset(table, rows_of(table, split))
-        at = aligned(first, part.images)
-        values, mask = targets(part)
-        columns = [part.space.index(name) for name in first.classes]
-        chosen = {
-            name: Predictions(m.classes, part.images, m.probabilities[at])
-            for name, m in members.items()
-        }
-        parts.append(guarded.sample_of(chosen, values[:, columns], mask[:, columns], part.patients))
-    return parts[0], parts[1]
+    dev, test = (subset(table, rows_of(table, split)) for split in ("dev", "test"))
+    return join_labels(members, dev, Data()), join_labels(members, test, Data())
 
 
 def test_real_scores_give_the_known_values(real_data: Path) -> None:
     dev, test = real_samples(real_data / "nih-scores")
-    rules = guarded.plain_rules(dev)
+    rules = ensembles.plain_rules(dev)
 
     def on_test(weights: np.ndarray) -> float:
-        return guarded.mean_ap(guarded.mixed(weights, test.scores), test)
+        return guarded.mean_ap(ensembles.weighted_mean(weights, test.scores), test)
 
     known = {
         "model-wise": 0.1762,
@@ -382,4 +382,4 @@ def test_real_scores_give_the_known_values(real_data: Path) -> None:
         "class-wise top-3": 0.1808,
     }
     assert {name: round(on_test(rules[name]), 4) for name in known} == known
-    assert on_test(guarded.guarded_weights(dev)) >= 0.188
+    assert on_test(ensembles.guarded_weights(dev)) >= 0.188

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from lingula.cli import app
-from lingula.scores.ensembles import incomplete, weighting
+from lingula.scores import ensembles
+from lingula.scores.ensembles import combine
+from lingula.scores.members import MISSING, count_members, fill_rows
 from lingula.scores.predictions import Predictions, failed, read_scores
 from lingula.system.errors import InputError
 from lingula.verbs.ensemble import ensemble, ensemble_apply
@@ -58,7 +60,7 @@ def test_by_default_the_ids_are_listed(
     with pytest.raises(InputError, match=r"b\.csv has images that .*a\.csv lacks: c"):
         ensemble("model-wise", members=members, out=tmp_path / "e")
     write(tmp_path / "b.csv", "image,Edema,Mass\na,.9,.2\nd,.3,.5\na,.1,.1\n")
-    for missing in incomplete.MISSING:  # two values of one image are never averaged
+    for missing in MISSING:  # two values of one image are never averaged
         with pytest.raises(InputError, match="stand more than once: a"):
             ensemble("model-wise", members=members, out=tmp_path / "e", missing=missing)
     with pytest.raises(InputError, match="--missing is error, intersect, average, not 'averag'"):
@@ -104,16 +106,14 @@ def test_images_are_left_out_or_averaged_over_who_has_them(
 def test_weights_are_made_to_sum_to_one_over_who_is_there() -> None:
     """Three members, weights 1/2, 1/3, 1/6; a class of which only an absent one has weight."""
     shares = {"A": 1 / 2, "B": 1 / 3, "C": 1 / 6}
-    made = weighting.Ensemble("own", ("A", "B", "C"), {"Edema": shares, "Mass": {"A": 1.0}}, {})
+    made = ensembles.Ensemble("own", ("A", "B", "C"), {"Edema": shares, "Mass": {"A": 1.0}}, {})
 
     def one(images: str, edema: float, mass: float) -> Predictions:
         values = np.tile([edema, mass], (len(images), 1))
         return Predictions(("Edema", "Mass"), tuple(images), values)
 
-    side = incomplete.filled(
-        {"A": one("x", 0.9, 0.7), "B": one("xy", 0.6, 0.2), "C": one("yxz", 0.3, 0.4)}
-    )
-    found = incomplete.mixed(made, side, "average")
+    side = fill_rows({"A": one("x", 0.9, 0.7), "B": one("xy", 0.6, 0.2), "C": one("yxz", 0.3, 0.4)})
+    found = combine(made, side, "average")
     assert found.images == ("x", "y", "z")
     right = [
         [0.9 / 2 + 0.6 / 3 + 0.3 / 6, 0.7],
@@ -121,8 +121,8 @@ def test_weights_are_made_to_sum_to_one_over_who_is_there() -> None:
         [0.3, 0.4],
     ]
     np.testing.assert_allclose(found.probabilities, right, rtol=1e-12)
-    assert incomplete.counted(side).tolist() == [3, 2, 1]
-    whole = incomplete.mixed(made, side, "intersect")
+    assert count_members(side).tolist() == [3, 2, 1]
+    whole = combine(made, side, "intersect")
     assert whole.images == ("x",) and whole.probabilities[0].tolist() == right[0]
 
 
@@ -156,16 +156,16 @@ def test_ids_join_where_names_differ_and_facts_come_from_who_has_them() -> None:
         ids=("3", "2"),
         patients=("p", "q"),
     )
-    side = incomplete.filled({"A": a, "B": b})
-    found = incomplete.mixed(weighting.model_wise(side.scores), side, "average")
+    side = fill_rows({"A": a, "B": b})
+    found = combine(ensembles.model_wise(side.scores), side, "average")
     assert found.images == ("x/1.png", "x/2.png", "3.dcm") and found.ids == ("1", "2", "3")
     assert found.patients == ("", "q", "p")
     assert found.probabilities[:, 0] == pytest.approx([0.2, 0.5, 0.8])
     with pytest.raises(InputError, match="no image in common"):
-        incomplete.filled({"A": a, "B": Predictions(("Edema",), ("z",), np.array([[0.1]]))})
+        fill_rows({"A": a, "B": Predictions(("Edema",), ("z",), np.array([[0.1]]))})
     more = Predictions(("Edema", "Mass"), ("x/1.png",), np.array([[0.1, 0.2]]))
-    with pytest.raises(InputError, match="classes that others lack: Mass"):
-        incomplete.filled({"A": a, "B": more})
+    with pytest.raises(InputError, match="classes that the scores lacks: Mass"):
+        fill_rows({"A": a, "B": more})
 
 
 def test_apply_as_typed(

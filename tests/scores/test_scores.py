@@ -9,8 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from lingula.scores.ensembles import weighting
+from builders import with_labels
+from lingula.scores import ensembles
 from lingula.scores.evaluation import to_json, to_text
+from lingula.scores.members import same_rows
 from lingula.scores.predictions import Predictions, failed, read_scores, write_scores
 from lingula.system.errors import InputError
 from lingula.verbs.ensemble import ensemble, ensemble_apply
@@ -98,21 +100,21 @@ def test_by_study_averages_scores(tmp_path: Path) -> None:
 def test_members_join_by_image_and_class() -> None:
     a = scores("ab", "Edema,Pleural Thickening", [[0.9, 0.1], [0.1, 0.2]])
     b = scores("ba", "Pleural Thickening,Edema", [[0.4, 0.2], [0.3, 0.8]])
-    made = weighting.model_wise({"A": a, "B": b})
-    mixed = weighting.apply(made, {"B": b, "A": a})
+    made = ensembles.model_wise({"A": a, "B": b})
+    mixed = ensembles.apply(made, {"B": b, "A": a})
     np.testing.assert_allclose(mixed.probabilities, [[0.85, 0.2], [0.15, 0.3]])
     assert mixed.images == ("a", "b") and mixed.classes == a.classes
 
 
 def test_missing_and_extra_rows_and_members_are_errors() -> None:
     a, b = scores("ab", "Edema", [[0.9], [0.1]]), scores("ac", "Edema", [[0.8], [0.2]])
-    made = weighting.model_wise({"A": a})
+    made = ensembles.model_wise({"A": a})
     with pytest.raises(InputError, match="no scores for b"):
-        weighting.same_rows({"A": a, "B": b})
+        same_rows({"A": a, "B": b})
     with pytest.raises(InputError, match="lacks: c"):
-        weighting.same_rows({"A": scores("a", "Edema", [[0.9]]), "B": b})
+        same_rows({"A": scores("a", "Edema", [[0.9]]), "B": b})
     with pytest.raises(InputError, match="unknown: B"):
-        weighting.apply(made, {"A": a, "B": b})
+        ensembles.apply(made, {"A": a, "B": b})
 
 
 def test_class_wise_choice_ties_and_classes_without_positives() -> None:
@@ -122,18 +124,18 @@ def test_class_wise_choice_ties_and_classes_without_positives() -> None:
     b = scores(
         "wxyz", "C,D,E", [[0.4, 0.8, 0.1], [0.3, 0.2, 0.2], [0.2, 0.1, 0.9], [0.1, 0.0, 0.8]]
     )
-    targets = np.array([[0, 1, 1], [0, 0, 1], [0, 0, 0], [0, 0, 0]], np.float32)
-    made = weighting.class_wise({"A": a, "B": b}, targets, np.ones((4, 3), bool), top_k=1)
+    targets = [[0, 1, 1], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    made = ensembles.class_wise(with_labels({"A": a, "B": b}, targets), top_k=1)
     assert made.weights["C"] == {"A": 0.5, "B": 0.5}  # no positives: the plain mean
     assert made.weights["D"] == {"A": 1.0}  # a tie: the first named
     assert made.weights["E"] == {"A": 1.0}
-    again = weighting.from_json(json.loads(json.dumps(weighting.to_json(made))), "x")
+    again = ensembles.from_json(json.loads(json.dumps(ensembles.to_json(made))), "x")
     assert again == made
 
 
 def test_one_member_is_itself_and_failures_spread() -> None:
     a = scores("ab", "Edema", [[0.9], [np.nan]])
-    mixed = weighting.apply(weighting.model_wise({"A": a}), {"A": a})
+    mixed = ensembles.apply(ensembles.model_wise({"A": a}), {"A": a})
     np.testing.assert_array_equal(mixed.probabilities, a.probabilities)
 
 

@@ -14,10 +14,10 @@ import lingula
 from lingula.reporting.ladder import Line
 from lingula.reproduction.jobs import Job, can_be_joined, ensembles_of
 from lingula.reproduction.reproduction import Reproduction
-from lingula.scores.ensembles import weighting
-from lingula.scores.ensembles.weighting import model_wise, same_rows
+from lingula.scores.ensembles import apply, model_wise
 from lingula.scores.evaluated import Evaluation
 from lingula.scores.evaluation import evaluate_predictions
+from lingula.scores.members import same_rows
 from lingula.scores.predictions import Predictions, class_columns, read_scores
 from lingula.settings.config import Data
 from lingula.settings.label_space import groups
@@ -30,7 +30,7 @@ DRAWS = 1000
 def averaged(paths: Sequence[Path]) -> Predictions:
     """The mean of several seeds' scores."""
     members = same_rows({f"{path.parent}": read_scores(path) for path in paths})
-    return weighting.apply(model_wise(members), members)
+    return apply(model_wise(members), members)
 
 
 def _only(predictions: Predictions, classes: Sequence[str]) -> Predictions:

@@ -6,7 +6,7 @@ loses all its positives in a draw is left out of that draw's mean.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -19,6 +19,25 @@ Interval = tuple[float, float] | None
 
 CHUNK = 12  # the fewest draws at a time
 CELLS = 300_000  # rows times draws at a time, where that is more draws: bounds the memory
+
+
+def unit_names(patients: Sequence[str] | None, rows: Iterable[object]) -> list[str]:
+    """The name of what is drawn for each row: its patient, or the row itself where it has none.
+
+    `rows` are the rows' own names; no patient's name is one of theirs.
+    """
+    own = [f"\0{row}" for row in rows]
+    return own if patients is None else [a or b for a, b in zip(patients, own, strict=True)]
+
+
+def fold_numbers(units: Sequence[str], folds: int, seed: int | Sequence[int]) -> NDArray[np.intp]:
+    """(N,) the fold of each row, from 0: rows of one unit are in one fold, units are shuffled.
+
+    There are as many folds as units where those are fewer.
+    """
+    names, unit_of_row = np.unique(units, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    return np.asarray(order % max(1, min(folds, len(names))), dtype=np.intp)[unit_of_row]
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,7 @@ class _Steps:
 
 def bootstrap(
     probabilities: Floats,
-    targets: NDArray[np.float32],
+    targets: NDArray[np.float32] | NDArray[np.bool_],
     mask: NDArray[np.bool_],
     patients: Sequence[str] | None,
     *,
@@ -82,7 +101,7 @@ def bootstrap(
         ranked: what `metrics.rankings` made of the same arrays, where it is there already.
     """
     rows, classes = probabilities.shape
-    units, unit_of_row = np.unique(_units(patients, rows), return_inverse=True)
+    units, unit_of_row = np.unique(unit_names(patients, range(rows)), return_inverse=True)
     steps = [_steps(r, unit_of_row) for r in ranked or rankings(probabilities, targets, mask)]
     rows_of_unit = np.bincount(unit_of_row, minlength=len(units))
     many = len(units) if size is None else size
@@ -126,13 +145,6 @@ def _unpacked(packed: NDArray[np.int64], bits: int, draws: int) -> Floats:
     for at in range(share):
         apart[:, at] = (packed >> at * bits) & ((1 << bits) - 1)
     return apart.reshape(-1, packed.shape[1])[:draws]
-
-
-def _units(patients: Sequence[str] | None, rows: int) -> NDArray[np.str_]:
-    """The name of what is drawn, for every row: its patient, or the row itself."""
-    if patients is None:
-        return np.arange(rows).astype(str)
-    return np.array([name or f"\0{row}" for row, name in enumerate(patients)], dtype=str)
 
 
 def _steps(ranking: Ranking, unit_of_row: NDArray[np.intp]) -> _Steps:

@@ -10,10 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from lingula.scores.ensembles import incomplete, weighting
-from lingula.scores.ensembles.guarding import guarded_on, labelled
-from lingula.scores.ensembles.incomplete import Members
-from lingula.scores.ensembles.weighting import Ensemble
+from lingula.scores import ensembles
+from lingula.scores.ensembles import Ensemble, combine
+from lingula.scores.guarded import choose_guarded
+from lingula.scores.members import (
+    MISSING,
+    Members,
+    count_members,
+    describe_missing,
+    failures,
+    fill_rows,
+    join_labels,
+    same_rows,
+)
 from lingula.scores.plausibility import warn_of_doubt
 from lingula.scores.predictions import Predictions, failed, read_scores, write_scores
 from lingula.settings.config import Data, read_config
@@ -92,36 +101,36 @@ def ensemble(
         "dev": _read({name: path for name, path, _ in named}, missing, "dev"),
         "test": _read({name: path for name, _, path in named}, missing, "test"),
     }
-    made, report = _chosen(settings, sides, table_path, data)
+    made, report = _choose(settings, sides, table_path, data)
     if missing != "error":
-        report["missing"] = {name: incomplete.described(side) for name, side in sides.items()}
-    mixed = {name: incomplete.mixed(made, side, missing) for name, side in sides.items()}
+        report["missing"] = {name: describe_missing(side) for name, side in sides.items()}
+    combined = {name: combine(made, side, missing) for name, side in sides.items()}
     if overwrite and folder.exists():
         log.info("Moved the old %s to %s.", folder, files.set_aside(folder))
     for name, side in sides.items():
-        _write(mixed[name], side, folder / "scores" / f"{name}.csv", missing)
+        _write(combined[name], side, folder / "scores" / f"{name}.csv", missing)
     files.write_text(folder / "choices.csv", _choices(made))
     where = {"labels": None if table_path is None else str(table_path.resolve())}
     made_from = {"made_from": settings | where}
-    files.write_json(folder / "ensemble.json", weighting.to_json(made) | report | made_from)
+    files.write_json(folder / "ensemble.json", ensembles.to_json(made) | report | made_from)
     return folder
 
 
-def _chosen(
+def _choose(
     settings: Mapping[str, Any], sides: Mapping[str, Members], table_path: Path | None, data: Data
 ) -> tuple[Ensemble, dict[str, Any]]:
     """What the rule makes of dev, and what else there is to say of it in `ensemble.json`."""
     dev, test, rule = sides["dev"].scores, sides["test"].scores, settings["rule"]
     if table_path is None or rule == "model-wise":
-        return weighting.model_wise(weighting.same_rows(dev)), {}
+        return ensembles.model_wise(same_rows(dev)), {}
     split = settings["split"]
     named = {name for member in dev.values() for name in member.classes}
     table = _table(table_path, data, split, named)
     if rule == "class-wise":
-        part = labelled(dev, subset(table, rows_of(table, split)), data)
-        return weighting.class_wise(*part, settings["top_k"]), {}
+        sample = join_labels(dev, subset(table, rows_of(table, split)), data)
+        return ensembles.class_wise(sample, settings["top_k"]), {}
     draws, seed = settings["draws"], settings["seed"]
-    made, guard = guarded_on(dev, test, table, data, split=split, draws=draws, seed=seed)
+    made, guard = choose_guarded(dev, test, table, data, split=split, draws=draws, seed=seed)
     return made, {"guard": guard}
 
 
@@ -147,10 +156,10 @@ def ensemble_apply(
     if not path.is_file():
         own = path / "ensemble.json"
         raise files.not_a_file(path, "ensemble file", f" Its own is {own}." * own.is_file())
-    loaded = weighting.from_json(_read_json(path), str(path))
+    loaded = ensembles.from_json(_read_json(path), str(path))
     _check_distinct([name for name, _ in members])
     side = _read({name: Path(file) for name, file in members}, missing, target.name)
-    mixed = incomplete.mixed(loaded, side, missing)
+    mixed = combine(loaded, side, missing)
     if target.exists():
         if not overwrite and _same(mixed, target):
             return target
@@ -178,10 +187,9 @@ def _same(scores: Predictions, path: Path) -> bool:
 
 
 def _check_missing(missing: str) -> None:
-    known = incomplete.MISSING
-    if missing not in known:
+    if missing not in MISSING:
         raise InputError(
-            f"--missing is {', '.join(known)}, not '{missing}'.{nearest(missing, known)}"
+            f"--missing is {', '.join(MISSING)}, not '{missing}'.{nearest(missing, MISSING)}"
         )
 
 
@@ -195,8 +203,8 @@ def _read(paths: Mapping[str, Path], missing: str, what: str) -> Members:
         warn_of_doubt(member)
     if missing == "error":
         return Members(scores)
-    side = incomplete.filled(scores)
-    rows = np.flatnonzero(~side.whole)
+    side = fill_rows(scores)
+    rows = np.flatnonzero(~side.complete)
     images = next(iter(side.scores.values())).images
     if len(rows):
         done = "left out" if missing == "intersect" else "averaged over the members that have them"
@@ -215,12 +223,12 @@ def _write(mixed: Predictions, members: Members, path: Path, missing: str) -> No
     """
     write_scores(mixed, path)
     if missing == "average":
-        counts = zip(mixed.images, incomplete.counted(members).tolist(), strict=True)
+        counts = zip(mixed.images, count_members(members).tolist(), strict=True)
         files.write_text(path.with_suffix(".members.csv"), plain_csv(["image", "members"], counts))
     blank = {mixed.images[row] for row in np.flatnonzero(failed(mixed))}
     if not blank:
         return
-    lost = {k: v for k, v in weighting.failures(members.scores).items() if k in blank}
+    lost = {k: v for k, v in failures(members.scores).items() if k in blank}
     reasons = [(image, f"no scores of {', '.join(names)}") for image, names in lost.items()]
     log.warning("%s: %d images have no scores: %s.", path, len(lost), examples(lost))
     files.write_text(path.with_suffix(".failed.csv"), plain_csv(["image", "reason"], reasons))
@@ -299,7 +307,7 @@ def _already(folder: Path, settings: dict[str, Any]) -> bool:
         ):
             raise InputError(f"{folder} is there already and is no ensemble; choose another --out.")
         return False
-    weighting.from_json(_read_json(path), str(path))
+    ensembles.from_json(_read_json(path), str(path))
     before = _read_json(path).get("made_from", {})
     changed = changes(before, settings, skip=("labels",))
     if changed:

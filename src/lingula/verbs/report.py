@@ -19,7 +19,7 @@ from lingula.reporting import figures
 from lingula.reporting.page import Entry, Guess, Page, Sample, render
 from lingula.scores import metrics
 from lingula.scores.calibration.reliability import reliability
-from lingula.scores.ensembles.weighting import from_json
+from lingula.scores.ensembles import from_json
 from lingula.scores.evaluation import Setting, to_json
 from lingula.scores.localisation import Rate, described
 from lingula.scores.predictions import Predictions, failed, read_scores

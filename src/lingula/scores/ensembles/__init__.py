@@ -1,1 +1,0 @@
-"""Scores of several models as one."""

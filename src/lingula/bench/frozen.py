@@ -24,9 +24,9 @@ from lingula.system.errors import InputError
 from lingula.tables.configured import configured_table
 from lingula.tables.table import Table, rows_of, subset
 from lingula.training.augment import Batch, Labels
-from lingula.training.examples import examples_of, with_features
+from lingula.training.examples import Examples, examples_of, with_features
 from lingula.training.fitting import build
-from lingula.training.loop import Examples, fit
+from lingula.training.loop import Training, fit
 from lingula.training.losses import bce
 from lingula.training.optim import adamw, parameter_groups
 from lingula.training.steps import backward
@@ -158,16 +158,18 @@ def _fitted(
         network.freeze_encoder()
     marks: list[float] = []
     fit(
-        network,
-        architecture,
-        table.space,
-        config,
-        examples,
-        dev,
-        run=run,
-        fabric=fabric,
-        facts=facts,
-        tick=lambda done, total, note: marks.append(time.perf_counter()),
+        Training(
+            config=config,
+            space=table.space,
+            network=network,
+            architecture=architecture,
+            facts=facts,
+            train=examples,
+            dev=dev,
+            run=run,
+            fabric=fabric,
+            tick=lambda done, total, note: marks.append(time.perf_counter()),
+        )
     )
     return [later - earlier for earlier, later in pairwise(marks)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -109,7 +109,7 @@ def _training_step(
     config: Config, network: Network, fabric: Fabric, loaded: Loaded
 ) -> Callable[[], None]:
     """A step as `training.fit` makes it."""
-    o, layout = config.optim, layout_of(config)
+    o = config.optim
     groups = parameter_groups(network, lr=o.lr, head_lr=o.head_lr, weight_decay=o.weight_decay)
     model, optimizer = fabric.setup(network, adamw(groups))
     shape = (len(loaded.indices), len(network.embeddings))
@@ -118,9 +118,7 @@ def _training_step(
     network.train()
 
     def step() -> None:
-        batch = steps.make_batch(loaded, targets, mask, config, 0, 1)
-        if not config.model.frozen:
-            batch = replace(batch, images=network.prepare(batch.images, layout))
+        batch = steps.make_batch(loaded, targets, mask, network, config, fabric, 0, 0)
         optimizer.zero_grad(set_to_none=True)
         steps.backward(model, batch, LOSSES[config.loss.name], None, config, fabric)
         optimizer.step()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from lingula.images.cache.files import open_caches
 from lingula.images.cache.reading import locate
 from lingula.images.presence import absent, image_path, size_of
-from lingula.loading.batches import Memory, Radiographs, decode_all, fits_in_memory, together
+from lingula.loading.batches import (
+    Loaded,
+    Memory,
+    Radiographs,
+    decode_all,
+    fits_in_memory,
+    from_features,
+    load,
+    together,
+)
+from lingula.loading.order import Rows, training_batches
 from lingula.model.network import Network
 from lingula.scoring.scoring import encode
 from lingula.settings.config import Config
@@ -24,10 +34,59 @@ from lingula.system.progress import counting, progress
 from lingula.tables.configured import configured_targets
 from lingula.tables.outside import Outside
 from lingula.tables.table import Table, rows_of, subset
-from lingula.training.loop import Examples
+from lingula.training.optim import Schedule
 from lingula.training.space import check_room, features_bytes
 
 log = logging.getLogger("lingula")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Images with targets (N, K) float32 in [0, 1] and the mask (N, K) of known cells.
+
+    The last `outside` of them are from other tables. `features` (V, N, C, h, w) are those of a
+    frozen encoder: of the images and, where V is 2, of their mirror images.
+    """
+
+    dataset: Radiographs
+    targets: NDArray[np.float32]
+    mask: NDArray[np.bool_]
+    memory: Memory | None = None
+    outside: int = 0
+    features: NDArray[np.float32] | None = None
+
+
+def rows_of_epoch(train: Examples, config: Config) -> Rows:
+    """What an epoch draws its rows from."""
+    return Rows(len(train.dataset), train.outside, config.data.outside_ratio)
+
+
+def load_batches(
+    train: Examples, config: Config, fabric: Fabric, schedule: Schedule, *, start: int
+) -> Generator[Loaded, None, None]:
+    """This process's share of every batch from step `start` to the end of the last epoch.
+
+    A batch has images, or the features of a frozen encoder in their place.
+    """
+    batches = training_batches(
+        rows_of_epoch(train, config),
+        config.optim.batch_size,
+        seed=config.seed,
+        epochs=config.optim.epochs,
+        start=start,
+        rank=fabric.global_rank,
+        world=fabric.world_size,
+    )
+    if train.features is None:
+        return load(train.dataset, batches, memory=train.memory, workers=config.data.workers)
+    return from_features(
+        train.features,
+        batches,
+        config.augment.flip,
+        seed=config.seed,
+        start=start,
+        steps_per_epoch=schedule.steps_per_epoch,
+    )
 
 
 def examples_of(config: Config, table: Table, split: str, *, decode: bool = True) -> Examples:

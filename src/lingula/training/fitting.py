@@ -43,7 +43,7 @@ from lingula.training.examples import (
     with_outside,
 )
 from lingula.training.facts import facts_of, summary_of
-from lingula.training.loop import RunState, fit
+from lingula.training.loop import RunState, Training, fit
 from lingula.training.moved import Start, kept_start, note_start, settle
 from lingula.training.plan import Plan, data_sha256
 
@@ -96,17 +96,19 @@ def fit_and_score(plan: Plan, *, resuming: bool, report: Callable[[Path], None])
             start_at_prior(network, train.targets, train.mask)
         with signals.noted() as asked, progress("training", quiet=not first) as tick:
             state = fit(
-                network,
-                architecture,
-                table.space,
-                config,
-                train,
-                dev,
-                run=run,
-                fabric=fabric,
-                facts=facts,
-                tick=tick,
-                asked=asked,
+                Training(
+                    config=config,
+                    space=table.space,
+                    network=network,
+                    architecture=architecture,
+                    facts=facts,
+                    train=train,
+                    dev=dev,
+                    run=run,
+                    fabric=fabric,
+                    tick=tick,
+                    asked=asked,
+                )
             )
         fabric.barrier()  # the first process may still be writing the best model
         summary = _score_splits(config, table, run, fabric)

@@ -1,8 +1,9 @@
-"""One step of training: its batch warped and mixed, its rates, and the gradients of its loss."""
+"""One step of training: its batch warped, mixed and normalised, its rates, its gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from lingula.loading.batches import Loaded
 from lingula.loading.order import Rows, epoch_batches
 from lingula.loading.warp import Warp, draw_warps, warp_levels
+from lingula.model.devices import layout_of
+from lingula.model.network import Network
 from lingula.model.transfer import send
 from lingula.settings.config import Config
 from lingula.settings.label_space import LabelSpace
@@ -54,33 +57,36 @@ def make_batch(
     loaded: Loaded,
     targets: Tensor,
     mask: Tensor,
+    network: Network,
     config: Config,
+    fabric: Fabric,
     step: int,
-    per_epoch: int,
-    rank: int = 0,
-    world: int = 1,
+    epoch: int,
 ) -> Batch:
-    """Warp and mix the images just loaded, on the device, and put their labels beside them.
+    """Warp, mix and normalise the images just loaded, on the device, with their labels.
 
-    `targets` and `mask` (N, K) are those of all images that are trained on.
+    `targets` and `mask` (N, K) are those of all images that are trained on. The features of a
+    frozen encoder are only mixed.
     """
     if loaded.failures:
         reasons = examples((reason for _, reason in loaded.failures), 3)
         raise InputError(
             f"Training stopped at images that can't be read: {reasons}. `lingula data check TABLE` "
-            "finds them all; the run continues from its last checkpoint once they are mended."
+            "finds them all; the run continues from its last checkpoint once they are fixed."
         )
     a, device = config.augment, targets.device
-    images = send(loaded.images, device)
+    images, index = send(loaded.images, device), send(loaded.indices, device)
     if not config.model.frozen:
         warp = Warp(a.scale, a.flip, a.rotation)
-        matrices = draw_warps(warp, loaded.indices, seed=config.seed, epoch=step // per_epoch)
+        matrices = draw_warps(warp, loaded.indices, seed=config.seed, epoch=epoch)
         images = warp_levels(images, send(matrices, device))
-    index = send(loaded.indices, device)
     batch = Batch(images, (Labels(targets[index], mask[index]),))
-    if a.mixup is None:
+    if a.mixup is not None:
+        rank, world = fabric.global_rank, fabric.world_size
+        batch = mixup(batch, a.mixup, seed=config.seed, step=step, rank=rank, world=world)
+    if config.model.frozen:
         return batch
-    return mixup(batch, a.mixup, seed=config.seed, step=step, rank=rank, world=world)
+    return replace(batch, images=network.prepare(batch.images, layout_of(config)))
 
 
 def weights_of(

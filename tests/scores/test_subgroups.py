@@ -12,8 +12,9 @@ import pytest
 from lingula.scores.evaluation import Setting, evaluate_predictions, to_json, to_text
 from lingula.scores.intervals import bootstrap, interval
 from lingula.scores.predictions import Predictions, picked
-from lingula.scores.subgroups import age_bands, age_in_years, group_cells
+from lingula.scores.subgroups import age_bands, group_cells
 from lingula.settings.label_space import LabelSpace
+from lingula.settings.vocabulary import age_in_years
 from lingula.system.errors import InputError
 from lingula.tables.table import BLANK, UNCERTAIN, Table, subset
 from lingula.verbs.evaluate import evaluate

@@ -212,7 +212,7 @@ def test_cells_that_are_no_labels_are_named_in_the_users_own_file(folder: Path) 
     file = labels(folder, "image,split,Edema\nb,holdout,1\n")
     with pytest.raises(InputError) as caught:
         lingula.data_folder(folder, labels=file, out=folder.parent / "t.csv")
-    assert str(caught.value).startswith(f"{file}: column 'split' holds 'holdout'")
+    assert str(caught.value).startswith(f"{file}: column 'split' has 'holdout'")
 
 
 def test_the_same_line_again_and_another(folder: Path) -> None:

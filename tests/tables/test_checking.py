@@ -54,7 +54,8 @@ def test_every_fault_of_the_columns_is_told(tmp_path: Path) -> None:
     )
     found = {fault.what: fault for fault in report.problems}
     assert set(found) == {
-        "columns that stand twice",
+        "repeated columns",
+        "columns of the same meaning",
         "columns of the same class",
         "columns that are neither ids nor classes",
         "ids that were rounded",

@@ -20,7 +20,7 @@ from lingula.settings.label_space import (
 )
 from lingula.system.errors import InputError
 from lingula.tables.checking import check
-from lingula.tables.names import helper, known_columns
+from lingula.tables.columns import helper, known_columns
 from lingula.tables.reading import read_table
 
 

@@ -65,7 +65,7 @@ def test_header_quirks(tmp_path: Path) -> None:
     found = table(tmp_path, '\ufeffimage, Edema\r\n"a,b",1\r\n')
     assert found.images == ("a,b",) and found.space.classes == ("Edema",)
     assert table(tmp_path, "image;Edema\na;1\n").space.classes == ("Edema",)
-    with pytest.raises(InputError, match="stand twice"):
+    with pytest.raises(InputError, match="several columns named"):
         table(tmp_path, "image,Edema,Edema\na,1,1\n")
 
 

@@ -20,7 +20,7 @@ from lingula.settings.label_space import canonical, fold
 from lingula.system import files
 from lingula.system.csv_cells import original_cell, plain_cell
 from lingula.system.errors import InputError, examples, nearest
-from lingula.tables.cells import read_cells
+from lingula.tables.cells import read_frame
 from lingula.tables.table import BLANK, UNCERTAIN, Table
 
 COLUMNS = ("image", "class", "label", "score", "suggested", "decision")
@@ -156,9 +156,7 @@ def apply_corrections(table: Table, path: str | Path) -> Corrected:
             different ways; labels that are not the table's.
     """
     file = Path(path)
-    frame, _, faults = read_cells(file)
-    if faults:
-        raise InputError("\n".join(fault.message for fault in faults))
+    frame = read_frame(file)
     names = {fold(name): name for name in frame.columns}
     absent = [name for name in ("image", "class", "decision") if name not in names]
     if absent:

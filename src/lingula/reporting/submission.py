@@ -24,9 +24,8 @@ from lingula.scores.predictions import Predictions, class_columns, failed
 from lingula.settings.label_space import canonical, fold
 from lingula.system import files
 from lingula.system.errors import InputError, examples, nearest
-from lingula.tables.columns import whole_id
-from lingula.tables.names import COLUMNS
-from lingula.tables.reading import read_frame
+from lingula.tables.cells import read_frame
+from lingula.tables.columns import COLUMNS, whole_id
 from lingula.tables.table import Table
 
 # The organisers' own names of the columns that are no class, folded, beside those of tables.

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lingula.scores.predictions import Predictions, aligned, class_columns, failed
 from lingula.settings.label_space import canonical, fold
+from lingula.settings.vocabulary import view_kind
 from lingula.system.errors import InputError, examples
 from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table, rows_of, subset, targets
 
@@ -124,7 +125,6 @@ def _masked(cells: NDArray[np.float32], mask: NDArray[np.bool_]) -> dict[str, in
 
 # The weights of the team that won CXR-LT 2023, for a study's frontal, lateral and other images.
 _WINNERS = {"frontal": 7.0, "lateral": 3.0, "other": 5.0}
-_LATERAL = ("LATERAL", "LAT", "LL", "RL", "L", "XTABLE LATERAL")
 
 
 def image_weights(
@@ -166,14 +166,6 @@ def _own_weights(fuse: str) -> dict[str, float]:
             f"frontal=7,lateral=3,other=5, not '{fuse}'."
         )
     return weights
-
-
-def view_kind(view: str) -> str:
-    """`frontal`, `lateral` or `other` (oblique and unknown views)."""
-    name = view.strip().upper()
-    if name.startswith(("PA", "AP", "FRONTAL")):
-        return "frontal"
-    return "lateral" if name in _LATERAL else "other"
 
 
 def _by_study(

@@ -21,11 +21,8 @@ from lingula.settings.label_space import canonical, fold
 from lingula.system import files
 from lingula.system.csv_cells import original_cell, plain_cell, plain_csv
 from lingula.system.errors import InputError, examples, nearest
-from lingula.tables.cells import Fault
-from lingula.tables.columns import whole_ids
-from lingula.tables.names import BESIDE_SCORES, is_fact, known_columns
-from lingula.tables.reading import read_frame
-from lingula.tables.separators import with_decimal_points
+from lingula.tables.cells import Fault, raise_faults, read_frame, with_decimal_points
+from lingula.tables.columns import BESIDE_SCORES, is_fact, text_cells
 
 
 @dataclass(frozen=True)
@@ -130,23 +127,10 @@ def read_scores(path: str | Path) -> Predictions:
         hint = f" Its scores: {examples(named)}." if named else ""
         raise files.not_a_file(file, "scores file", hint)
     frame = read_frame(file)
-    texts: dict[str, tuple[str, ...]] = {}
-    columns: list[str] = []
     faults: list[Fault] = []
-    known = known_columns(frame.columns)
-    for name in frame.columns:
-        field = known.get(name)
-        if field in texts:
-            raise InputError(f"{file} has two columns for {field}; '{name}' is the second.")
-        if field is not None:
-            cells = frame[name].str.strip_chars()
-            if field in ("ids", "studies", "patients"):
-                cells = whole_ids(cells, file, faults)
-            texts[field] = tuple(cells.to_list())
-        elif not is_fact(name) and fold(name) not in BESIDE_SCORES:
-            columns.append(name)
-    if faults:
-        raise InputError("\n".join(fault.message for fault in faults))
+    texts, rest = text_cells(frame, file, faults, fields=_ID_FIELDS)
+    raise_faults(faults)
+    columns = [name for name in rest if not is_fact(name) and fold(name) not in BESIDE_SCORES]
     keys = texts.get("images") or texts.get("ids")
     if not frame.height:
         raise InputError(f"{file} has no rows.")

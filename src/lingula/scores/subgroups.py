@@ -27,13 +27,13 @@ from lingula.scores.intervals import (
 from lingula.scores.joining import Joined, Meaning, meant
 from lingula.scores.metrics import FEW
 from lingula.settings.label_space import fold
+from lingula.settings.vocabulary import age_in_years, sex_of
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.table import Table
 
 DECADES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
 UNKNOWN = "unknown"
 _COLUMNS = {"view": "views", "sex": "sexes", "age": "ages", "source": "sources"}
-_SEXES = {"m": "M", "male": "M", "man": "M", "f": "F", "female": "F", "woman": "F"}
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,8 @@ def group_cells(
         if name.casefold() == "age":
             return age_bands(cells, age_edges)
         if name.casefold() == "sex":
-            return tuple(_SEXES.get(cell.strip().casefold(), UNKNOWN) for cell in cells)
+            codes = [sex_of(cell) for cell in cells]
+            return tuple(code if code in ("M", "F") else UNKNOWN for code in codes)
         return tuple(cell.strip() or UNKNOWN for cell in cells)
     if name not in table.space:
         known = [*_COLUMNS, *table.space.classes]
@@ -286,20 +287,6 @@ def age_bands(cells: Sequence[str], edges: Sequence[int] = DECADES) -> tuple[str
         UNKNOWN if age is None else bands[int(np.searchsorted(edges, age, side="right"))]
         for age in years
     )
-
-
-def age_in_years(cell: str) -> float | None:
-    """Years of an age cell; None for what is blank, 0, above 120, or no age."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([YMWD]?)", cell.strip().upper())
-    if found is None:
-        return None
-    number, unit = float(found.group(1)), found.group(2)
-    if (unit in ("", "Y") and number == 0) or number / _PER_YEAR[unit] > 120:
-        return None
-    return number / _PER_YEAR[unit]
-
-
-_PER_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "W": 52.18, "D": 365.25}
 
 
 def _plain(value: float) -> float | None:

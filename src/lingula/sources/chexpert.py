@@ -14,6 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula.settings.label_space import CHEXPERT, LabelSpace, canonical
+from lingula.settings.vocabulary import split_of
 from lingula.sources.places import check_inside, folder, label_files, laid_out, note, read_lines
 from lingula.sources.released import (
     Released,
@@ -28,7 +29,6 @@ from lingula.sources.released import (
 )
 from lingula.system import files
 from lingula.system.errors import InputError, examples, nearest
-from lingula.tables.columns import SPLIT_NAMES
 from lingula.tables.table import BLANK, UNCERTAIN, Table
 
 SOURCE = "chexpert"
@@ -115,7 +115,7 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
         "image": _in_batches(root, laid_out(root, plain, layouts), known),
         "patient": [part[2] for part in known],
         "study": [f"{part[2]}/{part[3]}" for part in known],
-        "split": [SPLIT_NAMES[part[1]] for part in known],
+        "split": [split_of(part[1]) or "" for part in known],
     }
     frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
     given = file.frame
@@ -137,7 +137,7 @@ def _in_batches(root: Path, images: list[str], parts: Sequence[re.Match[str]]) -
 
     The full release unpacks into `CheXpert-v1.0 batch 2 (train 1)/patient00001` and the like.
     """
-    splits = [SPLIT_NAMES[part[1]] for part in parts]
+    splits = [split_of(part[1]) or "" for part in parts]
     lost = {split for split in set(splits) if not _some_there(root, images, splits, split)}
     if not lost:
         return images
@@ -185,7 +185,7 @@ def _patient_folders(root: Path) -> dict[tuple[str, str], list[str]]:
             inside = sorted(p for p in place.iterdir() if p.is_dir() and p.name[0] != ".")
             patients = [p.name for p in inside if _PATIENT.fullmatch(p.name)]
             below += [] if patients else inside
-            split = SPLIT_NAMES.get(place.name.casefold(), "")
+            split = split_of(place.name) or ""
             here = place.relative_to(root).as_posix()
             for patient in patients:
                 found.setdefault((split, patient), []).append(here)

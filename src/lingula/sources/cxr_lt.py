@@ -17,6 +17,7 @@ from lingula.settings.label_space import (
     LabelSpace,
     fold,
 )
+from lingula.settings.vocabulary import split_of
 from lingula.sources.mimic import LAYOUTS
 from lingula.sources.places import check_inside, folder, label_files, laid_out
 from lingula.sources.released import (
@@ -27,9 +28,9 @@ from lingula.sources.released import (
     ids,
     in_order,
     read_released,
+    splits,
 )
 from lingula.system.errors import InputError, examples
-from lingula.tables.columns import SPLIT_NAMES
 from lingula.tables.table import BLANK, Table
 
 log = logging.getLogger("lingula")
@@ -142,16 +143,12 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
     check_inside(root, images, file.path)
     named = _SPLIT.match(file.path.name)
     if "split" in frame.columns:
-        splits = frame["split"].str.to_lowercase()
-        unknown = splits.filter(~splits.is_in(list(SPLIT_NAMES))).unique().to_list()
-        if unknown:
-            raise InputError(f"{file.path}: column 'split' holds {examples(map(repr, unknown))}.")
-        split = splits.replace_strict(SPLIT_NAMES)
-    elif named:
-        split = pl.repeat(SPLIT_NAMES[named[1].lower()], frame.height, dtype=pl.String, eager=True)
+        split = splits(frame["split"], file.path)
     else:
-        log.warning("%s names no split: its rows are in none.", file.path)
-        split = pl.repeat("", frame.height, dtype=pl.String, eager=True)
+        if named is None:
+            log.warning("%s names no split: its rows are in none.", file.path)
+        word = "" if named is None else split_of(named[1])
+        split = pl.repeat(word, frame.height, dtype=pl.String, eager=True)
     return frame.with_columns(
         ids(frame["id"], file.path).alias("id"),
         ids(frame["patient"], file.path, "p").alias("patient"),

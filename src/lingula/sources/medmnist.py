@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lingula.settings.label_space import LabelSpace
+from lingula.settings.vocabulary import split_of
 from lingula.sources.released import Released, as_table
 from lingula.system import files
 from lingula.system.errors import InputError, examples
-from lingula.tables.columns import SPLIT_NAMES
 from lingula.tables.table import Table
 
 SOURCE = "chestmnist"
@@ -77,7 +77,7 @@ def medmnist(
                     if progress is not None and len(names) % 500 == 0:
                         progress(len(names), total)
                 cells.append(labels)
-                splits += [SPLIT_NAMES[part]] * len(labels)
+                splits += [split_of(part) or ""] * len(labels)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InputError(f"{path} is damaged or no .npz: {error}.") from None
     frame = pl.DataFrame({"image": names, "split": splits})

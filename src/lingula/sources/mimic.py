@@ -21,9 +21,9 @@ from lingula.sources.released import (
     in_order,
     read_released,
     row_numbers,
+    splits,
 )
 from lingula.system.errors import InputError, examples
-from lingula.tables.columns import SPLIT_NAMES
 from lingula.tables.table import Table
 
 SOURCE = "mimic-cxr"
@@ -161,11 +161,7 @@ def _keys(file: Released) -> pl.DataFrame:
 
 def _splits(films: pl.DataFrame, split: Released) -> pl.Series:
     official = _keys(split).select("id", "split").unique("id", keep="first", maintain_order=True)
-    stated = official["split"].str.to_lowercase()
-    unknown = stated.filter(~stated.is_in(list(SPLIT_NAMES))).unique().to_list()
-    if unknown:
-        raise InputError(f"{split.path}: column 'split' holds {examples(map(repr, unknown))}.")
-    names = np.array([*stated.replace_strict(SPLIT_NAMES).to_list(), ""], dtype=object)
+    names = np.array([*splits(official["split"], split.path).to_list(), ""], dtype=object)
     row = row_numbers(films.select("id"), official.select("id"))
     note(f"images are not in {split.path.name}", films["id"].filter(pl.Series(row < 0)).to_list())
     return pl.Series("split", names[row].tolist(), dtype=pl.String)

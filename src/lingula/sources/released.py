@@ -12,15 +12,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula.settings.label_space import LabelSpace, canonical, fold
+from lingula.settings.vocabulary import age_in_years, sex_of
 from lingula.sources.places import note
 from lingula.system.errors import InputError, examples, nearest
-from lingula.tables.cells import Fault, read_cells
-from lingula.tables.columns import label_values, whole_ids
-from lingula.tables.names import NAMES
+from lingula.tables.cells import Fault, raise_faults, read_cells
+from lingula.tables.columns import NAMES, named_columns, split_cells, whole_ids
+from lingula.tables.label_cells import label_cells
 from lingula.tables.splits import patients_in_two_splits
-from lingula.tables.table import BLANK, UNCERTAIN, Table
-
-OLDEST = 120  # years; NIH's first file says 414
+from lingula.tables.table import BLANK, Table
 
 
 @dataclass(frozen=True)
@@ -47,25 +46,8 @@ def read_released(
         InputError: a file that can't be read, or lacks a needed column; it names both.
     """
     frame, sha256, faults = read_cells(path)
-    if faults:
-        raise InputError("\n".join(fault.message for fault in faults))
-    spelled = {fold(s): name for name, spellings in names.items() for s in (name, *spellings)}
-    ours: dict[str, str] = {}
-    for column in frame.columns:
-        known = spelled.get(fold(column))
-        if known is None:
-            continue
-        if known in ours.values():
-            raise InputError(f"{path} has two columns for the {known}: one is '{column}'.")
-        ours[column] = known
-    for name in needed:
-        if name not in ours.values():
-            wanted = list(names[name])
-            raise InputError(
-                f"{path} has no column `{'` or `'.join(wanted)}`."
-                f"{nearest(wanted[0], frame.columns)} It has: {examples(frame.columns, 12)}. "
-                "Is it the file that was meant?"
-            )
+    raise_faults(faults)
+    ours = named_columns(frame.columns, names, needed, path, "Is it the right file?")
     if not frame.height:
         raise InputError(f"{path} has no rows, only column names.")
     rest = tuple(c for c in frame.columns if c not in ours)
@@ -81,9 +63,16 @@ def ids(cells: pl.Series, path: Path, prefix: str = "") -> pl.Series:
     """
     faults: list[Fault] = []
     whole = whole_ids(cells, path, faults)
-    if faults:
-        raise InputError(faults[0].message)
+    raise_faults(faults)
     return whole.str.replace(rf"^{prefix}(\d+)(?:\.0)?$", "$1") if prefix else whole
+
+
+def splits(cells: pl.Series, path: Path) -> pl.Series:
+    """`train`, `dev`, `test` or '' for each cell; `InputError` for other words."""
+    faults: list[Fault] = []
+    words = split_cells(cells.to_list(), path, faults)
+    raise_faults(faults)
+    return pl.Series("split", words, dtype=pl.String)
 
 
 def finding_columns(
@@ -131,17 +120,9 @@ def finding_cells(
 
     Raises `InputError` for a cell that is no label, with its row and column.
     """
-    labels = np.full((released.frame.height, len(space)), BLANK, dtype=np.float32)
-    for name, column in columns.items():
-        values = label_values(released.frame[column], blank=BLANK, uncertain=UNCERTAIN)
-        if values.null_count():
-            row = int(values.is_null().arg_true()[0])
-            raise InputError(
-                f"{released.path}, row {row + 2}, column '{column}': "
-                f"{released.frame[column][row]!r} is no label ({values.null_count()} such cells). "
-                "Labels are 1, 0, -1 (uncertain) or blank."
-            )
-        labels[:, space.index(name)] = values.to_numpy()
+    faults: list[Fault] = []
+    labels = label_cells(released.frame, columns, space, released.path, faults, absent=BLANK)
+    raise_faults(faults)
     return labels
 
 
@@ -156,26 +137,25 @@ def ages(cells: pl.Series, zero_is_unknown: bool = False) -> pl.Series:
     `058Y` is 58 and `018M` 1: years are whole from the first birthday on. Before it they have two
     digits (`030D` is 0.08, `000D` 0.01), since a bare 0 is no known age wherever ages are read.
     """
-    parts = cells.str.strip_chars().str.to_uppercase()
-    number = parts.str.extract(r"^(\d+(?:\.\d+)?)\.?\s*[YMWD]?$")
-    unit = parts.str.extract(r"([MWD])$").fill_null("Y")
-    years = number.cast(pl.Float64, strict=False) / unit.replace_strict(
-        {"Y": 1.0, "M": 12.0, "W": 52.2, "D": 365.25}
-    )
-    infant = ((years < 1) & ((years > 0) | (unit != "Y"))).fill_null(False)
-    whole = years.floor().cast(pl.Int64)
-    sound = (whole <= OLDEST) & ((years > 0) | infant | (not zero_is_unknown))
-    text = years.round(2).clip(0.01, 0.99).cast(pl.String).zip_with(infant, whole.cast(pl.String))
-    return text.set(~sound.fill_null(False), None).fill_null("")
+    distinct = cells.unique().to_list()
+    texts = [_age(cell, zero=not zero_is_unknown) for cell in distinct]
+    return cells.replace_strict(distinct, texts, return_dtype=pl.String)
+
+
+def _age(cell: str, zero: bool) -> str:
+    years = age_in_years(cell, zero=zero)
+    if years is None:
+        return ""
+    if years >= 1 or age_in_years(cell) is None:
+        return str(int(years))
+    return str(min(max(round(years, 2), 0.01), 0.99))
 
 
 def sexes(cells: pl.Series) -> pl.Series:
     """`M`, `F`, `O` (other), `U` (stated as unknown) or '' (blank); other codes stay."""
-    codes = {"M": "M", "MALE": "M", "F": "F", "FEMALE": "F"}
-    codes |= {"O": "O", "OTHER": "O", "U": "U", "UNKNOWN": "U"}
-    stripped = cells.str.strip_chars()
-    known = stripped.str.to_uppercase().replace_strict(codes, default=None)
-    return known.fill_null(stripped)
+    distinct = cells.unique().to_list()
+    codes = [sex_of(cell) or cell.strip() for cell in distinct]
+    return cells.replace_strict(distinct, codes, return_dtype=pl.String)
 
 
 def row_numbers(wanted: pl.DataFrame, keys: pl.DataFrame) -> NDArray[np.intp]:

@@ -15,15 +15,22 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from lingula.images.formats import sniff
-from lingula.settings.label_space import canonical, fold, is_known, suggestion
+from lingula.settings.label_space import LabelSpace, canonical, fold, is_known, suggestion
 from lingula.system.errors import InputError, examples, nearest
-from lingula.tables.cells import Fault
-from lingula.tables.columns import label_values, looks_like_labels, text_cells, whole_id, whole_ids
+from lingula.tables.cells import Fault, raise_faults, read_frame
+from lingula.tables.columns import (
+    COLUMNS,
+    NAMES,
+    is_fact,
+    known_columns,
+    squeezed,
+    text_cells,
+    whole_id,
+    whole_ids,
+)
 from lingula.tables.folder import scan
+from lingula.tables.label_cells import label_cells, looks_like_labels
 from lingula.tables.mapping import LabelMap
-from lingula.tables.names import COLUMNS, NAMES, is_fact, known_columns, squeezed
-from lingula.tables.reading import no_labels, read_frame
-from lingula.tables.table import BLANK, UNCERTAIN
 
 # What `key` may name in a DICOM header, folded, and the field of `DicomFacts` that holds it.
 DICOM_KEYS = {
@@ -111,7 +118,7 @@ def attach(
     found = [_found(root, name, facts) for name in names]
     left = {fold(name) for name in ignore_columns}
     kept = frame.drop([name for name in frame.columns if fold(name) in left and name != column])
-    rows, keyless, facts_of = _rows(kept, column, list(classes), labels)
+    rows, keyless, facts_of = _rows(kept, column, classes, labels)
     pairs, matched_keys, by_file = _matches(found, rows, key, root)
     if not pairs:
         raise InputError(
@@ -223,7 +230,7 @@ def _found(root: Path, name: str, facts: Callable[[Path], Found] | None) -> Foun
 
 
 def _rows(
-    frame: pl.DataFrame, column: str, classes: Sequence[str], labels: Path
+    frame: pl.DataFrame, column: str, classes: Mapping[str, str], labels: Path
 ) -> tuple[dict[str, int], list[int], dict[str, str]]:
     """Key to row number; the rows without a key; and the columns of ids and facts, by field.
 
@@ -237,13 +244,11 @@ def _rows(
     known = {c: field for c, field in known.items() if field != "images" and c not in classes}
     texts, _ = text_cells(frame.select(c for c in known if c != column), labels, faults)
     cells: dict[str, Sequence[object]] = {NAMES[field]: column for field, column in texts.items()}
-    for name in classes:
-        values = label_values(frame[name], blank=BLANK, uncertain=UNCERTAIN)
-        if values.null_count():
-            faults.append(no_labels(frame[name], values, labels))
-        cells[name] = values.to_list()
-    if faults:
-        raise InputError("\n".join(fault.message for fault in faults))
+    space = LabelSpace(tuple(classes.values()))
+    by_class = {target: name for name, target in classes.items()}
+    values = label_cells(frame, by_class, space, labels, faults)
+    cells |= {name: values[:, space.index(target)].tolist() for name, target in classes.items()}
+    raise_faults(faults)
     rows: dict[str, int] = {}
     differing: dict[str, list[str]] = {}
     for row, key in enumerate(keys):

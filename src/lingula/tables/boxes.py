@@ -10,7 +10,7 @@ import polars as pl
 from lingula.settings.label_space import canonical, fold
 from lingula.system.csv_cells import original_cell
 from lingula.system.errors import InputError
-from lingula.tables.reading import read_frame
+from lingula.tables.cells import read_frame
 from lingula.tables.table import Table
 
 Box = tuple[float, float, float, float]  # left, top, width, height in pixels of the image file

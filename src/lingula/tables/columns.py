@@ -1,63 +1,211 @@
-"""Cells of a table file as text: which column is which, and what a label cell says.
+"""What the columns of a table file are: ids and facts by any of their names, and helpers.
 
-Every cell is read as text first, so that ids stay as they are. Faults are collected, not raised,
-wherever reading can go on: `read_table` raises them, `data check` lists them.
+A column of a helper (a fold, a one-hot sex, a view) that contains 0 and 1 looks like a finding. It
+becomes none unless it is named as a class.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
-import logging
 import re
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 
-from lingula.settings.label_space import SPACES, LabelSpace, canonical, fold, is_known, likely
+from lingula.settings.label_space import fold, is_known
+from lingula.settings.vocabulary import split_of
 from lingula.system.csv_cells import original_cell
-from lingula.system.errors import examples, nearest
+from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.cells import Fault
-from lingula.tables.names import NAMES, helper, is_fact, known_columns
-from lingula.tables.separators import with_decimal_points
 
-log = logging.getLogger("lingula")
-
-SPLIT_NAMES = {
-    "": "",
-    "train": "train",
-    "dev": "dev",
-    "val": "dev",
-    "valid": "dev",
-    "validate": "dev",
-    "validation": "dev",
-    "development": "dev",
-    "test": "test",
+# Names as they are written, and their first aliases, folded (see `labels.fold`), to fields of
+# `Table`. Two of these for one field contradict each other.
+COLUMNS = {
+    "image": "images",
+    "path": "images",
+    "fpath": "images",
+    "id": "ids",
+    "dicom id": "ids",
+    "patient": "patients",
+    "subject id": "patients",
+    "study": "studies",
+    "study id": "studies",
+    "view": "views",
+    "viewposition": "views",
+    "split": "splits",
+    "age": "ages",
+    "sex": "sexes",
+    "source": "sources",
 }
-BLANKS = ("", "na", "n/a", "<na>", "nan", "null", "none")
+# Names of hospitals' exports and of public sets, by their letters and digits alone: taken where no
+# column of `COLUMNS` says the same. Of several the first in this order is.
+ALIASES = {
+    "ids": "sopinstanceuid dicomid imageid imageuid",
+    "patients": (
+        "patientid mrn medicalrecordnumber patientnumber patientno patientnr patnr patid ptid pid "
+        "patientidentifier patientuid patientkey patientcode patienthash patientpseudonym "
+        "deidpatientid anonpatientid anonymizedpatientid anonymisedpatientid subjectid subject "
+        "subjectnumber participantid participant personid caseid patientenid patientennummer "
+        "idpatient numeropatient idpaciente pacienteid paciente idpaziente paziente"
+    ),
+    "studies": (
+        "studyinstanceuid studyuid studyid studynumber accessionnumber accession accessionno "
+        "examid examinationid"
+    ),
+    "views": "viewposition projection viewname",
+    "ages": "patientage ageyears ageinyears ageatstudy ageatexam ageapprox",
+    "sexes": "gender patientsex patientgender sexatbirth",
+}
+# Fields of `Table` to the column names that are written.
+NAMES = {
+    "images": "image",
+    "ids": "id",
+    "patients": "patient",
+    "studies": "study",
+    "views": "view",
+    "splits": "split",
+    "ages": "age",
+    "sexes": "sex",
+    "sources": "source",
+}
+_RANK = {
+    alias: (rank, field)
+    for field, aliases in ALIASES.items()
+    for rank, alias in enumerate(aliases.split())
+}
+# Columns that stand beside scores in other people's files, folded; none is a finding.
+BESIDE_SCORES = ("n views", "views", "fold", "frontal lateral", "height", "width", "index level 0")
+
 _KEYS = ("ids", "patients", "studies")
 # Columns of free text by their written names: no ids, so that no spreadsheet need run them.
 FREE = ("view", "age", "sex", "source")
 
+# Names of helpers by what they say, as patterns of words in lower case, so that `isValid` and
+# `is_valid` are one. Behind some first words may stand what a one-hot column is for: `sex_male`.
+_HELPERS = {
+    "a split": (
+        r"((is|in) )?(train(ing)?|dev|val(id(ate|ation)?)?|test(ing)?|hold ?out)( ?set)?"
+        r"|(split|subset|partition|set|phase|k ?fold|folds?|cv( ?fold)?)( ?\d+| \w+)?"
+    ),
+    "a patient's fact": (
+        r"(is )?(male|female|man|woman|adult|child|infant|newborn|elderly|(in|out) ?patient)"
+        r"|pa?ediatric|emergency|icu|(patient )?(sex|gender)( \w+){0,2}"
+        r"|(patient )?age( (group|band|bin|over|under|above|below|from|to))?( ?\d+){0,2}"
+        r"|(race|ethnicity|insurance|marital)( \w+){0,2}"
+    ),
+    "a view": (
+        r"(is )?(frontal|lateral|ap|pa|portable|bedside|supine|erect|upright|standing|sitting)"
+        r"|decubitus|frontal lateral|(view|projection)( \w+){0,2}"
+    ),
+    "an image's fact": (
+        r"height|width|rows|columns|channels|bits( stored)?|((sample|loss) )?weights?|count|flag"
+        r"|(n|num|number of) (images|views|frames)|images? count|views|frames"
+        r"|(is )?(inverted|rotated|flipped|cropped|duplicated?|corrupt(ed)?|usable|readable)"
+        r"|(is )?(annotated|reviewed|verified|checked|included?|excluded?)|skip|ignore|keep"
+        r"|has (box(es)?|bbox|mask|report)|burned in|((good|low|bad) )?quality"
+    ),
+    "a place": (
+        r"(site|hospital|cent(er|re)|clinic|institution|scanner|manufacturer|vendor|ward|source"
+        r"|department|country|data ?set|cohort|batch)( ?\d+|( \w+){1,2})?"
+    ),
+    "a row's number": (
+        r"index|idx|row( ?id| number| index)?|((index )?level|index|unnamed)( \d+)+|order|rank|seq"
+        r"|sequence|visit|time ?point|follow ?up|(has )?prior|year|month|day"
+    ),
+}
+
+
+def known_columns(names: Iterable[str], classes: Container[str] = ()) -> dict[str, str]:
+    """Column to field of `Table`, for the columns of ids and facts among `names`.
+
+    Columns of `COLUMNS` are all there, also where two say the same. Of those that only `ALIASES`
+    know there is one for a field, and none where that field has one already. A name in `classes`
+    is no alias.
+    """
+    every = list(names)
+    found = {name: COLUMNS[fold(name)] for name in every if fold(name) in COLUMNS}
+    ranked = [(_RANK[key], name) for name in every if (key := squeezed(name)) in _RANK]
+    for (_, field), name in sorted(ranked, key=lambda item: item[0][0]):
+        if field not in found.values() and name not in found and name not in classes:
+            found[name] = field
+    return {name: found[name] for name in every if name in found}
+
+
+def is_fact(name: str) -> bool:
+    """Whether a name is one of a column of ids or facts, whatever others stand beside it."""
+    return fold(name) in COLUMNS or squeezed(name) in _RANK
+
+
+def squeezed(name: str) -> str:
+    """A name's letters and digits in lower case: `Patient ID`, `patient-id` and `PatientID`."""
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def helper(name: str) -> str:
+    """What a column says if its name is a helper's: a key of `_HELPERS`, as `a split`; else ''.
+
+    The vocabulary is closed: any other name is none, and a known finding never is.
+    """
+    if is_known(name):
+        return ""
+    parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
+    words = re.sub(r"[\W_]+", " ", parted).strip().casefold()
+    return next((kind for kind, words_of in _HELPERS.items() if re.fullmatch(words_of, words)), "")
+
+
+def named_columns(
+    columns: Sequence[str],
+    names: Mapping[str, Collection[str]],
+    needed: Collection[str],
+    file: Path,
+    hint: str,
+) -> dict[str, str]:
+    """Column to our name, for those that `names` knows: our names, and other spellings of each.
+
+    Raises:
+        InputError: two columns of one name, or a needed one that is missing; `hint` comes last.
+    """
+    spelled = {fold(s): name for name, spellings in names.items() for s in (name, *spellings)}
+    ours: dict[str, str] = {}
+    for column in columns:
+        known = spelled.get(fold(column))
+        if known in ours.values():
+            raise InputError(f"{file} has two columns for the {known}: one is '{column}'.")
+        if known is not None:
+            ours[column] = known
+    for name in needed:
+        if name not in ours.values():
+            wanted = [*names[name]] or [name]
+            raise InputError(
+                f"{file} has no column `{'` or `'.join(wanted)}`.{nearest(wanted[0], columns)} "
+                f"It has: {examples(columns, 12)}. {hint}"
+            )
+    return ours
+
 
 def text_cells(
-    frame: pl.DataFrame, file: Path, faults: list[Fault], classes: Container[str] = ()
+    frame: pl.DataFrame,
+    file: Path,
+    faults: list[Fault],
+    classes: Container[str] = (),
+    fields: Container[str] = NAMES,
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Cells of the known columns by field of `Table`, and the names of all other columns.
+    """Cells of the known columns by field of `Table`, and the names of all unknown columns.
 
-    Names in `classes` are no aliases of known ones.
+    Names in `classes` are no aliases of known ones. Only the cells of `fields` are read.
     """
     texts: dict[str, tuple[str, ...]] = {}
     taken: dict[str, str] = {}
     known = known_columns(frame.columns, classes)
     for name, field in known.items():
+        if field not in fields:
+            continue
         if field in taken:
-            message = (
-                f"{file}: columns '{taken[field]}' and '{name}' both say the {NAMES[field]}. "
-                f"Ignore one: {ignoring([name])}"
-            )
-            faults.append(Fault("columns that stand twice", message, 1, (name,)))
+            fix = f"Ignore one: {ignoring([name])}" if fields is NAMES else "Remove one."
+            both = f"{file}: columns '{taken[field]}' and '{name}' both say the {NAMES[field]}."
+            message = f"{both} {fix}"
+            faults.append(Fault("columns of the same meaning", message, 1, (name,)))
         else:
             taken[field] = name
             cells = frame[name].str.strip_chars()
@@ -67,7 +215,7 @@ def text_cells(
             if NAMES[field] in FREE and file.suffix.lower() != ".parquet":
                 texts[field] = tuple(original_cell(cell) for cell in texts[field])
     if "splits" in texts:
-        texts["splits"] = _split_cells(texts["splits"], file, faults)
+        texts["splits"] = split_cells(texts["splits"], file, faults)
     return texts, [name for name in frame.columns if name not in known]
 
 
@@ -91,12 +239,13 @@ def whole_id(text: str) -> str:
     return text[:-2] if text.endswith(".0") and text[:-2].isdecimal() else text
 
 
-def _split_cells(cells: tuple[str, ...], file: Path, faults: list[Fault]) -> tuple[str, ...]:
-    known = {cell: SPLIT_NAMES.get(cell.casefold()) for cell in set(cells)}
+def split_cells(cells: Sequence[str], file: Path, faults: list[Fault]) -> tuple[str, ...]:
+    """`train`, `dev`, `test` or '' for each cell, with a fault for other words."""
+    known = {cell: split_of(cell) for cell in set(cells)}
     wrong = tuple(sorted(cell for cell, split in known.items() if split is None))
     if wrong:
         message = (
-            f"{file}: column 'split' holds {examples(repr(cell) for cell in wrong)}; it must be "
+            f"{file}: column 'split' has {examples(repr(cell) for cell in wrong)}; it must be "
             "train, dev (or val, valid, validate, validation), test or blank."
         )
         count = sum(cell in wrong for cell in cells)
@@ -104,165 +253,8 @@ def _split_cells(cells: tuple[str, ...], file: Path, faults: list[Fault]) -> tup
     return tuple(known[cell] or "" for cell in cells)
 
 
-def label_values(
-    cells: pl.Series, *, blank: float, uncertain: float, soft: bool = False
-) -> pl.Series:
-    """Label cells as Float32, null where a cell is no label.
-
-    1, 1.0, True are 1 and 0, 0.0, False are 0; -1 is `uncertain`; '', NA, NaN, null and the like
-    are `blank`; with `soft`, any number from 0 to 1 stands for itself.
-    """
-    distinct = cells.unique()
-    values = _values(distinct, blank, uncertain, soft)
-    # Nearly all columns hold a few texts many times: each text is looked at once.
-    return cells.replace_strict(distinct, values, default=None, return_dtype=pl.Float32)
-
-
-def _values(cells: pl.Series, blank: float, uncertain: float, soft: bool) -> pl.Series:
-    text = with_decimal_points(pl.col("cells")).str.strip_chars().str.to_lowercase()
-    number = text.cast(pl.Float32, strict=False)
-    allowed = number.is_between(0.0, 1.0) if soft else (number == 0.0) | (number == 1.0)
-    values = (
-        pl.when(text.is_in(BLANKS))
-        .then(pl.lit(blank, pl.Float32))
-        .when(number == -1.0)
-        .then(pl.lit(uncertain, pl.Float32))
-        .when(text.is_in(["true", "false"]))
-        .then((text == "true").cast(pl.Float32))
-        .when(allowed)
-        .then(number)
-    )
-    return pl.DataFrame({"cells": cells}).select(values.alias(cells.name)).to_series()
-
-
-def looks_like_labels(cells: pl.Series, soft: bool = False) -> bool:
-    """Whether all cells are labels and not all of them are blank."""
-    distinct = cells.unique()
-    values = label_values(distinct, blank=-2.0, uncertain=-1.0, soft=soft)
-    return not values.null_count() and bool((values > -2.0).any())
-
-
 def ignoring(columns: Iterable[str]) -> str:
     """How columns are left out, as it is typed: in training, and in the other commands."""
     named: Sequence[str] = [json.dumps(name, ensure_ascii=False) for name in columns]
     others = "--ignore-columns " + (named[0] if len(named) == 1 else "NAME for each")
     return f"'data.ignore_columns=[{','.join(named)}]' in training, {others} elsewhere"
-
-
-def class_columns(
-    frame: pl.DataFrame,
-    rest: list[str],
-    space: LabelSpace | None,
-    file: Path,
-    soft: bool,
-    faults: list[Fault],
-    named: Collection[str] = (),
-) -> dict[str, str]:
-    """Class name to column, with a fault for every column that is neither an id nor a class.
-
-    Without a space, names of helpers (see `names.helper`) are no classes unless they are `named`.
-    """
-    found: dict[str, str] = {}
-    spelled: dict[str, str] = {}
-    strange = []
-    unasked = []
-    helpers: dict[str, str] = {}
-    wanted = {fold(canonical(name)) for name in named}
-    for column in rest:
-        known = space.classes[space.index(column)] if space and column in space else None
-        if space is None and (is_known(column) or looks_like_labels(frame[column], soft)):
-            kind = "" if fold(column) in wanted else _said(column)
-            if kind:
-                helpers[column] = kind
-                continue
-            known = canonical(column)
-            _warn_of_typo(column, file)
-        if known is None and is_known(column):
-            unasked.append(column)
-        elif known is None:
-            strange.append(column)
-        elif fold(known) in spelled:
-            other = spelled[fold(known)]
-            message = (
-                f"{file}: columns '{other}' and '{column}' are the same class. Ignore one: "
-                f"{ignoring([column])}"
-            )
-            faults.append(Fault("columns of the same class", message, 1, (column,)))
-        else:
-            found[known] = spelled[fold(known)] = column
-    if unasked:
-        log.info("%s: findings outside the label space, not read: %s.", file, examples(unasked, 26))
-    if strange:
-        faults.append(_neither(frame, strange, space, file))
-    if helpers:
-        faults.append(_of_helpers(helpers, file))
-    return found
-
-
-def _said(column: str) -> str:
-    """What a column says by its name if it is no class; else ''."""
-    return "what another column says" if is_fact(column) else helper(column)
-
-
-def _of_helpers(helpers: Mapping[str, str], file: Path) -> Fault:
-    """The fault of helpers' columns of 0 and 1, which would become findings without a word."""
-    told = ", ".join(f"'{name}' (looks like {kind})" for name, kind in helpers.items())
-    parts = [name for name, kind in helpers.items() if kind == "a split"]
-    parts.sort(key=lambda name: "fold" in fold(name))  # a fold is the split of one model only
-    offer = (
-        f" For '{parts[0]}' to be the split, call it `split`: train, dev, test." if parts else ""
-    )
-    message = (
-        f"{file}: columns of 0 and 1 that are no findings by their names are left out: {told}. "
-        f"Say so: {ignoring(helpers)}. Or, if one is a class, name all classes: data.classes=[...] "
-        f'in training, "classes": [...] in {file.with_suffix(".json").name} elsewhere.{offer}'
-    )
-    return Fault("columns of helpers", message, len(helpers), tuple(helpers), fatal=False)
-
-
-def _warn_of_typo(column: str, file: Path) -> None:
-    if is_known(column):
-        return
-    names = {fold(name): name for name in NAMES.values()}
-    close = difflib.get_close_matches(fold(column), list(names), n=1, cutoff=0.88)
-    meant = likely(column) or (names[close[0]] if close else None)
-    if meant is not None:
-        log.warning("%s: '%s' is read as a class of its own. Is it '%s'?", file, column, meant)
-
-
-def _known_classes() -> list[str]:
-    return sorted({name for space in SPACES.values() for name in space.classes})
-
-
-def _is_list(cell: str) -> bool:
-    """Whether a cell names several findings: parted by `|`, or otherwise if all are known."""
-    parts = [part.strip(" '\"[]()") for part in re.split(r"[|;,]", cell)]
-    return "|" in cell or (len(parts) > 1 and all(map(is_known, parts)))
-
-
-def _neither(
-    frame: pl.DataFrame, strange: list[str], space: LabelSpace | None, file: Path
-) -> Fault:
-    """The fault for columns that are neither ids nor classes, with how to mend it."""
-    names = [*NAMES.values(), *(space.classes if space else _known_classes())]
-    told = []
-    for column in strange[:5]:
-        cells = [text for text in frame[column].head(1000) if text.strip()]
-        several = next((text for text in cells if _is_list(text)), None)
-        cell = several or next(iter(cells), "")
-        shown = cell if len(cell) <= 40 else cell[:37] + "..."
-        hint = nearest(column, names)
-        if several is not None:
-            hint = " It holds lists; a table has a column of 1 and 0 for each finding."
-        elif cell and all(
-            text.strip().casefold() in SPLIT_NAMES for text in frame[column].unique()
-        ):
-            hint = " It holds names of splits: call it `split`, if it is the split."
-        told.append(f"'{column}' (e.g. {shown!r}){hint}")
-    more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
-    what = "ids nor classes" if space is None else f"ids nor one of the {len(space)} classes"
-    message = (
-        f"{file} has columns that are neither {what}: {'; '.join(told)}{more}. "
-        f"Rename them, or leave them out: {ignoring(strange)}"
-    )
-    return Fault("columns that are neither ids nor classes", message, len(strange), tuple(strange))

@@ -15,8 +15,8 @@ from lingula.settings.config import (
 )
 from lingula.settings.label_space import fold, label_space
 from lingula.system.errors import InputError, examples
-from lingula.tables.cells import Fault
-from lingula.tables.reading import read_checked, read_frame, read_table
+from lingula.tables.cells import Fault, read_frame
+from lingula.tables.reading import read_checked, read_table
 from lingula.tables.splits import (
     check_parts,
     patients_in_two_splits,

@@ -6,7 +6,6 @@ knows, what a blank cell means, and a hash of the table. A table without one is 
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -21,34 +20,12 @@ from lingula.settings.label_space import LabelSpace, canonical, fold
 from lingula.system import files
 from lingula.system.csv_cells import plain_cell
 from lingula.system.errors import InputError, examples, nearest
-from lingula.tables.cells import Fault, read_cells
-from lingula.tables.columns import FREE, class_columns, ignoring, label_values, text_cells
-from lingula.tables.names import COLUMNS, NAMES
-from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table, plain_paths
-
-__all__ = [
-    "COLUMNS",
-    "no_labels",
-    "read_checked",
-    "read_description",
-    "read_frame",
-    "read_table",
-    "read_unlabelled",
-    "write_table",
-]
+from lingula.tables.cells import Fault, raise_faults, read_cells
+from lingula.tables.columns import FREE, NAMES, text_cells
+from lingula.tables.label_cells import class_columns, label_cells
+from lingula.tables.table import BLANK, UNMENTIONED, Table, plain_paths
 
 log = logging.getLogger("lingula")
-
-
-def read_frame(path: str | Path, *, nameless: bool = False) -> pl.DataFrame:
-    """All cells of a table file as text; headers stripped. Blank cells are ''.
-
-    Columns without a name are read with `nameless` alone. Raises `InputError` as `read_cells`, and
-    for repeated columns and short rows.
-    """
-    frame, _, faults = read_cells(path, nameless=nameless)
-    _raise(faults)
-    return frame
 
 
 def read_table(
@@ -77,7 +54,7 @@ def read_table(
     table, faults = read_checked(
         path, classes=classes, root=root, ignore_columns=ignore_columns, soft=soft, named=named
     )
-    _raise(faults)
+    raise_faults(faults)
     return table
 
 
@@ -87,22 +64,8 @@ def read_unlabelled(path: str | Path) -> Table:
     It has one class, `No Finding`, unmentioned in every row. Raises `InputError` as `read_table`.
     """
     table, faults = read_checked(path, labelled=False)
-    _raise(faults)
+    raise_faults(faults)
     return table
-
-
-def _raise(faults: Sequence[Fault]) -> None:
-    fatal = [fault.message for fault in faults if fault.fatal]
-    if fatal:
-        raise InputError("\n".join(fatal))
-    for fault in faults:
-        _warn(fault.message)
-
-
-@functools.cache
-def _warn(message: str) -> None:
-    """Once a process: several steps of a command may read the same table."""
-    log.warning("%s", message)
 
 
 def read_checked(
@@ -262,30 +225,7 @@ def _labels(
     absent = [name for name in space.classes if name not in columns]
     if absent and columns:
         log.warning("%s knows nothing of: %s.", file, examples(absent, 26))
-    labels = np.full((frame.height, len(space)), UNMENTIONED, dtype=np.float32)
-    for name, column in columns.items():
-        values = label_values(frame[column], blank=BLANK, uncertain=UNCERTAIN, soft=soft)
-        if values.null_count():
-            faults.append(no_labels(frame[column], values, file, soft))
-        labels[:, space.index(name)] = values.fill_null(BLANK).to_numpy()
-    return space, labels
-
-
-def no_labels(cells: pl.Series, values: pl.Series, file: Path, soft: bool = False) -> Fault:
-    """The fault of a column with cells that are no labels: those whose value is null."""
-    rows = np.flatnonzero(values.is_null().to_numpy())
-    found = tuple(f"row {row + 2}: {cells[int(row)]!r}" for row in rows[:5])
-    numbers = cells.filter(values.is_null()).cast(pl.Float32, strict=False)
-    hint = "Labels are 1, 0, -1 (uncertain) or blank"
-    if soft:
-        hint += ", or with data.soft=true a number from 0 to 1"
-    elif numbers.is_between(0, 1).any():
-        hint += "; probabilities need data.soft=true"
-    message = (
-        f"{file}, row {rows[0] + 2}, column '{cells.name}': {cells[int(rows[0])]!r} is no label "
-        f"({len(rows)} such cells). {hint}. If the column is no class: {ignoring([cells.name])}"
-    )
-    return Fault(f"cells of '{cells.name}' that are no labels", message, len(rows), found)
+    return space, label_cells(frame, columns, space, file, faults, soft=soft)
 
 
 def _mark_unmentioned(

@@ -13,8 +13,8 @@ from lingula.system import files
 from lingula.system.claims import OTHER_CONTENT, claim
 from lingula.system.csv_cells import plain_cell
 from lingula.system.errors import InputError
-from lingula.tables.names import known_columns
-from lingula.tables.reading import read_frame
+from lingula.tables.cells import read_frame
+from lingula.tables.columns import known_columns
 
 
 def keep_rows(table: Path, out: Path, wanted: Callable[[str], bool]) -> int:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from lingula.settings.label_space import fold
 from lingula.system.errors import InputError, nearest
-from lingula.tables.names import NAMES
+from lingula.tables.columns import NAMES
 from lingula.tables.table import UNCERTAIN, Table
 
 Rows = NDArray[np.bool_]

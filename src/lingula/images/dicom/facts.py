@@ -29,6 +29,7 @@ from lingula.images.dicom.header import (
 )
 from lingula.images.dicom.pixels import syntax_name
 from lingula.images.formats import HEAD, sniff
+from lingula.settings.vocabulary import age_in_years, sex_of
 from lingula.system.errors import ImageError, InputError
 
 if TYPE_CHECKING:
@@ -224,15 +225,13 @@ def _laterality(dataset: Dataset) -> str:
 
 def _age(stated: str) -> float | None:
     """Years of an age string, e.g. `062Y` or `018M`; bare digits are years. None if impossible."""
-    found = re.fullmatch(r"([0-9]{1,3})([DWMY]?)", stated.upper())
-    if found is None:
-        return None
-    years = int(found[1]) / {"D": 365.25, "W": 52.18, "M": 12.0}.get(found[2], 1.0)
-    return round(years, 3) if years <= 120 else None
+    years = age_in_years(stated, zero=True)
+    return None if years is None else round(years, 3)
 
 
 def _sex(stated: str) -> str | None:
-    return stated.upper() if stated.upper() in ("M", "F", "O") else None
+    code = sex_of(stated)
+    return None if code == "U" else code
 
 
 _IDS = {

@@ -25,7 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import lingula
-from lingula.images.cache.files import open_cache, verify
+from lingula.images.cache import open_cache
+from lingula.images.cache_writing import find_damaged
 
 Left = dict[str, str]
 
@@ -74,7 +75,7 @@ def scores_left(out: Path) -> Left:
 def cache_left(out: Path) -> Left:
     """Every image's pixels; each checksum is verified."""
     index = open_cache(out)
-    left = {"damaged": str(verify(index))}
+    left = {"damaged": str(find_damaged(index))}
     for name, found in index.entries.items():
         entry = found[-1]
         with (out / entry.file).open("rb") as stream:
@@ -103,7 +104,6 @@ def newest_step(run: Path) -> int:
 def finished_files(out: Path) -> dict[Path, int]:
     """What must never be made again once it is there, with its time."""
     kept = [*out.rglob("finished.json"), *out.rglob("*.pixels")]
-    kept = [path for path in kept if ".making" not in str(path)]
     # Pixels count as finished with their index only.
     kept = [p for p in kept if p.suffix != ".pixels" or p.with_suffix(".jsonl").is_file()]
     return {path: path.stat().st_mtime_ns for path in kept}

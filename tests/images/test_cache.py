@@ -17,9 +17,8 @@ from PIL import Image
 
 import lingula
 from builders import write_tiny
-from lingula.images.cache.files import CacheSettings, claim, open_cache, open_caches
-from lingula.images.cache.reading import CachedImages, locate
-from lingula.images.cache.writing import Part, fill
+from lingula.images.cache import CachedImages, CacheSettings, locate, open_cache
+from lingula.images.cache_writing import Part, claim_cache, fill_cache
 from lingula.images.reading import read_image
 from lingula.loading.batches import Radiographs, decode_all, load, together
 from lingula.settings.config import Config, vary
@@ -109,14 +108,14 @@ def test_a_kill_costs_only_the_file_being_written(tiny_table: Path, tmp_path: Pa
     out, settings = tmp_path / "cut", CacheSettings(32)
     script = (
         "import time\nfrom pathlib import Path\n"
-        "from lingula.images.cache.writing import fill\n"
-        "from lingula.images.cache.files import CacheSettings, claim\n"
+        "from lingula.images.cache import CacheSettings\n"
+        "from lingula.images.cache_writing import claim_cache, fill_cache\n"
         f"out = Path({str(out)!r})\n"
-        "claim(out, CacheSettings(32))\n"
+        "claim_cache(out, CacheSettings(32))\n"
         "def slow(done, total):\n    print(done, flush=True)\n    time.sleep(0.02)\n"
         f"names = {NAMES!r}\n"
-        f"fill(out, CacheSettings(32), Path({str(tiny_table.parent)!r}), names, workers=1,"
-        " images_a_file=8, progress=slow)\n"
+        f"fill_cache(out, CacheSettings(32), Path({str(tiny_table.parent)!r}), names, workers=1,"
+        " images_per_file=8, progress=slow)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -126,17 +125,17 @@ def test_a_kill_costs_only_the_file_being_written(tiny_table: Path, tmp_path: Pa
             break
     process.wait()
     process.stdout.close()
-    left = {path.name: path.stat().st_mtime_ns for path in out.glob("*.pixels")}
-    assert len(left) == 2 and list(out.glob(".making-*"))
+    left = {path.name: path.stat().st_mtime_ns for path in out.glob("[0-9]*.pixels")}
+    assert len(left) == 2 and list(out.glob(".001-of-001-00002.*"))
     with pytest.raises(InputError, match=r"24 of 40 images are not in the cache"):
         located(out, tiny_table.parent)
-    done = fill(out, settings, tiny_table.parent, NAMES, images_a_file=8)
+    done = fill_cache(out, settings, tiny_table.parent, NAMES, images_per_file=8)
     assert (done.made, done.kept, done.failures) == (24, 16, {})
     assert {n: (out / n).stat().st_mtime_ns for n in left} == left  # kept, not made again
-    assert not list(out.glob(".making-*"))
+    assert not list(out.glob(".001-of-001-00002.*"))
     whole = tmp_path / "whole"
-    claim(whole, settings)
-    fill(whole, settings, tiny_table.parent, NAMES, images_a_file=8)
+    claim_cache(whole, settings)
+    fill_cache(whole, settings, tiny_table.parent, NAMES, images_per_file=8)
     pixels = [{p.name: p.read_bytes() for p in f.glob("*.pixels")} for f in (out, whole)]
     assert pixels[0] == pixels[1] and len(pixels[0]) == 5
     assert (images_of(out, tiny_table.parent) == read(tiny_table.parent, 32)).all()
@@ -320,7 +319,7 @@ def test_damage_is_found(tiny_table: Path, tmp_path: Path) -> None:
     cached = located(out, tiny_table.parent)
     dataset = Radiographs([tiny_table.parent / n for n in NAMES], 32, None, cached)
     pixels.write_bytes(whole[: 32 * 32 * 20])  # under the reader's feet
-    os.utime(pixels, ns=(cached.stamps[0], cached.stamps[0]))
+    os.utime(pixels, ns=(cached.files[0][1],) * 2)
     memory = decode_all(dataset)
     assert sorted(memory.failures) == list(range(20, 40))
     assert "ends within the image" in memory.failures[20]
@@ -333,7 +332,8 @@ def test_a_damaged_jpeg_of_the_cache_is_an_error(films: Path, tmp_path: Path) ->
     cached = located(out, films, names)
     (pixels,) = out.glob("*.pixels")
     data = bytearray(pixels.read_bytes())
-    data[cached.start[2] : cached.start[2] + 40] = bytes(40)
+    start = int(cached.places["start"][2])
+    data[start : start + 40] = bytes(40)
     pixels.write_bytes(bytes(data))
     memory = decode_all(
         Radiographs([films / n for n in names], 96, None, located(out, films, names))
@@ -381,8 +381,8 @@ def test_a_cache_that_does_not_fit_is_refused(
     lingula.data_cache(tiny_table, out=tmp_path / "bits", size=size, bits=12)
     lingula.data_cache(tiny_table, out=tmp_path / "part", size=size, shard="1/2")
     for name, message in (
-        ("other", rf"holds images of {size + 8} pixels, but the model takes {size}"),
-        ("bits", r"bits=12, but data.bits=None"),
+        ("other", rf"made with size={size + 8}, but model.image_size is {size}"),
+        ("bits", r"made with bits=12, but data.bits is None"),
         ("part", r"are not in the cache .*images/.*lingula data cache .*labels.csv --size"),
         ("absent", r"is no image cache"),
     ):
@@ -403,7 +403,7 @@ def test_a_phantoms_model_refuses_cached_films_that_are_not_there(tmp_path: Path
     for folder in ("phantom", "films"):
         lingula.data_cache(tmp_path / folder, out=tmp_path / "cache", size=32)
     phantoms = located(tmp_path / "cache", tmp_path / "phantom", names)
-    assert phantoms.phantom.all() and len(phantoms) == 30
+    assert phantoms.places["phantom"].all() and len(phantoms) == 30
     refuse_films([tmp_path / "phantom" / name for name in names], phantoms)
     (films / "film.png").unlink()
     film = located(tmp_path / "cache", films, ["film.png"])
@@ -445,9 +445,9 @@ def test_the_settings_are_plain_json(tiny_table: Path, tmp_path: Path) -> None:
 
 def test_parts_share_the_images(tiny_table: Path, tmp_path: Path) -> None:
     settings = CacheSettings(32)
-    claim(tmp_path / "c", settings)
+    claim_cache(tmp_path / "c", settings)
     done = [
-        fill(tmp_path / "c", settings, tiny_table.parent, NAMES, part=Part(n, 16)).made
+        fill_cache(tmp_path / "c", settings, tiny_table.parent, NAMES, part=Part(n, 16)).made
         for n in range(1, 17)
     ]
     assert sum(done) == 40 and set(done) == {2, 3}
@@ -506,7 +506,7 @@ def test_images_of_two_caches_of_one_name_are_never_mixed_up(tmp_path: Path) -> 
         root.mkdir()
         Image.fromarray(pixels).save(root / "x.png")
         lingula.data_cache(root, out=tmp_path / f"cache-{root.name}", size=32)
-    index = open_caches([tmp_path / "cache-a", tmp_path / "cache-b"])
+    index = open_cache([tmp_path / "cache-a", tmp_path / "cache-b"])
     for root in roots:
         cached = locate(index, root, ["x.png"], [root / "x.png"])
         dataset = Radiographs([root / "x.png"], 32, None, cached)
@@ -525,20 +525,20 @@ def test_what_one_cache_could_not_read_another_may_hold(
 
     names = sorted(path.name for path in films.iterdir())
     lingula.data_cache(films, out=tmp_path / "good", size=32)
-    monkeypatch.setattr("lingula.images.cache.writing.read_image", without_decoder)
+    monkeypatch.setattr("lingula.images.cache_writing.read_image", without_decoder)
     lingula.data_cache(films, out=tmp_path / "bad", size=32)
     paths = [films / name for name in names]
-    assert (locate(open_cache(tmp_path / "bad"), films, names, paths).file < 0).all()
+    assert (locate(open_cache(tmp_path / "bad"), films, names, paths).places["file"] < 0).all()
     for order in (("good", "bad"), ("bad", "good")):
-        index = open_caches([tmp_path / place for place in order])
-        assert (locate(index, films, names, paths).file >= 0).all()
+        index = open_cache([tmp_path / place for place in order])
+        assert (locate(index, films, names, paths).places["file"] >= 0).all()
 
 
 def test_caches_of_different_settings_are_refused(films: Path, tmp_path: Path) -> None:
     lingula.data_cache(films, out=tmp_path / "a", size=32)
     lingula.data_cache(films, out=tmp_path / "b", size=40)
     with pytest.raises(InputError, match=r"a and .*b are caches with different settings:\n.*size"):
-        open_caches([tmp_path / "a", tmp_path / "b"])
+        open_cache([tmp_path / "a", tmp_path / "b"])
 
 
 @pytest.mark.parametrize("codec", ["raw", "jpeg", None])

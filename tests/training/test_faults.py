@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 
 import lingula
 from builders import typed, write_tiny
-from lingula.images.cache.files import open_cache, verify
+from lingula.images.cache import open_cache
+from lingula.images.cache_writing import find_damaged
 from lingula.loading import batches
 from lingula.loading.batches import Radiographs
 from lingula.model.checkpoint import load_model, newest_checkpoint, save_checkpoint, save_model
@@ -175,7 +176,7 @@ def test_a_full_disk_as_typed(
         assert typed(*words) == 0, capsys.readouterr().err
     same(tmp_path / "run", whole)
     assert read_scores(tmp_path / "s.csv").images == read_scores(tmp_path / "s.parquet").images
-    assert not verify(open_cache(tmp_path / "cache"))
+    assert not find_damaged(open_cache(tmp_path / "cache"))
 
 
 def test_a_model_that_was_there_outlives_a_full_disk(whole: Path, tmp_path: Path) -> None:

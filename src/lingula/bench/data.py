@@ -24,9 +24,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lingula.images.cache.files import CacheSettings, claim, open_cache
-from lingula.images.cache.reading import locate
-from lingula.images.cache.writing import fill
+from lingula.images.cache import CacheSettings, locate, open_cache
+from lingula.images.cache_writing import claim_cache, fill_cache
 from lingula.images.reading import read_image
 from lingula.loading.batches import Radiographs, consecutive_batches, load
 from lingula.loading.warp import Warp, draw_warps, warp_levels
@@ -157,10 +156,10 @@ def _draw_films(folder: Path, tick: Callable[[int], None]) -> list[Path]:
 
 def _cache(folder: Path, settings: CacheSettings) -> Radiographs:
     place = folder / f"cache-{settings.codec}"
-    claim(place, settings)
+    claim_cache(place, settings)
     paths = sorted((folder / "png").iterdir())
     names = [path.name for path in paths]
-    fill(place, settings, folder / "png", names, workers=1)
+    fill_cache(place, settings, folder / "png", names, workers=1)
     cached = locate(open_cache(place), folder / "png", names, paths)
     return Radiographs(paths, settings.size, None, cached)
 

@@ -14,7 +14,7 @@ from lingula.cli.options import TABLE, IgnoreColumns, Json, Overwrite, dumped
 from lingula.system.errors import InputError, examples
 
 if TYPE_CHECKING:
-    from lingula.verbs.data_cache import Cached
+    from lingula.images.cache_writing import Cached
 
 
 class Codec(enum.StrEnum):

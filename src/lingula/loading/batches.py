@@ -21,13 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lingula.images.cache.reading import (
-    CachedImages,
-    check_cached,
-    joined,
-    read_cached,
-    read_cached_into,
-)
+from lingula.images.cache import CachedImages, check_cached, join_cached, read_cached
 from lingula.images.reading import read_image
 from lingula.loading.draws import draws_per_item
 from lingula.system.errors import ImageError, StoppedError
@@ -81,7 +75,7 @@ class Radiographs(Dataset[NDArray[np.uint8]]):
     def read_into(self, index: int, place: NDArray[np.uint8]) -> None:
         """One image into its place (S, S) in a batch; raises `ImageError` if it can't be read."""
         if self.cached is not None:
-            read_cached_into(self.cached, index, place)
+            read_cached(self.cached, index, place)
         else:
             place[:] = self[index]
 
@@ -93,7 +87,7 @@ def together(parts: Sequence[Radiographs]) -> Radiographs:
         [Path(str(path)) for part in parts for path in part.paths],
         parts[0].size,
         parts[0].bits,
-        joined(caches) if caches else None,
+        join_cached(caches) if caches else None,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.images.cache.reading import CachedImages
+from lingula.images.cache import CachedImages
 from lingula.scores.calibration.fitting import Calibration, apply_curves
 from lingula.scores.plausibility import doubt
 from lingula.scores.predictions import Predictions

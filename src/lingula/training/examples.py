@@ -11,8 +11,7 @@ import numpy as np
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
-from lingula.images.cache.files import open_caches
-from lingula.images.cache.reading import locate
+from lingula.images.cache import locate, open_cache
 from lingula.images.presence import absent, image_path, size_of
 from lingula.loading.batches import (
     Loaded,
@@ -249,7 +248,7 @@ def dataset_of(table: Table, config: Config) -> Radiographs:
     paths = [image_path(table.root, name) for name in table.images]
     cached, places = None, config.data.cache
     if places is not None:
-        index = open_caches(places)
+        index = open_cache(places)
         cached = locate(index, table.root, table.images, paths, _as_argument(table, config))
         if cached.settings.codec == "jpeg":
             log.info("Images are read from the cache %s, which is lossy.", index.folder)

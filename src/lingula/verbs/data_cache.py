@@ -5,37 +5,25 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lingula.images.cache.files import CacheSettings, claim, open_cache, verify
-from lingula.images.cache.writing import Expected, Part, failed_path, fill, parts_missing
+from lingula.images.cache import CacheSettings, open_cache
+from lingula.images.cache_writing import (
+    Cached,
+    Estimate,
+    Part,
+    claim_cache,
+    fill_cache,
+    find_damaged,
+    missing_parts,
+)
 from lingula.system import files
 from lingula.system.errors import InputError, examples
 from lingula.system.progress import counting, progress, spoken
 from lingula.tables.folder import images_in
 
 log = logging.getLogger("lingula")
-
-
-@dataclass(frozen=True)
-class Cached:
-    """A cache: its folder, images made now, kept from before, and those that could not be read.
-
-    Attributes:
-        folder: the cache.
-        made: images that this run put in.
-        kept: images of those asked for that were there already.
-        failures: reason by image.
-        failed: the file that names the failures, if there are any.
-    """
-
-    folder: Path
-    made: int
-    kept: int
-    failures: dict[str, str]
-    failed: Path | None = None
 
 
 def data_cache(
@@ -57,12 +45,12 @@ def data_cache(
         table: a table, a folder (scanned by content) or one image.
         out: the cache's folder; what is in it already is kept, so that the same line continues.
         root: folder of a table's images, if not the table's own: the training's `data.root`.
-        size: pixels a side, the model's `model.image_size`.
+        size: pixels per side, the model's `model.image_size`.
         codec: `raw` gives the very pixels that training reads; `jpeg` is smaller and lossy.
         quality: of the JPEG.
         bits: bits in use in 16-bit files, the training's `data.bits`.
         shard: `3/16` does only the third of sixteen parts, in files of its own.
-        workers: decoding threads; 0 is one a core.
+        workers: decoding threads; 0 is one per core.
         overwrite: set a cache of other settings aside instead of refusing.
     """
     if not 32 <= size <= 4096:
@@ -74,7 +62,7 @@ def data_cache(
     if bits is not None and not 9 <= bits <= 16:
         raise InputError(f"bits is {bits}; it must be from 9 to 16.")
     if workers < 0:
-        raise InputError(f"workers is {workers}; it must be 0 (one a core) or more.")
+        raise InputError(f"workers is {workers}; it must be 0 (one per core) or more.")
     if overwrite and shard is not None:
         raise InputError("--overwrite with --shard would set aside what the other parts wrote.")
     folder, part = Path(out), _part(shard)
@@ -84,11 +72,11 @@ def data_cache(
     settings = CacheSettings(size, codec, quality if codec == "jpeg" else None, bits)
     if overwrite and folder.exists():
         files.set_aside(folder)
-    claim(folder, settings)
+    claim_cache(folder, settings)
     if codec == "jpeg":
         log.info("jpeg is lossy: models see slightly other pixels than from the files; raw is not.")
     with progress("caching") as tick:
-        done = fill(
+        return fill_cache(
             folder,
             settings,
             own_root if root is None else Path(root),
@@ -98,8 +86,6 @@ def data_cache(
             announce=_announcing(folder, settings),
             progress=counting(tick),
         )
-    failed = failed_path(folder, part) if done.failures else None
-    return Cached(folder, done.made, done.kept, done.failures, failed)
 
 
 def _part(shard: str | None) -> Part:
@@ -112,8 +98,8 @@ def _part(shard: str | None) -> Part:
     return Part(number, of)
 
 
-def _announcing(folder: Path, settings: CacheSettings) -> Callable[[Expected], None]:
-    def announce(expected: Expected) -> None:
+def _announcing(folder: Path, settings: CacheSettings) -> Callable[[Estimate], None]:
+    def announce(expected: Estimate) -> None:
         log.info(
             "%d images to %d px %s: about %s and %s on %d threads.",
             expected.images,
@@ -138,7 +124,7 @@ def data_cache_verify(folder: str | Path) -> dict[str, Any]:
     """Check every checksum of a cache: `images`, `failed`, and `damaged`, reason by image."""
     index = open_cache(folder)
     with progress("verifying") as tick:
-        damaged = verify(index, counting(tick))
+        damaged = find_damaged(index, counting(tick))
     newest = [found[-1] for found in index.entries.values()]
     return {
         "images": sum(bool(entry.file) for entry in newest),
@@ -151,7 +137,7 @@ def data_cache_join(folder: str | Path) -> Cached:
     """Check that a cache made in parts has all of them; `InputError` names those that it lacks."""
     place = Path(folder)
     index = open_cache(place)
-    lacking = parts_missing(place)
+    lacking = missing_parts(place)
     if lacking or not index.entries:
         raise InputError(
             f"{place} is not whole: parts {examples(lacking)} are not finished."

@@ -15,8 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.images.cache.files import open_caches, source_of
-from lingula.images.cache.reading import CachedImages, locate
+from lingula.images.cache import CachedImages, locate, open_cache, source_of
 from lingula.images.presence import image_path
 from lingula.model.facts import read_facts
 from lingula.phantom import is_phantom
@@ -152,7 +151,7 @@ def _asked(
     sound, bad = _paths(root, images)
     paths, rows = list(sound.values()), np.array(list(sound), dtype=np.intp)
     names = [images[row] for row in rows]
-    cached = None if cache is None else locate(open_caches(cache), root, names, paths)
+    cached = None if cache is None else locate(open_cache(cache), root, names, paths)
     return _Asked(root, images, table, paths, rows, bad, cached)
 
 
@@ -288,7 +287,7 @@ def refuse_films(paths: Iterable[Path], cached: CachedImages | None = None) -> N
     if cached is None:
         films = [path.name for path in paths if path.is_file() and not is_phantom(path)]
     else:
-        film = (cached.file >= 0) & ~cached.phantom
+        film = (cached.places["file"] >= 0) & ~cached.places["phantom"]
         films = [path.name for path, it_is in zip(paths, film, strict=True) if it_is]
     if films:
         raise InputError(

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.images.cache.files import open_caches
-from lingula.images.cache.reading import locate, read_cached
+from lingula.images.cache import locate, open_cache, read_cached
 from lingula.images.presence import image_path
 from lingula.images.reading import read_image
 from lingula.reporting import figures
@@ -272,7 +271,7 @@ def _seen(
     """An image as it is and at the model's size; the latter twice where only the cache has it."""
     path = image_path(root, name)
     if cache is not None and not path.is_file():
-        small = read_cached(locate(open_caches(cache), root, [name], [path]), 0)
+        small = read_cached(locate(open_cache(cache), root, [name], [path]), 0)
         return small, small
     size, bits = reading["image_size"], reading["bits"]
     return read_image(path, bits=bits), read_image(path, size, bits=bits)

@@ -1,1 +1,0 @@
-"""Grey levels kept on disk, so that an image is decoded once."""

@@ -8,12 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import pytest
 
-from lingula.cli.ensemble import folded
+import lingula as package
+from lingula.cli import app
+from lingula.cli.signatures import PYTHON_ONLY, read_verb
 from lingula.settings import config as config_module
 from lingula.settings.config import KEYS, Config, diff, from_plain, overridden, to_yaml
 from lingula.settings.recipe import RECIPES, recipe
@@ -218,11 +222,35 @@ def test_evaluation_and_ensembles_need_no_torch(tmp_path: Path) -> None:
     assert again.status == 0 and not TORCH & again.loaded, again.err
 
 
-def test_member_values_are_joined() -> None:
-    words = ["ensemble", "class-wise", "--member", "a", "d", "t", "--out", "x"]
-    assert folded(words) == ["ensemble", "class-wise", "--member", "a\x1fd\x1ft", "--out", "x"]
-    with pytest.raises(InputError):
-        folded(["ensemble", "apply", "--member", "a", "--out"])
+@pytest.mark.parametrize("name", package.MODULES)
+def test_every_option_is_explained(name: str) -> None:
+    verb = read_verb(name)
+    assert len(verb.text.partition("\n")[0]) <= 100
+    for parameter in verb.parameters:
+        if (name, parameter.name) not in PYTHON_ONLY:
+            assert parameter.help and parameter.types, parameter
+
+
+def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*words, name))
+        else:
+            yield (*words, name)
+
+
+@pytest.mark.parametrize("words", list(commands(app)), ids=" ".join)
+def test_options_of_the_command_line(words: tuple[str, ...]) -> None:
+    """`options.json` has the options and arguments of every command; scripts of users have them."""
+    known = json.loads((Path(__file__).parent / "options.json").read_text())
+    command: click.Command | None = app
+    for word in words:
+        assert isinstance(command, click.Group)
+        command = command.get_command(click.Context(command), word)
+    assert command is not None
+    named = sorted(o for p in command.params for o in (*p.opts, *p.secondary_opts))
+    assert set(known[" ".join(words)]) <= set(named)
 
 
 def test_train_predict_evaluate_as_typed(tiny_table: Path, tmp_path: Path) -> None:

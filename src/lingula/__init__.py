@@ -20,130 +20,94 @@ NOTICE = "Research use only; not a medical device."
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
-    from lingula.bench.data import bench_data
-    from lingula.bench.frozen import bench_frozen
-    from lingula.bench.metrics import bench_metrics
-    from lingula.bench.predict import bench_predict
-    from lingula.bench.train import bench_train
-    from lingula.verbs.calibrate import apply_calibration, calibrate
-    from lingula.verbs.data_cache import data_cache, data_cache_join, data_cache_verify
-    from lingula.verbs.data_check import data_check
-    from lingula.verbs.data_correct import data_correct
-    from lingula.verbs.data_folder import data_folder
-    from lingula.verbs.data_phantom import data_phantom
-    from lingula.verbs.data_source import (
-        data_chexpert,
-        data_cxr_lt,
-        data_medmnist,
-        data_mimic,
-        data_nih,
-        data_padchest,
-        data_vindr,
-    )
-    from lingula.verbs.data_tables import data_filter, data_join, data_split
-    from lingula.verbs.demo import demo
-    from lingula.verbs.doctor import doctor
-    from lingula.verbs.ensemble import ensemble, ensemble_apply
-    from lingula.verbs.evaluate import evaluate
-    from lingula.verbs.explain import explain
-    from lingula.verbs.fetch import fetch
-    from lingula.verbs.predict import predict
-    from lingula.verbs.recipes import recipes
-    from lingula.verbs.report import report
-    from lingula.verbs.reproduce import reproduce
-    from lingula.verbs.review import review
-    from lingula.verbs.submit import submit
-    from lingula.verbs.train import train
+    from lingula.bench.data import bench_data as bench_data
+    from lingula.bench.frozen import bench_frozen as bench_frozen
+    from lingula.bench.metrics import bench_metrics as bench_metrics
+    from lingula.bench.predict import bench_predict as bench_predict
+    from lingula.bench.train import bench_train as bench_train
+    from lingula.verbs.calibrate import apply_calibration as apply_calibration
+    from lingula.verbs.calibrate import calibrate as calibrate
+    from lingula.verbs.data_cache import data_cache as data_cache
+    from lingula.verbs.data_cache import data_cache_join as data_cache_join
+    from lingula.verbs.data_cache import data_cache_verify as data_cache_verify
+    from lingula.verbs.data_check import data_check as data_check
+    from lingula.verbs.data_correct import data_correct as data_correct
+    from lingula.verbs.data_folder import data_folder as data_folder
+    from lingula.verbs.data_phantom import data_phantom as data_phantom
+    from lingula.verbs.data_source import data_chexpert as data_chexpert
+    from lingula.verbs.data_source import data_cxr_lt as data_cxr_lt
+    from lingula.verbs.data_source import data_medmnist as data_medmnist
+    from lingula.verbs.data_source import data_mimic as data_mimic
+    from lingula.verbs.data_source import data_nih as data_nih
+    from lingula.verbs.data_source import data_padchest as data_padchest
+    from lingula.verbs.data_source import data_vindr as data_vindr
+    from lingula.verbs.data_tables import data_filter as data_filter
+    from lingula.verbs.data_tables import data_join as data_join
+    from lingula.verbs.data_tables import data_split as data_split
+    from lingula.verbs.demo import demo as demo
+    from lingula.verbs.doctor import doctor as doctor
+    from lingula.verbs.ensemble import ensemble as ensemble
+    from lingula.verbs.ensemble import ensemble_apply as ensemble_apply
+    from lingula.verbs.evaluate import evaluate as evaluate
+    from lingula.verbs.explain import explain as explain
+    from lingula.verbs.fetch import fetch as fetch
+    from lingula.verbs.predict import predict as predict
+    from lingula.verbs.recipes import recipes as recipes
+    from lingula.verbs.report import report as report
+    from lingula.verbs.reproduce import reproduce as reproduce
+    from lingula.verbs.review import review as review
+    from lingula.verbs.submit import submit as submit
+    from lingula.verbs.train import train as train
 
-_HOMES = {
-    "apply_calibration": "verbs.calibrate",
+# The module of each verb, in the order in which `lingula --help` lists them.
+MODULES = {
+    "demo": "verbs.demo",
+    "recipes": "verbs.recipes",
+    "fetch": "verbs.fetch",
+    "train": "verbs.train",
+    "predict": "verbs.predict",
+    "explain": "verbs.explain",
+    "evaluate": "verbs.evaluate",
+    "review": "verbs.review",
     "calibrate": "verbs.calibrate",
+    "apply_calibration": "verbs.calibrate",
+    "ensemble": "verbs.ensemble",
+    "ensemble_apply": "verbs.ensemble",
+    "report": "verbs.report",
+    "submit": "verbs.submit",
+    "reproduce": "verbs.reproduce",
+    "doctor": "verbs.doctor",
     "bench_data": "bench.data",
     "bench_frozen": "bench.frozen",
+    "bench_metrics": "bench.metrics",
+    "bench_predict": "bench.predict",
+    "bench_train": "bench.train",
     "data_cache": "verbs.data_cache",
     "data_cache_join": "verbs.data_cache",
     "data_cache_verify": "verbs.data_cache",
     "data_check": "verbs.data_check",
-    "data_folder": "verbs.data_folder",
-    "bench_metrics": "bench.metrics",
-    "bench_predict": "bench.predict",
-    "bench_train": "bench.train",
-    "data_correct": "verbs.data_correct",
-    "data_phantom": "verbs.data_phantom",
     "data_chexpert": "verbs.data_source",
+    "data_correct": "verbs.data_correct",
     "data_cxr_lt": "verbs.data_source",
+    "data_filter": "verbs.data_tables",
+    "data_folder": "verbs.data_folder",
+    "data_join": "verbs.data_tables",
     "data_medmnist": "verbs.data_source",
     "data_mimic": "verbs.data_source",
     "data_nih": "verbs.data_source",
     "data_padchest": "verbs.data_source",
-    "data_vindr": "verbs.data_source",
-    "data_filter": "verbs.data_tables",
-    "data_join": "verbs.data_tables",
+    "data_phantom": "verbs.data_phantom",
     "data_split": "verbs.data_tables",
-    "demo": "verbs.demo",
-    "doctor": "verbs.doctor",
-    "ensemble": "verbs.ensemble",
-    "ensemble_apply": "verbs.ensemble",
-    "evaluate": "verbs.evaluate",
-    "explain": "verbs.explain",
-    "fetch": "verbs.fetch",
-    "predict": "verbs.predict",
-    "recipes": "verbs.recipes",
-    "report": "verbs.report",
-    "reproduce": "verbs.reproduce",
-    "review": "verbs.review",
-    "submit": "verbs.submit",
-    "train": "verbs.train",
+    "data_vindr": "verbs.data_source",
 }
 
-__all__ = [
-    "NOTICE",
-    "__version__",
-    "apply_calibration",
-    "bench_data",
-    "bench_frozen",
-    "bench_metrics",
-    "bench_predict",
-    "bench_train",
-    "calibrate",
-    "data_cache",
-    "data_cache_join",
-    "data_cache_verify",
-    "data_check",
-    "data_chexpert",
-    "data_correct",
-    "data_cxr_lt",
-    "data_filter",
-    "data_folder",
-    "data_join",
-    "data_medmnist",
-    "data_mimic",
-    "data_nih",
-    "data_padchest",
-    "data_phantom",
-    "data_split",
-    "data_vindr",
-    "demo",
-    "doctor",
-    "ensemble",
-    "ensemble_apply",
-    "evaluate",
-    "explain",
-    "fetch",
-    "predict",
-    "recipes",
-    "report",
-    "reproduce",
-    "review",
-    "submit",
-    "train",
-]
+__all__ = ["NOTICE", "__version__", *MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in MODULES:
         raise AttributeError(f"module 'lingula' has no attribute '{name}'")
-    return getattr(importlib.import_module(f"lingula.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(f"lingula.{MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

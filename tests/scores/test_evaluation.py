@@ -457,7 +457,7 @@ def test_the_options_as_typed(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         standalone_mode=False,
     )
     assert {"seconds", "baseline", "ratio"} <= set(json.loads(capsys.readouterr().out))
-    with pytest.raises(InputError, match="--age-edges takes whole years"):
+    with pytest.raises(InputError, match="--age-edges takes whole numbers"):
         app(["evaluate", *paths, "--age-edges", "old"], standalone_mode=False)
 
 

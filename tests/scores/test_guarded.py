@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
-from typer.testing import CliRunner
 
 from builders import with_labels
 from lingula.cli import app
-from lingula.cli.ensemble import folded
 from lingula.scores import ensembles, guarded, metrics
 from lingula.scores.members import Sample, join_labels
 from lingula.scores.predictions import Predictions, aligned, read_scores, write_scores
@@ -354,7 +353,7 @@ def test_the_command_as_typed(tmp_path: Path) -> None:
     words = ["ensemble", "guarded", "--labels", str(table), "--out", str(tmp_path / "out")]
     for name, dev, test in members:
         words += ["--member", name, str(dev), str(test)]
-    done = CliRunner().invoke(app, folded([*words, "--ci", "30", "--seed", "2"]))
+    done = CliRunner().invoke(app, [*words, "--ci", "30", "--seed", "2"])
     assert done.exit_code == 0, done.output
     guard = json.loads((tmp_path / "out" / "ensemble.json").read_text())["guard"]
     assert (guard["draws"], guard["seed"]) == (30, 2)

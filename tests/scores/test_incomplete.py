@@ -178,7 +178,7 @@ def test_apply_as_typed(
         ensemble_apply(made / "ensemble.json", pairs, out=out)
     words = ["ensemble", "apply", str(made / "ensemble.json"), "--missing", "average"]
     for name, test in pairs:
-        words += ["--member", f"{name}\x1f{test}"]
+        words += ["--member", name, str(test)]
     app([*words, "--out", str(out)], standalone_mode=False)
     assert capsys.readouterr().out.strip() == str(out)
     assert out.read_bytes() == (made / "scores" / "test.csv").read_bytes()

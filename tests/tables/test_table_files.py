@@ -12,8 +12,8 @@ import numpy as np
 import openpyxl
 import polars as pl
 import pytest
+from click.testing import CliRunner
 from PIL import Image
-from typer.testing import CliRunner
 
 import lingula
 from lingula.cli import app

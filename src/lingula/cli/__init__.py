@@ -1,4 +1,4 @@
-"""The command line: each command parses its arguments and calls the verb of the same name.
+"""The command line: `lingula data check` calls `lingula.data_check`, and so on for every verb.
 
 Only the verb that runs is imported, so `--help` and wrong arguments answer at once.
 """
@@ -8,48 +8,91 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from typing import Annotated, NoReturn
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NoReturn
 
-import typer
+import click
 
 import lingula
-from lingula.cli import bench, data, ensemble, models, paper, scores
+from lingula.cli.results import EXTRA, run
+from lingula.cli.signatures import command_of, read_verb
 from lingula.system import files, signals
 from lingula.system.errors import InputError, StoppedError
 
-app = typer.Typer(
+GROUPS = {
+    "data": "Make and check tables of images and labels.",
+    "ensemble": "Combine the scores of several models.",
+    "bench": "Measure how fast this machine is.",
+}
+# The rules of an ensemble, and the parameters that a rule does not use.
+RULES = {
+    "model-wise": ("top_k", "seed", "draws"),
+    "class-wise": ("seed", "draws"),
+    "guarded": ("top_k",),
+}
+
+
+class _Group(click.Group):
+    """Commands that are made when they are needed, by their names."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], click.Command]], **about: Any) -> None:
+        super().__init__(no_args_is_help=True, **about)
+        self.makers = makers
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names, in the order in which they were given."""
+        return list(self.makers)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name; None if there is none."""
+        return self.makers[cmd_name]() if cmd_name in self.makers else None
+
+
+def _command(verb: str, name: str) -> click.Command:
+    return command_of(name, read_verb(verb), partial(run, verb), EXTRA.get(verb, ()))
+
+
+def _rule(rule: str) -> click.Command:
+    """`lingula ensemble RULE`: the verb with this rule, and the options that the rule uses."""
+    verb = read_verb("ensemble")
+    without = ("rule", *RULES[rule])
+    return command_of(
+        rule, verb, lambda given: run("ensemble", {"rule": rule, **given}), (), without
+    )
+
+
+def _commands() -> dict[str, Callable[[], click.Command]]:
+    grouped: dict[str, dict[str, Callable[[], click.Command]]] = {name: {} for name in GROUPS}
+    grouped["ensemble"] = {rule: partial(_rule, rule) for rule in RULES}
+    commands: dict[str, Callable[[], click.Command]] = {}
+    for verb in lingula.MODULES:
+        group, _, rest = verb.partition("_")
+        if group in GROUPS and verb not in ("data_cache_join", "data_cache_verify"):
+            name = rest.replace("_", "-")
+            if name:
+                grouped[group][name] = partial(_command, verb, name)
+            commands.setdefault(
+                group, partial(_Group, grouped[group], name=group, help=GROUPS[group])
+            )
+        elif group not in GROUPS and verb != "apply_calibration":
+            commands[verb] = partial(_command, verb, verb)
+    return commands
+
+
+app = _Group(
+    _commands(),
     name="lingula",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
     help="Classify chest radiographs: train, predict, ensemble, evaluate, explain. "
     + lingula.NOTICE,
+    params=[
+        click.Option(["--debug"], is_flag=True, help="Show where an error came from, too."),
+    ],
+    callback=lambda debug: None,
 )
-app.add_typer(models.app)
-app.add_typer(paper.app)
-app.add_typer(scores.app)
-app.add_typer(data.app, name="data")
-app.add_typer(ensemble.app, name="ensemble")
-app.add_typer(bench.app, name="bench")
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"lingula {lingula.__version__}. {lingula.NOTICE}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")
-    ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show where an error came from, too.")
-    ] = False,
-) -> None:
-    """Shared options."""
+click.version_option(
+    lingula.__version__, prog_name="lingula", message=f"%(prog)s %(version)s. {lingula.NOTICE}"
+)(app)
 
 
 def _log_to_terminal() -> None:
@@ -91,7 +134,7 @@ def main() -> NoReturn:
     words = [word for word in sys.argv[1:] if word != "--debug"]
     debug = len(words) < len(sys.argv) - 1
     try:
-        app(ensemble.folded(words))
+        app(words, prog_name="lingula")
     except SystemExit as ended:
         if ended.code in (None, 0, 3):
             _leave_together()

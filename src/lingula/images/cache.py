@@ -145,8 +145,8 @@ def read_settings(folder: Path) -> CacheSettings:
             f"`lingula data cache TABLE --out {folder}` makes one."
         )
     try:
-        return CacheSettings(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
+        return CacheSettings(**files.read_object(path))
+    except (InputError, TypeError):
         raise InputError(
             f"{path} can't be read: it is damaged, or of another version. Make the cache again."
         ) from None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from lingula.system import files
 from lingula.system.errors import InputError
 
 MODEL_FORMAT = 1  # of model.json
@@ -17,10 +17,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     description = place / "model.json"
     if not description.is_file():
         raise _no_model(folder)
-    try:
-        facts: dict[str, Any] = json.loads(description.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{description} is damaged: {error}") from None
+    facts = files.read_object(description, "format")
     if facts.get("format") != MODEL_FORMAT:
         raise InputError(
             f"{description} has format {facts.get('format')}; this version reads {MODEL_FORMAT}."

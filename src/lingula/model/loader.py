@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import pickle
 import re
@@ -248,10 +247,10 @@ def _metadata_normalisation(metadata: dict[str, str]) -> Normalisation | None:
 def _described_normalisation(path: Path) -> Normalisation | None:
     """The normalisation of a trained model's weights, which stands in `model.json` beside them."""
     try:
-        facts = json.loads(path.with_name("model.json").read_text(encoding="utf-8"))
+        facts = files.read_object(path.with_name("model.json"))
         found, described = facts["normalisation"], facts["weights_sha256"]
         normalisation = Normalisation(tuple(found["mean"]), tuple(found["std"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, InputError, ValueError, KeyError, TypeError):
         return None  # no model of ours: the file is somebody's weights
     return normalisation if files.sha256(path) == described else None
 

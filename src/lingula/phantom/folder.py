@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -96,10 +95,9 @@ def is_phantom(path: Path) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return files.read_object(path)
+    except (OSError, InputError):
         return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _made_by(out: Path) -> dict[str, Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -22,6 +21,7 @@ from lingula.scores.predictions import Predictions, class_columns, read_scores
 from lingula.settings.config import Data
 from lingula.settings.label_space import groups
 from lingula.settings.paper import TABLE_1, TABLE_2, EnsembleRow, Row
+from lingula.system import files
 from lingula.tables.table import Table, class_counts, rows_of
 
 DRAWS = 1000
@@ -162,7 +162,7 @@ def _seconds(asked: Reproduction, job: Job) -> float:
     if job.same_as is not None:
         return 0.0
     runs = [asked.run(job.name, seed) for seed in range(asked.seeds)]
-    facts = [json.loads((run / "finished.json").read_text(encoding="utf-8")) for run in runs]
+    facts = [files.read_object(run / "finished.json", "seconds") for run in runs]
     return float(sum(fact["seconds"] for fact in facts))
 
 

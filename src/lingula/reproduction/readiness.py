@@ -95,7 +95,7 @@ def _not_scored(wanted: Mapping[str, Any]) -> str:
     made = out.with_suffix(".made.json")
     if not out.is_file() or not made.is_file():
         return f"{out} is not there."
-    by, trained = files.read_object(made), files.read_object(model) if model.is_file() else {}
+    by, trained = files.read_object(made), files.read_object(model, absent_ok=True)
     same = (by.get("model"), by.get("tta")) == (trained.get("weights_sha256"), wanted["tta"])
     return "" if same else f"{out} was not made by {wanted['run']}, or with other views."
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,6 +104,5 @@ def _looks(
 
 def known_rates(run: Path) -> dict[str, Rate]:
     """The rates kept in a run's `attention.json`; none where there is none by today's rule."""
-    path = run / "attention.json"
-    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    kept = files.read_object(run / "attention.json", absent_ok=True)
     return from_json(kept) if kept.get("format") == FORMAT else {}

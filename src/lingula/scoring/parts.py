@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.system import files, locks
+from lingula.system.errors import InputError
 
 # A record: this head, B x K float64, the failures as JSON. All numbers are little-endian, and the
 # checksum is of all that follows it.
@@ -65,10 +66,9 @@ def settings_of(folder: Path) -> dict[str, Any] | None:
     A folder without readable settings was left before its first batch, and counts as none.
     """
     try:
-        found = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return files.read_object(folder / "settings.json")
+    except (FileNotFoundError, NotADirectoryError, InputError):
         return None
-    return found if isinstance(found, dict) else None
 
 
 @contextlib.contextmanager

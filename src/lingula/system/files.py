@@ -177,15 +177,30 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; `InputError` if it is damaged, or holds something else."""
+def read_object(path: Path, *keys: str, absent_ok: bool = False) -> dict[str, Any]:
+    """The JSON object in a file that lingula wrote; `InputError` if it is damaged.
+
+    It must have the `keys`. With `absent_ok` a file that is not there is an empty object.
+    """
+    if absent_ok and not path.is_file():
+        return {}
+    return parse_object(path.read_bytes(), path, *keys)
+
+
+def parse_object(text: str | bytes, where: object, *keys: str) -> dict[str, Any]:
+    """The JSON object in a text; `InputError` with `where` if it is damaged or lacks a key."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}.") from None
-    if not isinstance(found, dict):
-        raise InputError(f"{path} is damaged: it holds no JSON object.")
-    return found
+        value = json.loads(text)
+        fault = "it is not a JSON object" if not isinstance(value, dict) else ""
+    except (ValueError, RecursionError) as error:
+        fault = str(error)
+    lacking = [] if fault else [key for key in keys if key not in value]
+    if fault or lacking:
+        fault = fault or f"it has no '{lacking[0]}'"
+        raise InputError(
+            f"{where} is damaged: {fault}. Restore it, or make it again by the same command."
+        )
+    return dict(value)
 
 
 def sha256(path: str | Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections import Counter
@@ -116,9 +115,9 @@ def _same(table: Table, out: Path) -> bool:
 
 def _described(table: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, Any] = json.loads(table.with_suffix(".json").read_text(encoding="utf-8"))
+        found = files.read_object(table.with_suffix(".json"))
         return found | {"root": (table.parent / found["root"]).resolve().as_posix()}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, InputError, KeyError, TypeError):
         return None
 
 

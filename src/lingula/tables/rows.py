@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -41,10 +39,8 @@ def keep_rows(table: Path, out: Path, wanted: Callable[[str], bool]) -> int:
         else:
             kept.rename(plain_cell).write_csv(temporary)
     described = table.with_suffix(".json")
-    about: dict[str, Any] = (
-        json.loads(described.read_text(encoding="utf-8")) if described.is_file() else {"format": 1}
-    )
-    root = (table.parent / about.get("root", ".")).resolve()
+    about = files.read_object(described, absent_ok=True) or {"format": 1}
+    root = (table.parent / str(about.get("root", "."))).resolve()
     files.write_json(
         out.with_suffix(".json"), about | {"root": str(root), "sha256": files.sha256(out)}
     )

@@ -148,8 +148,7 @@ def finish(run: Path, facts: Mapping[str, Any]) -> None:
 
 def read_environment(run: Path) -> dict[str, Any]:
     """What `environment.json` says, or an empty dict."""
-    path = run / "environment.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return files.read_object(run / "environment.json", absent_ok=True)
 
 
 def check_same_training(run: Path) -> None:
@@ -229,4 +228,5 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl, or none if there is no such file."""
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = enumerate(path.read_bytes().splitlines(), start=1)
+    return [files.parse_object(line, f"{path}, line {n},", "epoch") for n, line in lines]

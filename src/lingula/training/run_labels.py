@@ -17,6 +17,7 @@ from lingula.scores.evaluation import Setting, evaluate_predictions
 from lingula.scores.predictions import Predictions, aligned, failed, read_scores
 from lingula.settings.config import Data, read_config
 from lingula.system import files
+from lingula.system.claims import read_settings_beside
 from lingula.system.errors import InputError, examples
 from lingula.tables.configured import configured_table, configured_targets, moved_table
 from lingula.tables.reading import read_table
@@ -141,7 +142,7 @@ def _origin(scores: Path, table: Path) -> tuple[str, str, str] | None:
         made = _section(folder / "ensemble.json", "made_from")
         if made.get("labels_sha256"):
             return f"{folder} was chosen on", str(made.get("labels")), str(made["labels_sha256"])
-    made = _facts(scores.with_suffix(".made.json"))
+    made = read_settings_beside(scores) or {}
     # Scores of one table may well be measured against another: only a change of that one is told.
     if made.get("data_sha256") and made.get("data") == str(table.resolve()):
         return f"{scores} was made for", made["data"], str(made["data_sha256"])
@@ -162,7 +163,7 @@ def number_format(scores: Path) -> str | None:
     if scores.absolute().parent.name == "scores" and (folder / "config.yaml").is_file():
         known = run_folder.read_environment(folder)
         return known.get("scored_in", known.get("precision"))
-    made = _facts(scores.with_suffix(".made.json"))
+    made = read_settings_beside(scores) or {}
     return str(made.get("precision", "fp32")) if made else None
 
 
@@ -179,15 +180,10 @@ def warn_of_other_formats(scores: Iterable[Path]) -> None:
 
 
 def _section(path: Path, name: str) -> dict[str, Any]:
-    found = _facts(path).get(name) or {}
+    found = files.read_object(path, absent_ok=True).get(name) or {}
     if not isinstance(found, dict):
         raise InputError(f"{path} is damaged: its {name} is no JSON object.")
     return found
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    """The JSON object in a file, nothing where there is none; `InputError` if it is damaged."""
-    return files.read_object(path) if path.is_file() else {}
 
 
 def warn_of_changed_runs(known: Iterable[tuple[Path, RunLabels]]) -> None:

@@ -184,8 +184,8 @@ def calibration_of_run(run: str | Path, weights_sha256: str) -> tuple[Calibratio
 
 def _model_of(source: Path) -> str | None:
     """The hash of a run's weights; None for scores files and for runs without a model."""
-    path = source / "best" / "model.json"
-    return files.read_object(path).get("weights_sha256") if path.is_file() else None
+    facts = files.read_object(source / "best" / "model.json", absent_ok=True)
+    return facts.get("weights_sha256")
 
 
 def _places(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -156,7 +155,7 @@ def ensemble_apply(
     if not path.is_file():
         own = path / "ensemble.json"
         raise files.not_a_file(path, "ensemble file", f" Its own is {own}." * own.is_file())
-    loaded = ensembles.from_json(_read_json(path), str(path))
+    loaded = ensembles.from_json(files.read_object(path), str(path))
     _check_distinct([name for name, _ in members])
     side = _read({name: Path(file) for name, file in members}, missing, target.name)
     mixed = combine(loaded, side, missing)
@@ -234,13 +233,6 @@ def _write(mixed: Predictions, members: Members, path: Path, missing: str) -> No
     files.write_text(path.with_suffix(".failed.csv"), plain_csv(["image", "reason"], reasons))
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}.") from None
-
-
 def _check_distinct(names: Sequence[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -307,8 +299,8 @@ def _already(folder: Path, settings: dict[str, Any]) -> bool:
         ):
             raise InputError(f"{folder} is there already and is no ensemble; choose another --out.")
         return False
-    ensembles.from_json(_read_json(path), str(path))
-    before = _read_json(path).get("made_from", {})
+    ensembles.from_json(files.read_object(path), str(path))
+    before = files.read_object(path).get("made_from", {})
     changed = changes(before, settings, skip=("labels",))
     if changed:
         raise InputError(

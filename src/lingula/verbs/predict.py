@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +30,7 @@ from lingula.scoring.pieces import Job, pieces, scored
 from lingula.settings.config import Config, from_plain, vary
 from lingula.settings.label_space import fold
 from lingula.system import files
+from lingula.system.claims import read_settings_beside, settings_beside
 from lingula.system.errors import ImageError, InputError, changes, differences, examples
 from lingula.system.processes import is_first
 from lingula.tables.folder import images_in
@@ -117,7 +117,7 @@ def predict(
         failures = _reasons(asked, parts)
         if is_first():
             write_failures(target, failures)
-            files.write_json(_made_path(target), settings)
+            files.write_json(settings_beside(target), settings)
             # Last: once the scores are there, all is.
             given = (asked.rows, asked.images, asked.table, facts["classes"])
             write_scores_of(pieces(parts, *given, by=by, calibration=calibration), target)
@@ -297,10 +297,6 @@ def refuse_films(paths: Iterable[Path], cached: CachedImages | None = None) -> N
         )
 
 
-def _made_path(target: Path) -> Path:
-    return target.with_suffix(".made.json")
-
-
 def _already(target: Path, settings: dict[str, Any], overwrite: bool) -> Predicted | None:
     """The finished result of the same settings, or None where there is work to do.
 
@@ -314,8 +310,8 @@ def _already(target: Path, settings: dict[str, Any], overwrite: bool) -> Predict
                 raise InputError(_other(f"{target} has been begun", begun, settings))
             files.set_aside(folder)
         return None
-    made = _made_path(target)
-    before = json.loads(made.read_text(encoding="utf-8")) if made.is_file() else None
+    made = settings_beside(target)
+    before = read_settings_beside(target)
     if before == settings and not overwrite:
         log.info("%s is there already, made with the same settings.", target)
         if begun == settings and is_first():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from lingula.images.cache import locate, open_cache, read_cached
 from lingula.images.presence import image_path
 from lingula.images.reading import read_image
+from lingula.model.facts import read_facts
 from lingula.reporting import figures
 from lingula.reporting.page import Entry, Guess, Page, Sample, render
 from lingula.scores import metrics
@@ -117,7 +117,7 @@ def _entry(folder: Path, name: str, labels: RunLabels, *, detailed: bool) -> Ent
     setting = Setting(limits, subgroups=_subgroups(labels.table) if detailed else ())
     result = to_json(measured(read_scores(scores), labels, split, ci=DRAWS, setting=setting))
     if not is_run:
-        value = json.loads((folder / "ensemble.json").read_text(encoding="utf-8"))
+        value = files.read_object(folder / "ensemble.json")
         made = from_json(value, str(folder / "ensemble.json"))
         facts = [("Rule", made.rule), ("Members", ", ".join(made.members))]
         return Entry(name, f"{made.rule} ensemble", split, result, facts)
@@ -164,7 +164,7 @@ def _hits(run: Path) -> tuple[tuple[str, Rate], ...]:
 
 
 def _facts(run: Path, table: Table) -> list[tuple[str, str]]:
-    facts: dict[str, Any] = json.loads((run / "best" / "model.json").read_text(encoding="utf-8"))
+    facts = read_facts(run)
     a, on = facts["architecture"], facts["trained_on"]
     decoder = (
         "none (linear on pooled features)"

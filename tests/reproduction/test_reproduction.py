@@ -21,8 +21,8 @@ import lingula
 from lingula.cli import app
 from lingula.model.tiny_text import save_tiny
 from lingula.phantom import write_phantom
-from lingula.reproduction.jobs import jobs_of, texts_of
-from lingula.reproduction.reproduction import Reproduction
+from lingula.reproduction.jobs import find_texts, plan_jobs
+from lingula.reproduction.request import Request
 from lingula.settings.label_space import SPACES
 from lingula.settings.paper import DENSENET, TABLE_2
 from lingula.system import files
@@ -86,14 +86,14 @@ def test_words_that_mean_nothing_are_refused(tmp_path: Path) -> None:
     assert "by --text and by --stand-in" in refused("table1", out=out, **both)
     for setting, told in (
         ("model.encodr=x", "Did you mean 'model.encoder'"),
-        ("data.cache=x", "what --cache is for"),
-        ("seed=3", "what --seeds is for"),
+        ("data.cache=x", "use --cache instead"),
+        ("seed=3", "use --seeds instead"),
         ("model.classifier=shared", "rows of the paper's tables differ in it"),
         ("loss.class_weights.Edema=2", "rows of the paper's tables differ in it"),
     ):
         assert told in refused("table1", out=out, settings=[setting])
     assert "--slurm FILE" in refused("table1", out=out, template="x")
-    assert "Give one of" in refused("table1", out=out, join=True, estimate=True)
+    assert "Give only one of" in refused("table1", out=out, join=True, estimate=True)
     assert not out.exists()
 
 
@@ -126,7 +126,7 @@ def test_the_closing_line_asks_for_the_same(
 ) -> None:
     texts = {"clinical-t5": save_tiny(tmp_path / "my t5", "t5", ("Mass", "Edema"))}
     stand = {"med-kebert": save_tiny(tmp_path / "bert", "bert", ("Mass", "Edema"))}
-    monkeypatch.setattr("lingula.reproduction.starting.check_starts", lambda *_, **__: None)
+    monkeypatch.setattr("lingula.reproduction.readiness.check_trainings", lambda *_, **__: None)
     asked: dict[str, Any] = {
         "out": tmp_path / "o o",
         "data": tables["cxr-lt"],
@@ -183,8 +183,8 @@ def test_everything_that_is_wrong_is_one_list(
         f"{table} has no split column",
         "lingula data split",
         f"There is no table {tmp_path / 'nope.csv'} (--outside)",
-        "--outside was given 1 table, and 2 are meant",
-        f"{tmp_path / 'nowhere'} is no text encoder's folder",
+        "--outside was given 1 table, but 2 are needed",
+        f"{tmp_path / 'nowhere'} contains no text encoder",
     ):
         assert fault in told
     assert not list(tmp_path.glob("o/trainings"))
@@ -236,7 +236,9 @@ def test_faults_of_the_last_step_are_found_before_the_first(
     told = refused("table1", cache=[tmp_path / "no-cache"], **here)
     assert "no-cache is no image cache" in told
     monkeypatch.setattr(files, "free_bytes", lambda folder: 1000)
-    assert "has 1 kB free, and 1 trainings (checkpoints) need up to" in refused("table1", **here)
+    assert "has 1 kB free, and the checkpoints of 1 training need up to" in refused(
+        "table1", **here
+    )
     monkeypatch.undo()
     monkeypatch.setattr("lingula.settings.paper.RESNET", "test_resnet.r160_in1k")
     other = tmp_path / "o" / "trainings" / "t1r1-s0"
@@ -256,7 +258,7 @@ def test_features_that_will_not_fit_are_told_before_they_are_computed(
     asked: dict[str, Any] = {"out": tmp_path / "o", "data": tables["cxr-lt"], "scale": "tiny"}
     asked |= {"rows": [1], "settings": ["model.frozen=true", "model.weights=imagenet", *SMALL]}
     monkeypatch.setattr(files, "free_bytes", lambda folder: 1000)
-    assert "trainings (checkpoints, features) need up to" in refused("table1", **asked)
+    assert "the checkpoints and features of 1 training need up to" in refused("table1", **asked)
 
 
 def test_a_table_in_which_no_row_can_be_run_is_no_success(tmp_path: Path, cheap: None) -> None:
@@ -294,9 +296,9 @@ def test_a_real_text_encoder_is_no_stand_in(tmp_path: Path, cheap: None) -> None
     place = save_tiny(tmp_path / "t5", "t5", CLASSES)
     for option, note in (("texts", ""), ("stand_ins", f"{tmp_path.name}/t5 stands in for")):
         given = {option: {"clinical-t5": place}}
-        asked = Reproduction("table1", tmp_path / "o", scale="tiny", rows=(8,), **given)
+        asked = Request("table1", tmp_path / "o", scale="tiny", rows=(8,), **given)
         faults: list[str] = []
-        found = jobs_of(asked, texts_of(asked, faults))
+        found = plan_jobs(asked, find_texts(asked, faults))
         job = found["t1r8"]
         assert job.config.model.text == str(place) and not job.missing and not faults
         assert job.note == (note and f"{note} clinical-t5")
@@ -349,10 +351,10 @@ def test_ensembles_of_other_members_make_room(
     asked: dict[str, Any] = {"data": tables["cxr-lt"], "rows": [2], "out": tmp_path / "o"}
     asked |= {"epochs": 1, "settings": [*SMALL, "model.weights=none"]}
     monkeypatch.setattr("lingula.reproduction.jobs.TABLE_2", short_of(2))
-    monkeypatch.setattr("lingula.reproduction.lines.TABLE_2", short_of(2))
+    monkeypatch.setattr("lingula.reproduction.results.TABLE_2", short_of(2))
     lingula.reproduce("table2", **asked)
     monkeypatch.setattr("lingula.reproduction.jobs.TABLE_2", short_of(3))
-    monkeypatch.setattr("lingula.reproduction.lines.TABLE_2", short_of(3))
+    monkeypatch.setattr("lingula.reproduction.results.TABLE_2", short_of(3))
     made = lingula.reproduce("table2", **asked)
     assert isinstance(made, Path) and "t1r3, t1r4, t1r7" in made.read_text()
     kept = {path.name for path in (tmp_path / "o" / "ensembles").iterdir()}
@@ -518,8 +520,8 @@ def test_the_whole_bill(
 ) -> None:
     """Nothing but the table is there: no weights, no text encoder."""
     monkeypatch.setattr("lingula.settings.paper.DENSENET", "test_resnet.r160_in1k")
-    monkeypatch.setattr("lingula.reproduction.measuring.STEPS", 3)
-    monkeypatch.setattr("lingula.reproduction.measuring.SECONDS", 1.0)
+    monkeypatch.setattr("lingula.reproduction.estimate.STEPS", 3)
+    monkeypatch.setattr("lingula.reproduction.estimate.SECONDS", 1.0)
     settings = [*SMALL, "model.decoder.layers=1", "model.decoder.width=32"]
     asked: dict[str, Any] = {"out": tmp_path / "o", "scale": "paper", "seeds": 2, "estimate": True}
     asked |= {
@@ -549,7 +551,7 @@ def test_what_an_epoch_reads_is_said(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr("lingula.reproduction.starting.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("lingula.reproduction.readiness.MEMORY_LIMIT", 0)
     with caplog.at_level("INFO", "lingula"):
         jobs("table1", out=tmp_path / "o", data=tables["cxr-lt"], scale="tiny", rows=[1])
     count = trained_on(tables["cxr-lt"])

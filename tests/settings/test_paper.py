@@ -19,7 +19,7 @@ import pytest
 import lingula
 from builders import imagenet_of
 from lingula.reporting.ladder import Ladder, Line, to_csv, to_html, to_markdown
-from lingula.reproduction.lines import averaged
+from lingula.reproduction.results import average_seeds
 from lingula.settings.config import Config, diff, read_config, vary
 from lingula.settings.paper import ASSUMED, NINE, SCALES, TABLE_1, TABLE_2, row_config, scaled
 from lingula.settings.recipe import RECIPES, recipe
@@ -269,7 +269,7 @@ def test_seeds_are_averaged_by_image(tmp_path: Path) -> None:
     for seed, rows in enumerate(("x,0.2\ny,0.4\n", "y,0.8\nx,0.4\n")):
         (tmp_path / f"s{seed}").mkdir()
         (tmp_path / f"s{seed}" / "test.csv").write_text("image,Edema\n" + rows)
-    found = averaged([tmp_path / f"s{seed}" / "test.csv" for seed in (0, 1)])
+    found = average_seeds([tmp_path / f"s{seed}" / "test.csv" for seed in (0, 1)])
     assert found.images == ("x", "y")
     np.testing.assert_allclose(found.probabilities[:, 0], [0.3, 0.6])
 

@@ -9,7 +9,7 @@ import torch
 
 import lingula
 from builders import imagenet_of
-from lingula.bench.train import network_of
+from lingula.bench.timing import random_network
 from lingula.loading import batches, order
 from lingula.settings.config import Config, vary
 from lingula.system import files
@@ -33,7 +33,7 @@ def test_features_that_will_not_fit_are_not_begun(
 def test_what_a_frozen_vit_keeps_of_cxr_lt() -> None:
     """2.2 TB: 768 maps of 36 x 36 (patches of 14 at 512 px), two views of train, one of dev."""
     config = vary(Config(), model__encoder="test_vit", model__image_size=160)
-    network = network_of(config)
+    network = random_network(config)
     one = features_bytes(network, 160, 1, 1)
     blank = torch.zeros((1, 3, 160, 160))
     assert one == 4 * network.encoder(blank).numel()

@@ -12,38 +12,38 @@ import pytest
 from lingula.settings.recipe import recipe
 from lingula.system.progress import spoken
 from lingula.verbs import demo
-from lingula.verbs.demo import FULL, _announce, _Rates, _seconds
+from lingula.verbs.demo import FULL, Rates, announce, estimate_seconds
 
-RATES = _Rates(drawn=50.0, trained=40.0, scored=150.0)
+RATES = Rates(drawn=50.0, trained=40.0, scored=150.0)
 
 
 def test_the_estimate_follows_from_the_rates_measured() -> None:
-    once = _seconds(RATES, FULL)
-    assert once[0] == pytest.approx(FULL.films / 50)
-    twice = _seconds(_Rates(100.0, 80.0, 300.0), FULL)
+    once = estimate_seconds(RATES, FULL)
+    assert once[0] == pytest.approx(FULL.images / 50)
+    twice = estimate_seconds(Rates(100.0, 80.0, 300.0), FULL)
     assert twice == pytest.approx([seconds / 2 for seconds in once])
-    longer = _seconds(RATES, replace(FULL, epochs=FULL.epochs + 1))
-    epoch = FULL.films * (0.6 / 40 + 0.15 / 150)
+    longer = estimate_seconds(RATES, replace(FULL, epochs=FULL.epochs + 1))
+    epoch = FULL.images * (0.6 / 40 + 0.15 / 150)
     assert longer[1] - once[1] == pytest.approx(epoch) and longer[2:] == once[2:]
 
 
 def test_the_rates_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "TIMED", (30, 0.05))
     small = replace(demo.QUICK, encoder="test_resnet.r160_in1k", side=32, pixels=32)
-    found = demo._rates(recipe("smoke"), small)
+    found = demo.measure_rates(recipe("smoke"), small)
     assert found.drawn > 0 and found.scored > found.trained > 0
 
 
 def test_what_will_be_done_is_said_part_by_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(demo, "_rates", lambda config, size: RATES)
+    monkeypatch.setattr(demo, "measure_rates", lambda config, size: RATES)
     with caplog.at_level(logging.INFO, "lingula"):
-        _announce(tmp_path, recipe("demo"), FULL)
+        announce(tmp_path, recipe("demo"), FULL)
     parts = re.findall(r"^  (\d)\. .*: about (.*)$", "\n".join(caplog.messages), re.MULTILINE)
-    seconds = _seconds(RATES, FULL)
+    seconds = estimate_seconds(RATES, FULL)
     assert parts == [(str(i), spoken(took)) for i, took in enumerate(seconds, start=1)]
-    assert f"about {spoken(sum(seconds))} here" in caplog.text
+    assert f"about {spoken(sum(seconds))} on this machine" in caplog.text
 
     caplog.clear()
     for name in ("first", "mixup"):
@@ -51,10 +51,10 @@ def test_what_will_be_done_is_said_part_by_part(
         (tmp_path / name / "finished.json").write_text("{}")
     (tmp_path / "phantom").mkdir()
     (tmp_path / "phantom" / "labels.csv").write_text("")
-    monkeypatch.delattr(demo, "_rates")  # nothing is timed where all is there
+    monkeypatch.delattr(demo, "measure_rates")  # nothing is timed where all is there
     with caplog.at_level(logging.INFO, "lingula"):
-        _announce(tmp_path, recipe("demo"), FULL)
-    assert caplog.text.count("done before") == 3 and "about" not in caplog.text
+        announce(tmp_path, recipe("demo"), FULL)
+    assert caplog.text.count("done already") == 3 and "about" not in caplog.text
 
 
 def test_times_are_said_as_one_says_them() -> None:

@@ -1,17 +1,14 @@
-"""`lingula bench data`: images a second of one core, from films and from caches, to batches.
+"""`lingula bench data`: images per second of one core, from films and from caches, to batches.
 
-Figures are per second of processor time, so that what else the machine does counts little; the wall
-clock's stand beside them. The parts are timed in turn, round after round, and each figure is the
-median, so that a slow minute strikes all of them alike.
+Figures are per second of processor time, on which other programs have little effect; those of the
+wall clock are given beside them. All are medians of rounds in which the parts take turns.
 """
 
 from __future__ import annotations
 
-import functools
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
+from lingula.bench.timing import Times, time_rounds
 from lingula.images.cache import CacheSettings, locate, open_cache
 from lingula.images.cache_writing import claim_cache, fill_cache
 from lingula.images.reading import read_image
@@ -43,8 +41,8 @@ QUALITY = 90
 
 
 @dataclass(frozen=True)
-class _Timed:
-    """A part: what is timed, how many images it handles, and the part it is compared with."""
+class _Part:
+    """What is timed, how many images it handles, and the part that it is compared with."""
 
     name: str
     run: Callable[[], object]
@@ -73,18 +71,19 @@ def bench_data(*, size: int = 512, rounds: int = 5) -> dict[str, Any]:
             with progress("drawing films") as tick:
                 parts = _parts(Path(folder), size, lambda n: tick(n, FILMS + CACHED, ""))
             with progress("timing") as tick:
-                timed = _timed(parts, rounds, lambda n: tick(n, rounds, ""))
+                calls = {part.name: part.run for part in parts}
+                times = time_rounds(calls, rounds, tick=lambda n: tick(n, rounds, ""))
     finally:
         torch.set_num_threads(threads)
-    shown = {part.name: _figures(part, timed) for part in parts if part.against}
+    shown = {part.name: _figures(part, times) for part in parts if part.against}
     headline = {key: shown["raw"][key] for key in ("images_per_s", "baseline", "ratio")}
     return {**headline, "size": size, "threads": 1, "rounds": rounds, "parts": shown}
 
 
-def to_text(found: dict[str, Any]) -> str:
+def to_text(result: dict[str, Any]) -> str:
     """The figures as lines for a terminal."""
-    lines = [f"images a second of one core, {found['size']} px, median of {found['rounds']}:"]
-    for name, part in found["parts"].items():
+    lines = [f"images per second of one core, {result['size']} px, median of {result['rounds']}:"]
+    for name, part in result["parts"].items():
         lines.append(
             f"  {name:<10} {part['images_per_s']:>8.0f}   baseline {part['baseline']:>7.0f}"
             f"   x {part['ratio']:.1f}   {_ABOUT[name]}"
@@ -102,7 +101,7 @@ _ABOUT = {
 }
 
 
-def _parts(folder: Path, size: int, tick: Callable[[int], None]) -> list[_Timed]:
+def _parts(folder: Path, size: int, tick: Callable[[int], None]) -> list[_Part]:
     """Films, two caches and small JPEGs in the folder, and what is to be timed on them."""
     films = _draw_films(folder / "films", tick)
     small = [read_image(path, size) for path in films]
@@ -120,16 +119,16 @@ def _parts(folder: Path, size: int, tick: Callable[[int], None]) -> list[_Timed]
     chain = _chain(size)
     batch = torch.from_numpy(np.stack(many)).unsqueeze(1)
     return [
-        _Timed("films", lambda: [read_image(path, size) for path in films], FILMS, "pillow films"),
-        _Timed("pillow films", lambda: [_pillow(path, size) for path in films], FILMS),
-        _Timed("raw", lambda: _batches(raw), CACHED, "pillow chain"),
-        _Timed("jpeg", lambda: _batches(jpeg), CACHED, "pillow chain"),
-        _Timed("raw_load", lambda: list(_loaded(raw)), CACHED, "pillow"),
-        _Timed("jpeg_load", lambda: list(_loaded(jpeg)), CACHED, "pillow"),
-        _Timed("warp", lambda: _warped(batch[:BATCH], np.arange(BATCH)), BATCH, "chain"),
-        _Timed("pillow chain", lambda: _chained([_pillow(p) for p in files], chain), CACHED),
-        _Timed("pillow", lambda: np.stack([_pillow(path) for path in files]), CACHED),
-        _Timed("chain", lambda: _chained(many[:BATCH], chain), BATCH),
+        _Part("films", lambda: [read_image(path, size) for path in films], FILMS, "pillow films"),
+        _Part("pillow films", lambda: [_pillow(path, size) for path in films], FILMS),
+        _Part("raw", lambda: _batches(raw), CACHED, "pillow chain"),
+        _Part("jpeg", lambda: _batches(jpeg), CACHED, "pillow chain"),
+        _Part("raw_load", lambda: list(_loaded(raw)), CACHED, "pillow"),
+        _Part("jpeg_load", lambda: list(_loaded(jpeg)), CACHED, "pillow"),
+        _Part("warp", lambda: _warped(batch[:BATCH], np.arange(BATCH)), BATCH, "chain"),
+        _Part("pillow chain", lambda: _chained([_pillow(p) for p in files], chain), CACHED),
+        _Part("pillow", lambda: np.stack([_pillow(path) for path in files]), CACHED),
+        _Part("chain", lambda: _chained(many[:BATCH], chain), BATCH),
     ]
 
 
@@ -205,29 +204,14 @@ def _chained(images: Sequence[NDArray[np.uint8]], chain: v2.Compose) -> Tensor:
     return torch.stack([chain(torch.from_numpy(np.array(levels))[None]) for levels in images])
 
 
-def _timed(
-    parts: Sequence[_Timed], rounds: int, tick: Callable[[int], None]
-) -> dict[str, tuple[float, float]]:
-    """Median seconds of processor and wall clock an image, by part; a first round is not kept."""
-    seconds: dict[str, list[tuple[float, float]]] = {part.name: [] for part in parts}
-    for turn in range(rounds + 1):
-        for part in parts:
-            processor, wall = time.process_time(), time.perf_counter()
-            part.run()
-            spent = time.process_time() - processor, time.perf_counter() - wall
-            if turn:
-                seconds[part.name].append((spent[0] / part.images, spent[1] / part.images))
-        tick(turn)
-    middle = functools.partial(map, statistics.median)
-    return {name: tuple(middle(zip(*found, strict=True))) for name, found in seconds.items()}
-
-
-def _figures(part: _Timed, timed: dict[str, tuple[float, float]]) -> dict[str, float]:
-    own, other = timed[part.name], timed[part.against]
+def _figures(part: _Part, times: Mapping[str, Times]) -> dict[str, float]:
+    own, other = times[part.name], times[part.against]
+    images = part.images  # of both
+    seconds, baseline = statistics.median(own.processor), statistics.median(other.processor)
     return {
-        "images_per_s": round(1 / own[0], 1),
-        "baseline": round(1 / other[0], 1),
-        "ratio": round(other[0] / own[0], 2),
-        "wall_images_per_s": round(1 / own[1], 1),
-        "wall_baseline": round(1 / other[1], 1),
+        "images_per_s": round(images / seconds, 1),
+        "baseline": round(images / baseline, 1),
+        "ratio": round(baseline / seconds, 2),
+        "wall_images_per_s": round(images / own.median, 1),
+        "wall_baseline": round(images / other.median, 1),
     }

@@ -14,22 +14,17 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save_file
 
-from lingula.bench.train import paper_sized
+from lingula.bench.timing import machine, paper_sized, time_rounds, training_step
 from lingula.model.devices import make_fabric, resolve_device
 from lingula.model.encoders import build_encoder
-from lingula.model.network import Network
 from lingula.phantom import write_phantom
 from lingula.settings.config import Config, vary
 from lingula.system.errors import InputError
 from lingula.tables.configured import configured_table
 from lingula.tables.table import Table, rows_of, subset
-from lingula.training.augment import Batch, Labels
 from lingula.training.examples import Examples, examples_of, with_features
 from lingula.training.fitting import build
 from lingula.training.loop import Training, fit
-from lingula.training.losses import bce
-from lingula.training.optim import adamw, parameter_groups
-from lingula.training.steps import backward
 
 KINDS = ("full", "linear", "decoder")
 
@@ -50,21 +45,21 @@ def bench_frozen(
 
     Three trainings, in turns, each the loop of `lingula train` from reading a batch to AdamW: the
     whole network; a linear layer on the frozen encoder; the paper's decoder on the frozen encoder.
-    The last stands beside the decoder alone: the same step on one batch that lies in memory.
+    The last is compared with the decoder alone: the same step on one batch that is in memory.
 
     Args:
         data: a table with a train split, or `phantom`.
         encoder: any timm name; with random weights, since they do not change the speed.
         image_size: pixels, square.
-        batch_size: images a step.
+        batch_size: images per step.
         layers: decoder layers.
         width: of the decoder.
-        images: so many of the train images are used, at least three batches.
-        rounds: every training is timed so often, in turns; medians are given.
+        images: the number of train images that are used, at least three batches.
+        rounds: how often every training is timed, in turns; medians are given.
         device: `auto`, `cpu` or `cuda`.
 
     Returns:
-        Images a second of each, how many times faster than the full training the linear head is,
+        Images per second of each, how many times faster than the full training the linear head is,
         the decoder's share of the speed of the decoder alone, and the seconds the features took.
     """
     if rounds < 1 or images < 3 * batch_size:
@@ -76,26 +71,25 @@ def bench_frozen(
         folder = Path(name)
         config = resolve_device(
             vary(
-                paper_sized(encoder, image_size, layers, width, device),
-                data__table=str(_table(data, folder, image_size, images)),
-                model__weights=str(_start(encoder, image_size, folder)),
+                paper_sized(encoder, image_size, batch_size, layers, width, device),
+                data__table=str(_table_or_phantom(data, folder, image_size, images)),
+                model__weights=str(_random_weights(encoder, image_size, folder)),
                 model__text="orthogonal",
-                optim__batch_size=batch_size,
                 optim__epochs=1,
                 optim__warmup_epochs=None,
             )
         )
-        return _measured(config, images, rounds, folder)
+        return _measure(config, images, rounds, folder)
 
 
-def _table(data: str | Path, folder: Path, size: int, images: int) -> Path:
+def _table_or_phantom(data: str | Path, folder: Path, size: int, images: int) -> Path:
     if str(data) != "phantom":
         return Path(data)
     write_phantom(folder / "phantom", n=max(30, images * 2), size=size)
     return folder / "phantom" / "labels.csv"
 
 
-def _start(encoder: str, image_size: int, folder: Path) -> Path:
+def _random_weights(encoder: str, image_size: int, folder: Path) -> Path:
     """Random weights in a file: a frozen encoder must start from something."""
     state = build_encoder(encoder, image_size)[0].state_dict()
     path = folder / "start.safetensors"
@@ -103,7 +97,7 @@ def _start(encoder: str, image_size: int, folder: Path) -> Path:
     return path
 
 
-def _measured(config: Config, images: int, rounds: int, folder: Path) -> dict[str, Any]:
+def _measure(config: Config, images: int, rounds: int, folder: Path) -> dict[str, Any]:
     table = configured_table(config.data)
     rows = rows_of(table, "train")[:images]
     if len(rows) < images:
@@ -125,14 +119,19 @@ def _measured(config: Config, images: int, rounds: int, folder: Path) -> dict[st
         configs["decoder"], network, read, folder / "features" / "train.npy", fabric
     )
     encoding = time.perf_counter() - began
+    size = config.optim.batch_size
+    assert kept.features is not None
+    features = torch.from_numpy(kept.features[0][:size].copy())
+    alone = training_step(configs["decoder"], network, fabric, features)
     steps: dict[str, list[float]] = {name: [] for name in (*KINDS, "decoder alone")}
     for number in range(rounds):
         for kind in KINDS:
             examples = read if kind == "full" else kept
             run = folder / f"{kind}-{number}"
-            steps[kind] += _fitted(configs[kind], few, examples, dev, run, fabric)
-        steps["decoder alone"] += _alone(configs["decoder"], network, kept, fabric)
-    rate = {k: config.optim.batch_size / statistics.median(every) for k, every in steps.items()}
+            steps[kind] += _time_epoch(configs[kind], few, examples, dev, run, fabric)
+        times = time_rounds({"alone": alone}, images // size, config.device)
+        steps["decoder alone"] += times["alone"].wall
+    rate = {kind: size / statistics.median(seconds) for kind, seconds in steps.items()}
     return {
         "images_per_s": rate,
         "linear_ratio": rate["linear"] / rate["full"],
@@ -141,12 +140,11 @@ def _measured(config: Config, images: int, rounds: int, folder: Path) -> dict[st
         "encoding_s": encoding,
         "images": images,
         "precision": config.precision,
-        "device": config.device,
-        "threads": torch.get_num_threads(),
+        **machine(config.device),
     }
 
 
-def _fitted(
+def _time_epoch(
     config: Config, table: Table, examples: Examples, dev: Examples, run: Path, fabric: Fabric
 ) -> list[float]:
     """Seconds of each step of an epoch but the first, which allocates and starts the reading.
@@ -174,42 +172,18 @@ def _fitted(
     return [later - earlier for earlier, later in pairwise(marks)]
 
 
-def _alone(config: Config, network: Network, kept: Examples, fabric: Fabric) -> list[float]:
-    """Seconds of steps of what comes after the encoder, on one batch that lies in memory."""
-    groups = parameter_groups(network, lr=1e-4, head_lr=1.0, weight_decay=0.02)
-    model, optimizer = fabric.setup(network, adamw(groups))
-    network.train()
-    size = config.optim.batch_size
-    assert kept.features is not None
-    features, targets, mask = (
-        torch.from_numpy(part[:size].copy()).to(fabric.device)
-        for part in (kept.features[0], kept.targets, kept.mask)
-    )
-    batch = Batch(features, (Labels(targets, mask),))
-
-    seconds = []
-    for _ in range(1 + len(kept.dataset) // size):
-        began = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        loss = backward(model, batch, bce, None, config, fabric)
-        optimizer.step()
-        float(loss)  # waits for the device
-        seconds.append(time.perf_counter() - began)
-    return seconds[1:]
-
-
-def to_text(found: dict[str, Any]) -> str:
+def to_text(result: dict[str, Any]) -> str:
     """The result as lines for a terminal."""
-    rate = found["images_per_s"]
+    rate = result["images_per_s"]
     return "\n".join(
         [
-            f"whole network trained   {rate['full']:8.1f} images/s ({found['precision']})",
+            f"whole network trained   {rate['full']:8.1f} images/s ({result['precision']})",
             f"linear head on features {rate['linear']:8.1f} images/s, "
-            f"{found['linear_ratio']:.0f} times",
+            f"{result['linear_ratio']:.0f} times",
             f"decoder on features     {rate['decoder']:8.1f} images/s, "
-            f"{found['decoder_ratio']:.1f} times; {100 * found['decoder_share']:.0f} % of the "
+            f"{result['decoder_ratio']:.1f} times; {100 * result['decoder_share']:.0f} % of the "
             f"decoder alone ({rate['decoder alone']:.1f})",
-            f"features of {found['images']} images and their mirror images: "
-            f"{found['encoding_s']:.1f} s, once",
+            f"features of {result['images']} images and their mirror images: "
+            f"{result['encoding_s']:.1f} s, once",
         ]
     )

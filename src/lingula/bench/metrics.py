@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
+import statistics
 import sys
-import time
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lingula.bench.timing import time_rounds
 from lingula.scores import metrics
 from lingula.scores.intervals import bootstrap
 from lingula.system.errors import InputError
@@ -21,59 +21,43 @@ _POSITIVES = (
     *(7663, 5529, 4361, 4255, 4049, 3499, 3369, 2533, 2453, 1158, 788, 675, 543),
 )
 _TOTAL = 264849
-_IMAGES_A_PATIENT = 3
+_IMAGES_PER_PATIENT = 3
 _MEASURED = 10  # draws of the scikit-learn loop; the rest is proportional
-
-
-@dataclass(frozen=True)
-class MetricsTimes:
-    """Seconds of both ways, best of a few repeats, and the process's memory at its peak.
-
-    Seconds are of processor time, which other programs on the machine don't lengthen; nothing here
-    uses more than one thread.
-
-    `largest_difference` is between the two ways' AP and AUROC.
-    """
-
-    images: int
-    classes: int
-    draws: int
-    seconds: float
-    baseline: float
-    draws_seconds: float
-    draws_baseline: float
-    largest_difference: float
-    peak_memory_mb: float
 
 
 def bench_metrics(
     *, images: int = 77_000, classes: int = 26, draws: int = 1000, seed: int = 0, repeats: int = 3
-) -> MetricsTimes:
-    """Time AP and AUROC of a made set, and patient-clustered draws of them, on one thread.
+) -> dict[str, Any]:
+    """Time AP and AUROC of random scores, and bootstrap draws of patients, on one thread.
 
     The baseline of the draws is a loop that repeats rows and calls scikit-learn for each class,
-    measured on ten draws.
+    measured on ten draws. Seconds are of processor time, which other programs don't lengthen.
 
     Args:
-        images: rows; every three are a patient's.
+        images: rows, three per patient.
         classes: columns, with the prevalences of CXR-LT 2023, in turn.
         draws: bootstrap draws.
-        seed: of the made scores.
-        repeats: the best of how many times.
+        seed: of the random scores.
+        repeats: how often AP and AUROC are timed; the best is given.
+
+    Returns:
+        `seconds`, `baseline` and `ratio` of AP and AUROC, `bootstrap` with the same of the draws,
+        the largest difference between the two ways, and the process's memory at its peak.
 
     Raises:
         InputError: without scikit-learn, or with numbers below 1.
     """
     if min(images, classes, draws, repeats) < 1:
         raise InputError("--images, --classes, --draws and --repeats must be at least 1.")
-    average_precision_score, roc_auc_score = _oracle()
+    average_precision_score, roc_auc_score = _import_sklearn()
     random = np.random.default_rng(seed)
     shares = np.resize(np.array(_POSITIVES) / _TOTAL, classes)
     targets = (random.random((images, classes)) < shares).astype(np.float32)
     targets[0], targets[-1] = 1, 0  # every class has both kinds, however few the images
     scores = 1 / (1 + np.exp(3 - random.normal(1.5 * targets)))
     mask = np.ones(targets.shape, dtype=bool)
-    patients = [f"p{row // _IMAGES_A_PATIENT}" for row in range(images)]
+    patients = [f"p{row // _IMAGES_PER_PATIENT}" for row in range(images)]
+    every, count = np.arange(images), -(-images // _IMAGES_PER_PATIENT)
 
     def theirs(rows: NDArray[np.intp]) -> list[list[float]]:
         found = []
@@ -83,27 +67,35 @@ def bench_metrics(
             found.append([average_precision_score(y, s), roc_auc_score(y, s)] if both else [])
         return found
 
-    every = np.arange(images)
-    ours_took, found = _best(lambda: metrics.classwise(scores, targets, mask), repeats)
-    theirs_took, oracle = _best(lambda: theirs(every), repeats)
-    began = time.process_time()
-    bootstrap(scores, targets, mask, patients, draws=draws, seed=seed)
-    drawing = time.process_time() - began
+    def their_draw() -> None:
+        drawn = np.bincount(random.integers(0, count, count), minlength=count)
+        theirs(np.repeat(every, drawn[every // _IMAGES_PER_PATIENT]))
+
+    calls = {
+        "ours": lambda: metrics.classwise(scores, targets, mask),
+        "theirs": lambda: theirs(every),
+    }
+    once = time_rounds(calls, repeats, warm_up=False)
+    drawing = {"ours": lambda: bootstrap(scores, targets, mask, patients, draws=draws, seed=seed)}
+    ours = time_rounds(drawing, 1, warm_up=False)["ours"].processor[0]
     peak = _peak_mb()
-    began = time.process_time()
-    for _ in range(_MEASURED):
-        drawn = random.integers(0, -(-images // _IMAGES_A_PATIENT), -(-images // _IMAGES_A_PATIENT))
-        counts = np.bincount(drawn, minlength=-(-images // _IMAGES_A_PATIENT))
-        theirs(np.repeat(every, counts[every // _IMAGES_A_PATIENT]))
-    loop = (time.process_time() - began) / _MEASURED * draws
-    right = np.array(oracle).T
-    difference = float(np.abs(np.stack([found.ap, found.auroc]) - right).max())
-    return MetricsTimes(
-        images, classes, draws, ours_took, theirs_took, drawing, loop, difference, peak
-    )
+    loop = time_rounds({"theirs": their_draw}, _MEASURED, warm_up=False)["theirs"].processor
+    found, right = once["ours"].result, np.array(once["theirs"].result).T
+    return {
+        **_compared(min(once["ours"].processor), min(once["theirs"].processor)),
+        "bootstrap": {"draws": draws, **_compared(ours, draws * statistics.mean(loop))},
+        "images": images,
+        "classes": classes,
+        "largest_difference": float(np.abs(np.stack([found.ap, found.auroc]) - right).max()),
+        "peak_memory_mb": peak,
+    }
 
 
-def _oracle() -> tuple[Any, Any]:
+def _compared(seconds: float, baseline: float) -> dict[str, float]:
+    return {"seconds": seconds, "baseline": baseline, "ratio": baseline / seconds}
+
+
+def _import_sklearn() -> tuple[Any, Any]:
     try:
         from sklearn.metrics import average_precision_score, roc_auc_score
     except ImportError:
@@ -112,17 +104,6 @@ def _oracle() -> tuple[Any, Any]:
             "pip install scikit-learn"
         ) from None
     return average_precision_score, roc_auc_score
-
-
-def _best(measure: Any, repeats: int) -> tuple[float, Any]:
-    """The shortest of several times, in seconds of processor time, and the last result."""
-    times = []
-    result = None
-    for _ in range(repeats):
-        began = time.process_time()
-        result = measure()
-        times.append(time.process_time() - began)
-    return min(times), result
 
 
 def _peak_mb() -> float:
@@ -135,36 +116,16 @@ def _peak_mb() -> float:
     return peak / (1e6 if sys.platform == "darwin" else 1e3)  # bytes there, KiB elsewhere
 
 
-def to_json(times: MetricsTimes) -> dict[str, Any]:
-    """Plain values: `seconds`, `baseline` and `ratio` of AP + AUROC, and of the draws below."""
-    return {
-        "seconds": times.seconds,
-        "baseline": times.baseline,
-        "ratio": times.baseline / times.seconds,
-        "bootstrap": {
-            "draws": times.draws,
-            "seconds": times.draws_seconds,
-            "baseline": times.draws_baseline,
-            "ratio": times.draws_baseline / times.draws_seconds,
-        },
-        "images": times.images,
-        "classes": times.classes,
-        "largest_difference": times.largest_difference,
-        "peak_memory_mb": times.peak_memory_mb,
-    }
-
-
-def to_text(times: MetricsTimes) -> str:
+def to_text(result: dict[str, Any]) -> str:
     """Three lines for a terminal."""
-    value = to_json(times)
-    draws = value["bootstrap"]
+    draws = result["bootstrap"]
     return "\n".join(
         [
-            f"AP and AUROC of {times.images} x {times.classes}: {times.seconds:.3f} s; "
-            f"scikit-learn {times.baseline:.3f} s; ratio {value['ratio']:.1f}",
-            f"{times.draws} draws of patients: {times.draws_seconds:.1f} s; a loop of "
-            f"scikit-learn {times.draws_baseline:.0f} s; ratio {draws['ratio']:.0f}",
-            f"largest difference {times.largest_difference:.1e}; "
-            f"memory at its peak {times.peak_memory_mb:.0f} MB",
+            f"AP and AUROC of {result['images']} x {result['classes']}: {result['seconds']:.3f} s; "
+            f"scikit-learn {result['baseline']:.3f} s; ratio {result['ratio']:.1f}",
+            f"{draws['draws']} draws of patients: {draws['seconds']:.1f} s; a loop of "
+            f"scikit-learn {draws['baseline']:.0f} s; ratio {draws['ratio']:.0f}",
+            f"largest difference {result['largest_difference']:.1e}; "
+            f"memory at its peak {result['peak_memory_mb']:.0f} MB",
         ]
     )

@@ -1,16 +1,14 @@
-"""`lingula bench predict`: images a second of scoring in fp32 and bf16, beside a plain model."""
+"""`lingula bench predict`: images per second of scoring in fp32 and bf16, beside a plain model."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from lingula.bench.train import network_of, operations, paper_sized, peak_of, timed
+from lingula.bench import timing
 from lingula.model.devices import autocast_to, layout_of, make_fabric, resolve_device
 from lingula.scoring.folding import for_scoring
 from lingula.scoring.scoring import VIEWS, score_batch
@@ -31,7 +29,7 @@ def bench_predict(
 ) -> dict[str, Any]:
     """Time scoring of decoded images: exact (fp32), in bf16, and plain, in turns.
 
-    Plain is the same network in eager fp32 on (B, 3, H, W), normalised an image at a time.
+    Plain is the same network in eager fp32 on (B, 3, H, W), with images normalised one by one.
 
     Args:
         encoder: any timm name.
@@ -39,34 +37,31 @@ def bench_predict(
         batch_size: images at once.
         layers: decoder layers.
         width: of the decoder.
-        tta: test-time views; the plain way has the same ones.
-        rounds: each is timed so often, in turns; medians are given.
+        tta: test-time views, the same for plain.
+        rounds: how often each is timed, in turns; medians are given.
         device: `auto`, `cpu` or `cuda`.
 
     Returns:
-        Images a second of exact, bf16 and plain, the ratios to plain, the share of the machine's
+        Images per second of exact, bf16 and plain, the ratios to plain, the share of the machine's
         peak that exact reaches (measured in the same run by matrix products and convolutions), and
         the largest change of a logit from exact to bf16 (of a network with random weights).
     """
     if rounds < 1 or tta not in VIEWS:
         raise InputError(f"rounds is at least 1 and tta one of {', '.join(VIEWS)}.")
-    wanted = paper_sized(encoder, image_size, layers, width, device)
-    films = torch.from_numpy(
-        np.random.default_rng(0).integers(0, 256, (batch_size, 1, image_size, image_size), np.uint8)
-    )
-    kinds = {"exact": "fp32", "bf16": "bf16"}
-    runs = {name: _ours(wanted, films, tta, kind) for name, kind in kinds.items()}
-    runs["plain"] = _plain(wanted, films, tta)
-    flops = operations(runs["exact"])
-    found = {name: run() for name, run in runs.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    exact = resolve_device(vary(wanted, precision="fp32"))
-    for _ in range(rounds):
-        for name, run in runs.items():
-            times[name].append(timed(run, 1, exact.device))
-    rate = {name: batch_size / statistics.median(every) for name, every in times.items()}
-    moved = torch.logit(found["bf16"]) - torch.logit(found["exact"])
-    peak = peak_of(exact, rounds)
+    paper = timing.paper_sized(encoder, image_size, batch_size, layers, width, device)
+    exact = resolve_device(vary(paper, precision="fp32"))
+    fast = resolve_device(vary(paper, precision="bf16"))
+    images = timing.random_images(batch_size, image_size)
+    calls = {
+        "exact": _scoring(exact, images, tta),
+        "bf16": _scoring(fast, images, tta),
+        "plain": _plain_scoring(exact, images, tta),
+    }
+    flops = timing.operations(calls["exact"])
+    times = timing.time_rounds(calls, rounds, exact.device)
+    rate = {name: batch_size / one.median for name, one in times.items()}
+    moved = torch.logit(times["bf16"].result) - torch.logit(times["exact"].result)
+    peak = timing.peak_of(exact, rounds)
     return {
         "images_per_s": rate["exact"],
         "bf16_images_per_s": rate["bf16"],
@@ -78,62 +73,59 @@ def bench_predict(
         "GFLOP_per_image": flops / batch_size / 1e9,
         "largest_change_of_a_logit": float(moved.abs().max()),
         "views": len(VIEWS[tta]),
-        "device": exact.device,
-        "threads": torch.get_num_threads(),
+        **timing.machine(exact.device),
     }
 
 
-def _ours(config: Config, films: Tensor, tta: str, precision: str) -> Callable[[], Tensor]:
+def _scoring(config: Config, images: Tensor, tta: str) -> Callable[[], Tensor]:
     """Scoring as `lingula predict` does it, of images that are decoded."""
-    settled = resolve_device(vary(config, precision=precision))
-    fabric = make_fabric(settled.device, precision)
-    layout = layout_of(settled)
-    built = network_of(settled).to(fabric.device)
-    network = for_scoring(built, settled.model.image_size, layout, autocast_to(fabric))
-    keys = list(range(len(films)))
+    fabric = make_fabric(config.device, str(config.precision))
+    layout = layout_of(config)
+    built = timing.random_network(config).to(fabric.device)
+    network = for_scoring(built, config.model.image_size, layout, autocast_to(fabric))
+    keys = list(range(len(images)))
 
-    def forward(images: Tensor) -> Tensor:
+    def forward(batch: Tensor) -> Tensor:
         with fabric.autocast():
-            logits: Tensor = network(images)
+            logits: Tensor = network(batch)
         return logits
 
-    def run() -> Tensor:
-        images = films.to(fabric.device, non_blocking=True)
-        return score_batch(network, images, VIEWS[tta], "geometric", forward, keys, layout).cpu()
+    def score() -> Tensor:
+        batch = images.to(fabric.device, non_blocking=True)
+        return score_batch(network, batch, VIEWS[tta], "geometric", forward, keys, layout).cpu()
 
-    return run
+    return score
 
 
-def _plain(config: Config, films: Tensor, tta: str) -> Callable[[], Tensor]:
-    settled = resolve_device(vary(config, precision="fp32"))
-    network = network_of(settled).to(settled.device).eval()
+def _plain_scoring(config: Config, images: Tensor, tta: str) -> Callable[[], Tensor]:
+    network = timing.random_network(config).to(config.device).eval()
     mean = torch.tensor((0.485, 0.456, 0.406))[:, None, None]
     std = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
 
-    def run() -> Tensor:
-        with torch.no_grad():
-            total = torch.zeros(())
-            for view in VIEWS[tta]:
-                seen = view(films, list(range(len(films))))
-                ready = [(film.expand(3, -1, -1) / 255.0 - mean) / std for film in seen]
-                total = total + network(torch.stack(ready).to(settled.device)).sigmoid().cpu()
-            return total.double() / len(VIEWS[tta])
+    @torch.no_grad()
+    def score() -> Tensor:
+        total = torch.zeros(())
+        for view in VIEWS[tta]:
+            seen = view(images, list(range(len(images))))
+            ready = [(image.expand(3, -1, -1) / 255.0 - mean) / std for image in seen]
+            total = total + network(torch.stack(ready).to(config.device)).sigmoid().cpu()
+        return total.double() / len(VIEWS[tta])
 
-    return run
+    return score
 
 
-def to_text(found: dict[str, Any]) -> str:
+def to_text(result: dict[str, Any]) -> str:
     """The result as lines for a terminal."""
-    slower = found["bf16_images_per_s"] < found["images_per_s"]
+    slower = result["bf16_images_per_s"] < result["images_per_s"]
     return "\n".join(
         [
-            f"exact (fp32)  {found['images_per_s']:8.1f} images/s, "
-            f"{found['ratio']:.2f} times plain; {100 * found['share_of_peak']:.0f} % of the "
-            f"measured peak ({found['peak_GFLOPS']:.0f} GFLOPS)",
-            f"bf16          {found['bf16_images_per_s']:8.1f} images/s, "
-            f"{found['bf16_ratio']:.2f} times plain; largest change of a logit "
-            f"{found['largest_change_of_a_logit']:.3f}"
+            f"exact (fp32)  {result['images_per_s']:8.1f} images/s, "
+            f"{result['ratio']:.2f} times plain; {100 * result['share_of_peak']:.0f} % of the "
+            f"measured peak ({result['peak_GFLOPS']:.0f} GFLOPS)",
+            f"bf16          {result['bf16_images_per_s']:8.1f} images/s, "
+            f"{result['bf16_ratio']:.2f} times plain; largest change of a logit "
+            f"{result['largest_change_of_a_logit']:.3f}"
             + ("; slower than exact here: use fp32" if slower else ""),
-            f"plain         {found['baseline']:8.1f} images/s (eager fp32)",
+            f"plain         {result['baseline']:8.1f} images/s (eager fp32)",
         ]
     )

@@ -234,12 +234,6 @@ def _doctor(facts: Any) -> tuple[Any, str]:
     return facts, to_text(facts)
 
 
-def _metrics(times: Any) -> tuple[Any, str]:
-    from lingula.bench.metrics import to_json, to_text
-
-    return to_json(times), to_text(times)
-
-
 def _bench(name: str) -> Callable[[Any], tuple[Any, str]]:
     def told(found: Any) -> tuple[Any, str]:
         module = importlib.import_module(f"lingula.{lingula.MODULES[name]}")
@@ -251,7 +245,6 @@ def _bench(name: str) -> Callable[[Any], tuple[Any, str]]:
 TEXT_AND_JSON: dict[str, Callable[[Any], tuple[Any, str]]] = {
     **{name: _bench(name) for name in _FIGURES},
     **dict.fromkeys(_TABLES, _table),
-    "bench_metrics": _metrics,
     "data_check": _check,
     "doctor": _doctor,
     "evaluate": _evaluation,

@@ -1,75 +1,118 @@
-"""`lingula reproduce --estimate`: the whole bill, from some measured steps of each training."""
+"""`lingula reproduce --estimate`: hours, memory and disk, from some measured steps per training."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import platform
+import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
 import torch
+from lightning_fabric import Fabric
+from numpy.typing import NDArray
+from torch import Tensor
 
-from lingula.loading.batches import MEMORY_LIMIT
-from lingula.reproduction.jobs import Job, is_exogenous, scorings, unfinished
-from lingula.reproduction.measuring import STEPS, Measured, measure, reading_seconds
-from lingula.reproduction.readiness import Films, films_of, refuse
-from lingula.reproduction.reproduction import Reproduction
+from lingula.bench.timing import random_images, random_network, time_rounds, training_step
+from lingula.loading.batches import MEMORY_LIMIT, consecutive_batches, load
+from lingula.model.devices import layout_of, make_fabric, resolve_device
+from lingula.model.encoders import recompute_activations
+from lingula.model.network import Network
+from lingula.reproduction.jobs import Job, is_exogenous, jobs_to_train, predictions_to_make
+from lingula.reproduction.readiness import Images, raise_faults, read_images
+from lingula.reproduction.request import Request
 from lingula.scoring.scoring import VIEWS
 from lingula.settings.config import Config
 from lingula.system import files
-from lingula.tables.table import rows_of
-from lingula.training.space import all_features
+from lingula.tables.table import Table, rows_of, subset
+from lingula.training.examples import check_there, dataset_of
+from lingula.training.space import Sizes, all_features, sizes_of
 
 log = logging.getLogger("lingula")
+
+STEPS, SECONDS = 20, 40.0  # timed steps; fewer if they take longer than so many seconds
+SCORED, SCORING = 5, 10.0  # the same for scoring, which is a small part of the whole
+READ = 640  # images that are read to measure how fast that is
+
+
+@dataclass(frozen=True)
+class Speed:
+    """The speed and size of a training, measured on random images with random weights.
+
+    Attributes:
+        config: with the device and the number format settled.
+        steps: how many steps were timed.
+        step: seconds per step.
+        dev: seconds per image that is scored during training.
+        exact: seconds per image and view that is scored afterwards, in fp32.
+        encode: seconds per image and view whose features a frozen encoder computes once; else 0.
+        memory: bytes at the peak, of the device or the process; None if the system does not say.
+        sizes: what it takes on disk.
+    """
+
+    config: Config
+    steps: int
+    step: float
+    dev: float
+    exact: float
+    encode: float
+    memory: int | None
+    sizes: Sizes
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one training takes: images of an epoch, steps and hours in all, bytes of features."""
+    """The cost of one training: images per epoch, steps and hours in all, bytes of features."""
 
     name: str
     images: int
     steps: int
     hours: float
     features: int
-    measured: Measured
+    speed: Speed
 
 
-def bill(asked: Reproduction, jobs: Mapping[str, Job], faults: list[str]) -> list[str]:
-    """What is left of a reproduction costs on this machine: hours, memory and disk, as lines.
+def estimate_cost(request: Request, jobs: Mapping[str, Job], faults: list[str]) -> list[str]:
+    """What the rest of a reproduction costs on this machine: hours, memory and disk, as lines.
 
-    Steps are measured on random images with random weights, so that nothing needs to be there but
-    the table, some of whose images are read to see how fast that is. Trainings that differ in their
-    texts, weights of classes or seeds alone take the same, and are measured once.
+    Steps are measured on random images with random weights, so only the table has to exist; some of
+    its images are read to measure how fast that is. Trainings that differ only in their texts,
+    class weights or seeds take the same time, and are measured once.
     """
-    # What a row lacks to be run says nothing of what it will take.
+    # A row that lacks something to be run still has a cost.
     every = {
         name: replace(job, missing="")
         for name, job in jobs.items()
-        if asked.others or not is_exogenous(job.recipe)
+        if request.outside_tables or not is_exogenous(job.recipe)
     }
-    films = films_of(asked, every, faults)
-    refuse(faults)
-    rest = unfinished(asked, every)
+    images = read_images(request, every, faults)
+    raise_faults(faults)
+    rest = jobs_to_train(request, every)
     if not rest:
-        return [f"All trainings of {asked.table} in {asked.folder} are finished."]
-    read = _read_seconds(rest[0][0].config, films)
-    found: dict[str, Measured] = {}
+        return [f"All trainings of {request.table} in {request.folder} are finished."]
+    read = _reading_seconds(rest[0][0].config, images)
+    speeds: dict[str, Speed] = {}
     for job, _ in rest:
-        if _key(job.config) not in found:
+        key = _speed_key(job.config)
+        if key not in speeds:
             log.info("Measuring %s: some steps, on random images.", job.recipe)
-            found[_key(job.config)] = measure(job.config)
-    costs = [_cost(job, seed, films, found[_key(job.config)], read) for job, seed in rest]
-    lines = [*_head(asked, films, costs), *_table(costs), "", *_sums(asked, every, films, costs)]
-    lines += [_read_line(read, costs)] if read else []
+            speeds[key] = measure_speed(job.config)
+    costs = [_cost(job, seed, images, speeds[_speed_key(job.config)], read) for job, seed in rest]
+    lines = [*_head(request, images, costs), *_table(costs), ""]
+    lines += _sums(request, every, images, costs)
+    lines += [_reading_line(read, costs)] if read else []
     left_out = [name for name in jobs if name not in every]
     if left_out:
         lines.append(f"Without {', '.join(left_out)}, which need tables of outside data.")
     return lines
 
 
-def _key(config: Config) -> str:
-    """What the time and memory of a step follow from."""
+def _speed_key(config: Config) -> str:
+    """The settings that decide the time and memory of a step."""
     plain = config.model_dump(mode="json")
     plain["model"] |= {"text": None, "weights": None}
     mixup = config.augment.mixup is not None
@@ -78,68 +121,156 @@ def _key(config: Config) -> str:
     return repr([plain["model"], mixup, o.batch_size, o.accumulate, config.loss.name, computed])
 
 
-def _read_seconds(config: Config, films: Films) -> float:
-    """Seconds to read an image in each epoch; 0 where all stay in memory or are yet to be drawn."""
-    images = films.train + films.outside
-    kept = config.data.workers == 0 and images * config.model.image_size**2 <= MEMORY_LIMIT
-    if films.table is None or kept:
+def measure_speed(config: Config) -> Speed:
+    """Time steps of a training as `lingula train` makes them, and its scoring."""
+    config = resolve_device(config)
+    fabric, layout = make_fabric(config.device, config.precision), layout_of(config)
+    network = random_network(config)
+    if config.model.checkpointing:
+        recompute_activations(network.encoder)
+    if config.model.frozen:
+        network.freeze_encoder()
+    network.to(memory_format=layout).to(fabric.device)
+    sizes = sizes_of(network, config)
+    images, encode = random_images(config.optim.batch_size, config.model.image_size), 0.0
+    if config.model.frozen:
+        images, encode = _time_features(network, images, fabric, config.device)
+    if config.compile:
+        network.compile()
+    _reset_peak(config.device)
+    step = training_step(config, network, fabric, images)
+    steps = time_rounds({"": step}, STEPS, config.device, seconds=SECONDS)[""].wall
+    memory = _peak(config.device)
+    network.eval()
+    batch, encoded = images.to(fabric.device), config.model.frozen
+
+    def forward() -> None:
+        network(batch if encoded else network.prepare(batch, layout), encoded)
+
+    def seconds_per_image() -> float:
+        times = time_rounds({"": forward}, SCORED, config.device, seconds=SCORING)
+        return statistics.mean(times[""].wall) / len(batch)
+
+    with torch.no_grad():
+        exact = seconds_per_image() + encode
+        with fabric.autocast():
+            dev = seconds_per_image()
+    return Speed(config, len(steps), statistics.mean(steps), dev, exact, encode, memory, sizes)
+
+
+def _time_features(
+    network: Network, images: Tensor, fabric: Fabric, device: str
+) -> tuple[Tensor, float]:
+    """The images' features, and the seconds that those of one take."""
+
+    @torch.no_grad()
+    def encode() -> Tensor:
+        with fabric.autocast():
+            features: Tensor = network.encoder(network.prepare(images.to(fabric.device)))
+        return features
+
+    times = time_rounds({"": encode}, SCORED, device, seconds=SCORING)[""]
+    return times.result.float().cpu(), statistics.mean(times.wall) / len(images)
+
+
+def _reset_peak(device: str) -> None:
+    """Start to measure the most memory in use: of the device, or of the process on Linux."""
+    if device == "cuda":
+        torch.cuda.empty_cache()  # left by earlier measurements
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak(device: str) -> int | None:
+    """The most bytes in use since then; None if the system does not say."""
+    if device == "cuda":
+        return torch.cuda.max_memory_reserved()
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = next((line for line in lines if line.startswith("VmHWM:")), None)
+    return None if found is None else 1024 * int(found.split()[1])
+
+
+def _reading_seconds(config: Config, images: Images) -> float:
+    """Seconds to read an image in each epoch; 0 if all stay in memory or are yet to be drawn."""
+    count = images.train + images.outside
+    kept = config.data.workers == 0 and count * config.model.image_size**2 <= MEMORY_LIMIT
+    if images.table is None or kept:
         return 0.0
-    return reading_seconds(config, films.table, rows_of(films.table, "train"))
+    return _time_reading(config, images.table, rows_of(images.table, "train"))
 
 
-def _cost(job: Job, seed: int, films: Films, found: Measured, read: float) -> Cost:
+def _time_reading(config: Config, table: Table, rows: NDArray[np.intp]) -> float:
+    """Seconds to read an image from its file or the cache, measured on some of these rows."""
+    chosen = np.unique(np.linspace(0, len(rows) - 1, READ).astype(np.intp))
+    dataset = dataset_of(subset(table, rows[chosen]), config)
+    check_there(dataset, "measured")
+    done, began = 0, time.perf_counter()
+    loading = load(dataset, consecutive_batches(len(dataset), 32))
+    for loaded in loading:
+        done += len(loaded.indices) + len(loaded.failures)
+        if time.perf_counter() - began > SECONDS:
+            break
+    loading.close()
+    return (time.perf_counter() - began) / done
+
+
+def _cost(job: Job, seed: int, images: Images, speed: Speed, read: float) -> Cost:
     """A training's hours: its steps, dev after each epoch, and its scores in the end."""
-    config, o, rows = job.config, job.config.optim, films.rows(job.config)
+    config, o, rows = job.config, job.config.optim, images.rows(job.config)
     own = rows.all - rows.outside
-    images = rows.all if rows.ratio is None else own + round(rows.ratio * own)
-    per_epoch = -(-images // o.batch_size)
+    count = rows.all if rows.ratio is None else own + round(rows.ratio * own)
+    per_epoch = -(-count // o.batch_size)
     views = len(VIEWS[config.evaluation.tta])
     frozen = config.model.frozen
-    each_epoch = _with_reading(per_epoch * found.step, images, found, 0.0 if frozen else read)
-    each_epoch += _with_reading(films.dev * found.dev, films.dev, found, 0.0 if frozen else read)
-    scored = films.dev + films.test
-    once = _with_reading(scored * views * found.exact, scored, found, read)
+    each_epoch = _with_reading(per_epoch * speed.step, count, speed, 0.0 if frozen else read)
+    each_epoch += _with_reading(images.dev * speed.dev, images.dev, speed, 0.0 if frozen else read)
+    scored = images.dev + images.test
+    once = _with_reading(scored * views * speed.exact, scored, speed, read)
     if frozen:
-        seen = (2 if config.augment.flip > 0 else 1) * rows.all + films.dev
-        once += _with_reading(seen * found.encode, rows.all + films.dev, found, read)
+        seen = (2 if config.augment.flip > 0 else 1) * rows.all + images.dev
+        once += _with_reading(seen * speed.encode, rows.all + images.dev, speed, read)
     hours = (o.epochs * each_epoch + once) / 3600
-    features = all_features(found.sizes, config, rows, films.dev)
-    return Cost(f"{job.name}-s{seed}", images, per_epoch * o.epochs, hours, features, found)
+    features = all_features(speed.sizes, config, rows, images.dev)
+    return Cost(f"{job.name}-s{seed}", count, per_epoch * o.epochs, hours, features, speed)
 
 
-def _with_reading(seconds: float, images: int, found: Measured, read: float) -> float:
-    """Seconds of computing with those of reading, which goes on beside it on a GPU alone."""
+def _with_reading(seconds: float, images: int, speed: Speed, read: float) -> float:
+    """Seconds of computing with those of reading, which run at the same time only on a GPU."""
     reading = images * read
-    return max(seconds, reading) if found.config.device == "cuda" else seconds + reading
+    return max(seconds, reading) if speed.config.device == "cuda" else seconds + reading
 
 
-def _head(asked: Reproduction, films: Films, costs: Sequence[Cost]) -> list[str]:
-    config = costs[0].measured.config
-    fewest = min(cost.measured.steps for cost in costs)
-    said = f"{STEPS} steps" if fewest >= STEPS else f"{fewest} to {STEPS} steps, as they are slow,"
-    outside = f", {films.outside:,} from outside" if films.outside else ""
+def _head(request: Request, images: Images, costs: Sequence[Cost]) -> list[str]:
+    config = costs[0].speed.config
+    fewest = min(cost.speed.steps for cost in costs)
+    steps = f"{STEPS} steps" if fewest >= STEPS else f"{fewest} to {STEPS} steps"
+    slow = "" if fewest >= STEPS else " (fewer where they are slow)"
+    outside = f", {images.outside:,} from outside" if images.outside else ""
+    epochs = f"epochs: {config.optim.epochs}; {images.train:,} train, {images.dev:,} dev and "
+    machine = (
+        torch.cuda.get_device_name()
+        if config.device == "cuda"
+        else f"{torch.get_num_threads()} threads of {platform.processor() or platform.machine()}"
+    )
     return [
-        f"Table {asked.table[-1]} of the paper at the scale {asked.scale}, epochs: "
-        f"{config.optim.epochs}; {films.train:,} train, {films.dev:,} dev and {films.test:,} test "
-        f"images{outside}.",
-        f"Measured on {_machine(config)}, {config.precision}: {said} of each, on random images.",
+        f"{request.heading(epochs)}{images.test:,} test images{outside}.",
+        f"Measured on {machine}, {config.precision}: {steps} per training{slow}, on random images.",
         "",
     ]
 
 
-def _machine(config: Config) -> str:
-    if config.device == "cuda":
-        return torch.cuda.get_device_name()
-    return f"{torch.get_num_threads()} threads of {platform.processor() or platform.machine()}"
-
-
 def _table(costs: Sequence[Cost]) -> list[str]:
-    head = ("training", "images an epoch", "steps", "s a step", "memory", "hours")
+    head = ("training", "images per epoch", "steps", "s per step", "memory", "hours")
     cells = [head]
     for cost in costs:
-        memory, step = cost.measured.memory, cost.measured.step
-        told = "not known" if memory is None else files.byte_count(memory)
-        row = (cost.name, f"{cost.images:,}", f"{cost.steps:,}", f"{step:.3g}", told)
+        memory, step = cost.speed.memory, cost.speed.step
+        shown = "not known" if memory is None else files.byte_count(memory)
+        row = (cost.name, f"{cost.images:,}", f"{cost.steps:,}", f"{step:.3g}", shown)
         cells.append((*row, f"{cost.hours:.3g}"))
     width = [max(len(row[k]) for row in cells) for k in range(len(head))]
     return [
@@ -148,37 +279,36 @@ def _table(costs: Sequence[Cost]) -> list[str]:
 
 
 def _sums(
-    asked: Reproduction, jobs: Mapping[str, Job], films: Films, costs: Sequence[Cost]
+    request: Request, jobs: Mapping[str, Job], images: Images, costs: Sequence[Cost]
 ) -> list[str]:
     """Hours, GPU-hours and disk of all that is left."""
-    config = costs[0].measured.config
-    trained = sum(cost.hours for cost in costs)
-    exact = costs[0].measured.exact  # rows that share a training have the first one's network
-    extra = 0.0
-    for wanted in scorings(asked, jobs):
-        images = films.dev if wanted["split"] == "dev" else films.test
+    speed = costs[0].speed
+    predictions = predictions_to_make(request, jobs)
+    total = sum(cost.hours for cost in costs)
+    for wanted in predictions:
+        count = images.dev if wanted["split"] == "dev" else images.test
         if not wanted["out"].is_file():
-            extra += images * len(VIEWS[wanted["tta"]]) * exact / 3600
-    total = trained + extra
-    unit = "GPU-hours" if config.device == "cuda" else "hours of this machine"
+            # Rows that share a training have the first row's network.
+            total += count * len(VIEWS[wanted["tta"]]) * speed.exact / 3600
+    unit = "GPU-hours" if speed.config.device == "cuda" else "hours of this machine"
     longest = max(costs, key=lambda cost: cost.hours)
-    kept = sum(cost.measured.sizes.run for cost in costs)
+    kept = sum(cost.speed.sizes.run for cost in costs)
     features = max(cost.features for cost in costs)
     disk = f"Disk: {files.byte_count(kept)} for checkpoints and models"
     if features:
         disk += f", and {files.byte_count(features)} for the features of one training at a time"
-    disk += f"; {files.byte_count(files.free_bytes(asked.folder))} free in {asked.folder}."
+    disk += f"; {files.byte_count(files.free_bytes(request.folder))} free in {request.folder}."
     return [
-        f"All: {len(costs)} trainings and {len(scorings(asked, jobs))} predictions, {total:.3g} "
+        f"All: {len(costs)} trainings and {len(predictions)} predictions, {total:.3g} "
         f"{unit}; one after the other {total:.3g} hours, all at once {longest.hours:.3g} hours "
         f"({longest.name}).",
         disk,
     ]
 
 
-def _read_line(read: float, costs: Sequence[Cost]) -> str:
-    found = costs[0].measured
-    ours = found.config.optim.batch_size / found.step
+def _reading_line(read: float, costs: Sequence[Cost]) -> str:
+    speed = costs[0].speed
+    ours = speed.config.optim.batch_size / speed.step
     limits = "limits the trainings" if 1 / read < ours else "keeps up with the trainings"
-    how = "the cache" if found.config.data.cache else "files"
-    return f"Reading from {how}: {1 / read:.0f} images/s, which {limits} ({ours:.0f} images/s)."
+    source = "the cache" if speed.config.data.cache else "files"
+    return f"Reading from {source}: {1 / read:.0f} images/s, which {limits} ({ours:.0f} images/s)."

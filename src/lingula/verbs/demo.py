@@ -30,15 +30,15 @@ log = logging.getLogger("lingula")
 
 @dataclass(frozen=True)
 class Size:
-    """All that the length of a demo follows from; the other settings are the recipe `demo`'s.
+    """The size of a demo; its other settings are those of the recipe `demo`.
 
     Attributes:
-        films: films drawn, `side` pixels wide: 60 % to train on, 15 % dev, 25 % test.
-        encoder: of both models, which see films of `pixels` pixels.
-        epochs: of the first model; `more`: of the second, which goes on from it.
+        images: images drawn, `side` pixels wide: 60 % to train on, 15 % dev, 25 % test.
+        encoder: of both models, which read the images at `pixels` pixels.
+        epochs: of the first model; `more`: of the second, which starts from it.
     """
 
-    films: int
+    images: int
     side: int
     encoder: str
     pixels: int
@@ -46,21 +46,21 @@ class Size:
     more: int
 
 
-FULL = Size(films=3000, side=96, encoder="regnetx_002", pixels=96, epochs=16, more=5)
-QUICK = Size(films=400, side=96, encoder="resnet18", pixels=64, epochs=2, more=1)
+FULL = Size(images=3000, side=96, encoder="regnetx_002", pixels=96, epochs=16, more=5)
+QUICK = Size(images=400, side=96, encoder="resnet18", pixels=64, epochs=2, more=1)
 
-PAGE = 250  # a report takes about as long as drawing so many films
-TIMED = (30, 1.5)  # films drawn, and seconds trained, to see how fast the machine is
+PAGE = 250  # a report takes about as long as drawing so many images
+TIMED = (30, 1.5)  # images drawn, and seconds trained, to measure how fast the machine is
 
 
 def demo(out: str | Path = "runs/demo", *, quick: bool = False) -> Path:
     """Draw the phantom, train two models, join them class by class, and write `report.html`.
 
-    What will be done is logged first, with how long it will take on this machine, and the result
-    last, in words.
+    The steps are logged first, with how long they will take on this machine, and the result last,
+    in words.
 
     Args:
-        out: folder for everything; the same call continues or finds it finished.
+        out: folder for everything; the same call continues an interrupted demo.
         quick: fewer, smaller images and fewer epochs: a check that it works, with poor scores.
 
     Returns:
@@ -73,11 +73,11 @@ def demo(out: str | Path = "runs/demo", *, quick: bool = False) -> Path:
         model__image_size=size.pixels,
         optim__epochs=size.epochs,
     )
-    _announce(folder, first, size)
-    table = data_phantom(folder / "phantom", n=size.films, size=size.side)
+    announce(folder, first, size)
+    table = data_phantom(folder / "phantom", n=size.images, size=size.side)
     first = vary(first, data__table=str(table.resolve()))
     start = train(first, out=folder / "first")
-    # The second goes on from the first with MixUp: another model for a third of the time.
+    # The second starts from the first, with MixUp: another model in a third of the time.
     second = vary(
         first,
         model__weights=str(start.resolve()),
@@ -90,96 +90,100 @@ def demo(out: str | Path = "runs/demo", *, quick: bool = False) -> Path:
     models = [start, train(second, out=folder / "mixup")]
     joined = ensemble("class-wise", models, out=folder / "class-wise", top_k=1)
     page = report([*models, joined], out=folder / "report.html")
-    for line in _result(models, joined):
+    for line in _describe_result(models, joined):
         log.info("%s", line)
     log.info("Open the report in a browser: %s", page.resolve().as_uri())
     return page
 
 
-def _announce(folder: Path, config: Config, size: Size) -> None:
-    """Log what will be done, and how long each part will take, from what is timed here and now."""
+def announce(folder: Path, config: Config, size: Size) -> None:
+    """Log what will be done, and how long each part will take on this machine."""
     log.info(
-        "The demo draws radiographs with the %d findings of CXR-LT 2023, and learns from them "
-        "alone: it needs no data and no network.",
+        "The demo draws synthetic radiographs with the %d findings of CXR-LT 2023 and learns only "
+        "from them. It needs no data and no internet.",
         len(CXR_LT_2023),
     )
-    there = [
+    done = [
         (folder / "phantom" / "labels.csv").is_file(),
         run_folder.is_finished(folder / "first"),
         run_folder.is_finished(folder / "mixup"),
         False,
     ]
-    what = [
-        f"draw {size.films} films of {size.side} pixels",
-        f"train a first model ({size.encoder}, epochs: {size.epochs}), score it, and see where it "
-        "looks",
-        f"train a second from it with MixUp (epochs: {size.more}), the same",
-        "join them finding by finding, and write the report with intervals",
+    parts = [
+        f"draw {size.images} images of {size.side} pixels",
+        f"train a first model ({size.encoder}, epochs: {size.epochs}), score it, and measure its "
+        "attention",
+        f"train a second model from the first one with MixUp (epochs: {size.more}), and do the "
+        "same",
+        "choose the better model for each finding, and write the report with intervals",
     ]
-    if all(there[:-1]):
-        seconds = [0.0] * len(what)
+    if all(done[:-1]):
+        seconds = [0.0] * len(parts)
     else:
         log.info("Timing this machine for a few seconds ...")
-        seconds = _seconds(_rates(config, size), size)
-    for number, (words, done, takes) in enumerate(zip(what, there, seconds, strict=True), start=1):
-        left = "done before" if done else f"about {spoken(takes)}" if takes else "seconds"
-        log.info("  %d. %s: %s", number, words, left)
-    whole = sum(takes for takes, done in zip(seconds, there, strict=True) if not done)
-    if whole:
-        log.info("All of it: about %s here, if nothing else runs.", spoken(whole))
+        seconds = estimate_seconds(measure_rates(config, size), size)
+    for number, (part, there, takes) in enumerate(zip(parts, done, seconds, strict=True), start=1):
+        left = "done already" if there else f"about {spoken(takes)}" if takes else "seconds"
+        log.info("  %d. %s: %s", number, part, left)
+    total = sum(takes for takes, there in zip(seconds, done, strict=True) if not there)
+    if total:
+        log.info("In all about %s on this machine, if nothing else runs.", spoken(total))
 
 
 @dataclass(frozen=True)
-class _Rates:
-    """Films a second: drawn, trained on, and seen by a network that learns nothing."""
+class Rates:
+    """Images per second: drawn, trained on, and scored."""
 
     drawn: float
     trained: float
     scored: float
 
 
-def _rates(config: Config, size: Size) -> _Rates:
-    import torch
+def measure_rates(config: Config, size: Size) -> Rates:
+    """How fast this machine draws, trains and scores, timed for a few seconds."""
+    from lingula.bench.timing import (
+        PARTS,
+        random_images,
+        random_network,
+        time_rounds,
+        training_step,
+    )
+    from lingula.model.devices import make_fabric, resolve_device
 
-    from lingula.bench.train import training_step
-    from lingula.model.devices import resolve_device
-
-    films, seconds = TIMED
+    images, seconds = TIMED
     with tempfile.TemporaryDirectory(prefix="lingula-demo-") as place:
         began = time.perf_counter()
-        data_phantom(Path(place) / "phantom", n=films, size=size.side)
-        drawn = films / (time.perf_counter() - began)
-    batch = config.optim.batch_size
-    images = torch.randint(0, 256, (batch, 1, size.pixels, size.pixels), dtype=torch.uint8)
-    targets = (torch.rand(batch, len(CXR_LT_2023)) < 0.1).float()
-    step, parts = training_step(resolve_device(config), images, targets)
-    step()  # the first one allocates
-    for every in parts.values():
-        every.clear()
-    began = time.perf_counter()
-    while time.perf_counter() - began < seconds:
-        step()
-    each = {name: statistics.median(every) for name, every in parts.items()}
-    return _Rates(drawn, batch / sum(each.values()), batch / each["forward"])
+        data_phantom(Path(place) / "phantom", n=images, size=size.side)
+        drawn = images / (time.perf_counter() - began)
+    config = resolve_device(config)
+    fabric, batch = make_fabric(config.device, config.precision), config.optim.batch_size
+    parts: dict[str, list[float]] = {name: [] for name in PARTS}
+    step = training_step(
+        config, random_network(config), fabric, random_images(batch, size.pixels), parts
+    )
+    time_rounds({"step": step}, 1000, config.device, seconds=seconds)
+    # The first step, which allocates memory, is left out.
+    each = {name: statistics.median(every[1:]) for name, every in parts.items()}
+    return Rates(drawn, batch / sum(each.values()), batch / each["forward"])
 
 
-def _seconds(rates: _Rates, size: Size) -> list[float]:
-    """How long each part takes: drawing, the two models, and what comes after them."""
+def estimate_seconds(rates: Rates, size: Size) -> list[float]:
+    """How long each part takes: drawing, the two models, and the ensemble with the report."""
     page = PAGE / rates.drawn
-    train, dev, test = (share * size.films for share in (0.6, 0.15, 0.25))
-    # At the end dev and test are scored in two views, and looked at once more for the attention.
+    train, dev, test = (share * size.images for share in (0.6, 0.15, 0.25))
+    # At the end dev and test are scored in two views, and once more to measure the attention.
     ending = 3 * (dev + test) / rates.scored + page
     epoch = train / rates.trained + dev / rates.scored
     return [
-        size.films / rates.drawn,
+        size.images / rates.drawn,
         size.epochs * epoch + ending,
         size.more * epoch + ending,
         page,
     ]
 
 
-def _result(models: Sequence[Path], joined: Path) -> list[str]:
-    """What the models and their ensemble reach on the test films, in words."""
+def _describe_result(models: Sequence[Path], joined: Path) -> list[str]:
+    """What the models and their ensemble reach on the test images, in words."""
     lines = []
     for folder in (*models, joined):
         labels = labels_of(folder, models)
@@ -192,12 +196,13 @@ def _result(models: Sequence[Path], joined: Path) -> list[str]:
     rates = known_rates(models[0])
     points = sum(rate.validated for rate in rates.values())
     return [
-        f"Result on {found['n']} drawn test films; guessing has a mAP of {guessing:.3f}:",
+        f"Result on {found['n']} drawn test images; guessing has a mAP of {guessing:.3f}:",
         *lines,
-        f"Joined, they reach {found['mAP'] / guessing:.1f} times guessing. {len(above)} of "
-        f"{len(found['classes'])} findings are told from chance (the 95 % interval of their AUROC "
-        "lies above 0.5).",
-        f"Where the first model looks is closer to the drawn sign than chance for {points} of "
-        f"{len(rates)} findings.",
-        "These films are drawn: that says that the program works, and nothing about patients.",
+        f"The ensemble reaches {found['mAP'] / guessing:.1f} times the mAP of guessing. For "
+        f"{len(above)} of {len(found['classes'])} findings it is better than chance (the 95 % "
+        "interval of the AUROC is above 0.5).",
+        f"For {points} of {len(rates)} findings the first model's attention points at the drawn "
+        "sign more often than chance.",
+        "These images are drawn: the result shows that the program works, and says nothing about "
+        "patients.",
     ]

@@ -1,7 +1,7 @@
 """`lingula reproduce`: the paper's tables on one's own data, ours beside theirs.
 
-Everything lies in one folder, and every part of it is made by the verb that makes it elsewhere, so
-what is there is used again and what was interrupted is continued:
+Everything is in one folder, and each part of it is made by the verb that makes it elsewhere, so
+finished parts are used again and interrupted ones are continued:
 
 phantom/ phantom-nih/ ...  stand-ins/  phantom-start/  starts/resnet50.tv_in1k/
 trainings/t1r1-s0/  scores/t1r3-s0/  ensembles/t2r1-s0/  table1.md  table1.csv  table1.html
@@ -9,40 +9,27 @@ trainings/t1r1-s0/  scores/t1r3-s0/  ensembles/t2r1-s0/  table1.md  table1.csv  
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import lingula
-from lingula.reporting.ladder import Ladder, to_csv, to_html, to_markdown
-from lingula.reproduction.job_scripts import commands_of, gpu_script, slurm_script, stages_of
 from lingula.reproduction.jobs import (
-    Job,
-    config_of,
-    jobs_of,
-    phantoms_of,
-    scorings,
-    starts_of,
-    texts_of,
-    unfinished,
+    find_texts,
+    jobs_to_train,
+    phantoms_to_draw,
+    plan_jobs,
+    predictions_to_make,
+    starts_to_train,
 )
-from lingula.reproduction.lines import Made, Measure, facts_of, lines_of_table_1, lines_of_table_2
-from lingula.reproduction.readiness import Films, films_of, make_ready, refuse
-from lingula.reproduction.reproduction import Reproduction, checked
+from lingula.reproduction.request import Request, check_request
 from lingula.settings.paper import EnsembleRow
 from lingula.system import files
 from lingula.system.errors import InputError
 from lingula.system.waiting import by_the_first
-from lingula.tables.table import Table
 from lingula.verbs.data_phantom import data_phantom
 from lingula.verbs.ensemble import ensemble
 from lingula.verbs.predict import predict
 from lingula.verbs.train import train
-
-log = logging.getLogger("lingula")
-
-COLUMNS = ("image encoder", "text encoder", "separate", "re-weighting", "MixUp", "TTA")
 
 
 def reproduce(  # noqa: PLR0913 (an argument an option)
@@ -66,36 +53,36 @@ def reproduce(  # noqa: PLR0913 (an argument an option)
     template: str | Path | None = None,
     join: bool = False,
 ) -> Path | list[str]:
-    """Train, score, join and measure what a table of the paper needs; write it as a table.
+    """Train, score, ensemble and measure all rows of a table of the paper; write the table.
 
-    Whatever is missing or wrong is told in one list before the first step of any training.
+    Everything that is missing or wrong is listed before the first step of any training.
 
     Args:
         table: `table1` or `table2`.
-        out: folder of everything; the same call continues what was interrupted.
+        out: the folder of everything; the same call continues what was interrupted.
         data: a table, or `phantom`.
-        outside: tables of outside data for table 2; on the phantom its own stand-ins.
+        outside: tables of outside data for table 2; the phantom has its own.
         scale: `tiny`, `small` or `paper`: image size, decoder, epochs and rates.
-        seeds: trainings a row, with the seeds 0, 1, ...
+        seeds: trainings per row, with the seeds 0, 1, ...
         epochs: of every training, instead of the scale's.
         texts: folders of the real text encoders `med-kebert` and `clinical-t5`.
-        stand_ins: folders of text encoders to use in their place; the table says so.
+        stand_ins: folders of text encoders to use instead of these; the table says so.
         rows: only these rows of the table and what they are compared with; none: all.
-        cache: folders that `lingula data cache` made, for every training and prediction.
+        cache: folders that `lingula data cache` wrote, for every training and prediction.
         settings: `key=value` for every training.
-        estimate: return what it would cost instead, by some steps of each training on this machine.
-        print_jobs: return the commands instead: one a training and prediction, then the one that
+        estimate: only return the cost, from some steps of each training on this machine.
+        print_jobs: only return the commands: one per training and prediction, then the one that
             joins them.
-        gpus: return a bash script instead that keeps a job on each of so many GPUs.
-        slurm: write a script to this file instead that submits itself to SLURM as job arrays.
-        template: a site's script, whose `#SBATCH` lines and set-up that script takes over.
-        join: train and score nothing; only join what is finished. What is not is named.
+        gpus: only return a bash script that runs one job on each of so many GPUs.
+        slurm: only write a script to this file that submits itself to SLURM as job arrays.
+        template: a site's script, whose `#SBATCH` lines and set-up are used in that script.
+        join: train and score nothing; only join what is finished, and name what is not.
 
     Returns:
-        The path of the table as markdown (.csv and .html lie beside it); or the commands, the bill
-        or the script's path.
+        The path of the table as markdown (with .csv and .html beside it); or the commands, the
+        lines of the cost, or the script's path.
     """
-    asked = Reproduction(
+    request = Request(
         table,
         Path(out).resolve(),
         None if str(data) == "phantom" else _absolute(data),
@@ -110,49 +97,28 @@ def reproduce(  # noqa: PLR0913 (an argument an option)
         tuple(map(_absolute_setting, settings)),
     )
     as_jobs = print_jobs or gpus is not None or slurm is not None
-    _check_ways(join, estimate, as_jobs, template is not None and slurm is None, gpus)
-    if as_jobs or estimate:
-        return _written(checked(asked), estimate, gpus, slurm, template)
-    return _made(checked(asked), join)
-
-
-def _written(
-    asked: Reproduction,
-    estimate: bool,
-    gpus: int | None,
-    slurm: str | Path | None,
-    template: str | Path | None,
-) -> Path | list[str]:
-    """The bill, or the trainings as commands or scripts, in place of the trainings."""
-    faults: list[str] = []
-    jobs = jobs_of(asked, texts_of(asked, faults))
+    if template is not None and slurm is None:
+        raise InputError("--template is for the script that --slurm FILE writes.")
+    _check_modes(join, estimate, as_jobs, gpus)
+    check_request(request)
+    if as_jobs:
+        return _write_jobs(request, gpus, slurm, template)
     if estimate:
-        from lingula.reproduction.estimate import bill  # imports torch
+        from lingula.reproduction.estimate import estimate_cost  # imports torch
 
-        return bill(asked, jobs, faults)
-    make_ready(asked, jobs, faults, join=False, here=False)
-    stages = stages_of(asked, jobs)
-    if slurm is not None:
-        site = None if template is None else Path(template)
-        return slurm_script(asked, stages, jobs, Path(slurm), site)
-    return commands_of(stages, jobs) if gpus is None else gpu_script(asked, stages, jobs, gpus)
+        faults: list[str] = []
+        return estimate_cost(request, plan_jobs(request, find_texts(request, faults)), faults)
+    return _run(request, join)
 
 
-def _made(asked: Reproduction, join: bool) -> Path:
-    """The table, after all trainings that are still to be done, unless only to `join` them."""
-    faults: list[str] = []
-    # To join what is finished needs no text encoder to be there.
-    jobs = jobs_of(asked, texts_of(asked, [] if join else faults))
-    films = make_ready(asked, jobs, faults, join=join, here=True)
-    if not join:
-        films = _train(asked, jobs, films, faults)
-    assert films.table is not None
-    if not join:
-        _score(asked, jobs)
-    with by_the_first() as first:
-        if first:
-            _write(asked, jobs, films.table)
-    return asked.folder / f"{asked.table}.md"
+def _check_modes(join: bool, estimate: bool, as_jobs: bool, gpus: int | None) -> None:
+    if join + estimate + as_jobs > 1:
+        raise InputError(
+            "Give only one of --estimate, --join, and --print-jobs (or --gpus, or --slurm): each "
+            "does something else instead of the trainings."
+        )
+    if gpus is not None and gpus < 1:
+        raise InputError(f"gpus is a number of GPUs, at least 1, not {gpus}.")
 
 
 def _absolute(place: str | Path) -> Path:
@@ -166,92 +132,73 @@ def _absolute_setting(assignment: str) -> str:
     return f"{key}={_absolute(value)}" if path else assignment
 
 
-def _check_ways(
-    join: bool, estimate: bool, as_jobs: bool, template_alone: bool, gpus: int | None
-) -> None:
-    if join + estimate + as_jobs > 1:
-        raise InputError(
-            "Give one of --estimate, --join, and --print-jobs (or --gpus, or --slurm): each does "
-            "something else instead of the trainings."
-        )
-    if template_alone:
-        raise InputError("--template is for the script that --slurm FILE writes.")
-    if gpus is not None and gpus < 1:
-        raise InputError(f"gpus is a number of GPUs, at least 1, not {gpus}.")
-
-
-def _train(asked: Reproduction, jobs: Mapping[str, Job], films: Films, faults: list[str]) -> Films:
-    """Draw the phantoms, train the encoders' starts, then the rows, all rows of a seed in turn.
-
-    What is there is left as it is. Returns what is trained on, the phantom too.
-    """
-    for folder, wanted in phantoms_of(asked, jobs).items():
-        data_phantom(folder, **wanted)
-    if films.table is None:
-        films = films_of(asked, jobs, faults)
-        refuse(faults)
-    for run, config in starts_of(asked, jobs).items():
-        train(config, out=run)
-    for job, seed in unfinished(asked, jobs):
-        train(config_of(job, seed), out=asked.run(job.name, seed))
-    return films
-
-
-def _score(asked: Reproduction, jobs: Mapping[str, Job]) -> None:
-    """Score the rows that share another one's training with their own views."""
-    for wanted in scorings(asked, jobs):
-        # What is there is only looked at, on a node without the device too.
-        predict(**wanted | ({"device": "auto"} if wanted["out"].is_file() else {}))
-
-
-def _scores(asked: Reproduction, job: Job) -> list[dict[str, Path]]:
-    """For each seed the scores files by split; empty where the job was not run."""
-    if job.missing:
-        return []
-    return [
-        {
-            split: asked.run(job.name, seed) / "scores" / f"{split}.csv"
-            if job.same_as is None
-            else asked.scores(job.name, seed, split)
-            for split in ("dev", "test")
-        }
-        for seed in range(asked.seeds)
-    ]
-
-
-def _write(asked: Reproduction, jobs: Mapping[str, Job], table: Table) -> None:
-    """Join the trainings to the table's lines, and write it in three formats."""
-    made = {name: _scores(asked, job) for name, job in jobs.items()}
-    measure = Measure(table, next(iter(jobs.values())).config.data, asked.size.tail)
-    if asked.table == "table1":
-        lines = lines_of_table_1(asked, jobs, made, measure)
-    else:
-        join = partial(_ensembles, asked, made)
-        lines = lines_of_table_2(asked, jobs, made, measure, join)
-    said = f"`{asked.scale}`" + (f", {asked.epochs} epochs" if asked.epochs else "")
-    ladder = Ladder(
-        f"Table {asked.table[-1]} of the paper, at the scale {said}",
-        COLUMNS if asked.table == "table1" else ("rule", "members"),
-        tuple(lines),
-        comparable=not table.phantom and asked.scale == "paper",
-        facts=facts_of(asked, jobs, measure, said),
+def _write_jobs(
+    request: Request, gpus: int | None, slurm: str | Path | None, template: str | Path | None
+) -> Path | list[str]:
+    """The commands, or a script that runs them, instead of running them here."""
+    from lingula.reproduction.readiness import check_readiness  # imports torch
+    from lingula.reproduction.scripts import (
+        gpu_script,
+        list_commands,
+        list_stages,
+        write_slurm_script,
     )
-    folder = asked.folder
-    files.write_text(folder / f"{asked.table}.csv", to_csv(ladder))
-    files.write_text(folder / f"{asked.table}.html", to_html(ladder, lingula.NOTICE))
-    files.write_text(folder / f"{asked.table}.md", to_markdown(ladder))
+
+    faults: list[str] = []
+    jobs = plan_jobs(request, find_texts(request, faults))
+    check_readiness(request, jobs, faults, join=False, here=False)
+    stages = list_stages(request, jobs)
+    if slurm is not None:
+        site = None if template is None else Path(template)
+        return write_slurm_script(request, stages, jobs, Path(slurm), site)
+    return list_commands(stages, jobs) if gpus is None else gpu_script(request, stages, jobs, gpus)
 
 
-def _ensembles(
-    asked: Reproduction, made: Made, row: EnsembleRow, names: Sequence[str]
+def _run(request: Request, join: bool) -> Path:
+    """Do all that is not done yet, unless only to `join` it, and write the table."""
+    from lingula.reproduction.readiness import (  # imports torch
+        check_readiness,
+        raise_faults,
+        read_images,
+    )
+    from lingula.reproduction.results import write_results
+
+    faults: list[str] = []
+    # To join what is finished no text encoder has to be there.
+    jobs = plan_jobs(request, find_texts(request, [] if join else faults))
+    images = check_readiness(request, jobs, faults, join=join, here=True)
+    if not join:
+        for folder, arguments in phantoms_to_draw(request, jobs).items():
+            data_phantom(folder, **arguments)
+        images = images if images.table is not None else read_images(request, jobs, faults)
+        raise_faults(faults)
+        for run, config in starts_to_train(request, jobs).items():
+            train(config, out=run)
+        for job, seed in jobs_to_train(request, jobs):
+            train(job.seeded(seed), out=request.run(job.name, seed))
+        for arguments in predictions_to_make(request, jobs):
+            # Scores that are there are only looked at, also on a node without the device.
+            there = {"device": "auto"} if arguments["out"].is_file() else {}
+            predict(**arguments | there)
+    assert images.table is not None
+    with by_the_first() as first:
+        if first:
+            write_results(request, jobs, images.table, partial(_join, request))
+    return request.folder / f"{request.table}.md"
+
+
+def _join(
+    request: Request, row: EnsembleRow, scores: Mapping[str, Sequence[Mapping[str, Path]]]
 ) -> list[dict[str, Path]]:
-    """One ensemble a seed, of that seed's trainings; its scores files by split."""
+    """One ensemble per seed, of that seed's trainings; its scores files by split."""
     found = []
-    for seed in range(asked.seeds):
-        members = [(name, made[name][seed]["dev"], made[name][seed]["test"]) for name in names]
-        out = asked.folder / "ensembles" / f"t2r{row.number}-s{seed}"
+    for seed in range(request.seeds):
+        members = [(name, each[seed]["dev"], each[seed]["test"]) for name, each in scores.items()]
+        out = request.folder / "ensembles" / f"t2r{row.number}-s{seed}"
         other = _has_other_members(out, members)
-        place = ensemble(row.rule, members=members, labels=asked.own, out=out, overwrite=other)
+        place = ensemble(
+            row.rule, members=members, labels=request.main_table, out=out, overwrite=other
+        )
         found.append({split: place / "scores" / f"{split}.csv" for split in ("dev", "test")})
     return found
 

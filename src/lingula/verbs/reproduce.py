@@ -97,9 +97,7 @@ def reproduce(  # noqa: PLR0913 (an argument an option)
         tuple(map(_absolute_setting, settings)),
     )
     as_jobs = print_jobs or gpus is not None or slurm is not None
-    if template is not None and slurm is None:
-        raise InputError("--template is for the script that --slurm FILE writes.")
-    _check_modes(join, estimate, as_jobs, gpus)
+    _check_modes(join, estimate, as_jobs, template is not None and slurm is None, gpus)
     check_request(request)
     if as_jobs:
         return _write_jobs(request, gpus, slurm, template)
@@ -111,12 +109,16 @@ def reproduce(  # noqa: PLR0913 (an argument an option)
     return _run(request, join)
 
 
-def _check_modes(join: bool, estimate: bool, as_jobs: bool, gpus: int | None) -> None:
+def _check_modes(
+    join: bool, estimate: bool, as_jobs: bool, unused_template: bool, gpus: int | None
+) -> None:
     if join + estimate + as_jobs > 1:
         raise InputError(
             "Give only one of --estimate, --join, and --print-jobs (or --gpus, or --slurm): each "
             "does something else instead of the trainings."
         )
+    if unused_template:
+        raise InputError("--template is for the script that --slurm FILE writes.")
     if gpus is not None and gpus < 1:
         raise InputError(f"gpus is a number of GPUs, at least 1, not {gpus}.")
 

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from lingula.images.dicom.facts import dicom_facts
-from lingula.images.formats import sniff
+from lingula.images.files import sniff
 from lingula.images.reading import read_image
 from lingula.system.errors import ImageError
 

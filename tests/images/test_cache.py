@@ -99,7 +99,7 @@ def test_a_finished_cache_is_kept_and_other_settings_are_refused(
     assert (images_of(out, tiny_table.parent) == read(tiny_table.parent, 48)).all()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="is no cache"):
+    with pytest.raises(InputError, match="is there already, with something else in it"):
         lingula.data_cache(tiny_table, out=tmp_path / "mine", size=32)
     assert files_of(tmp_path / "mine") == {"thesis.txt": b"mine"}
 

@@ -33,10 +33,11 @@ from dicom_files import (
     restored,
     save,
 )
-from lingula.images import remarks
-from lingula.images.dicom.pixels import syntax_name, syntaxes
-from lingula.images.dicom.reading import read_dicom, read_values
-from lingula.images.formats import sniff
+from lingula.images import files as image_files
+from lingula.images.dicom.header import quiet, syntax_name
+from lingula.images.dicom.pixels import syntaxes
+from lingula.images.dicom.reading import modality_values, read_dicom, read_stored
+from lingula.images.files import sniff
 from lingula.images.reading import read_image, read_pixels
 from lingula.system.errors import ImageError
 from lingula.tables.folder import scan
@@ -46,7 +47,7 @@ A12 = np.array([[0, 1024], [2048, 4095]], np.uint16)
 
 @pytest.fixture(autouse=True)
 def every_warning() -> None:
-    remarks.warned.clear()
+    image_files.warned.clear()
 
 
 def grey(dataset: pydicom.Dataset, folder: Path) -> np.ndarray:
@@ -59,9 +60,15 @@ def shown(dataset: pydicom.Dataset, folder: Path, window: int | None = None) -> 
     return read_dicom(path.read_bytes(), path, window=window) / 65535 * 4095
 
 
+def stored_values(path: Path) -> np.ndarray:
+    """Modality values: samples after their sign and their rescale."""
+    with quiet():
+        dataset, codes, layout = read_stored(path.read_bytes(), path)
+        return modality_values(dataset, layout, path)[codes]
+
+
 def values(dataset: pydicom.Dataset, folder: Path) -> np.ndarray:
-    path = save(dataset, folder / "x.dcm")
-    return read_values(path.read_bytes(), path)
+    return stored_values(save(dataset, folder / "x.dcm"))
 
 
 def failure(path: Path) -> ImageError:
@@ -276,14 +283,14 @@ def test_without_preamble_and_meta_header(tmp_path: Path, implicit: bool) -> Non
     at = data.index(b"\x08\x00\x16\x00")  # the SOP class: the first element of the data set
     path.write_bytes(data[at:])
     assert sniff(path.read_bytes()[:132]) == "dicom"
-    assert np.array_equal(read_values(path.read_bytes(), path), A12)
+    assert np.array_equal(stored_values(path), A12)
     assert scan(tmp_path)[0] == ("x",)
 
 
 def test_without_preamble_but_with_a_meta_header(tmp_path: Path) -> None:
     path = restored(dcm(film(), 12), ENCODED[2], tmp_path / "x")
     path.write_bytes(path.read_bytes()[132:])
-    assert np.array_equal(read_values(path.read_bytes(), path), film())
+    assert np.array_equal(stored_values(path), film())
     assert read_image(path).shape == film().shape
 
 
@@ -325,7 +332,7 @@ def test_excess_and_odd_lengths_are_read(tmp_path: Path) -> None:
     data = path.read_bytes()
     at = data.index(b"\xe0\x7f\x10\x00OB")
     path.write_bytes(data[: at + 8] + (9).to_bytes(4, "little") + odd.PixelData[:9])
-    assert read_values(path.read_bytes(), path).ravel().tolist() == list(range(9))
+    assert stored_values(path).ravel().tolist() == list(range(9))
 
 
 def test_a_missing_decoder_is_named_with_what_to_install(
@@ -374,7 +381,7 @@ def test_lossy_jpeg_of_12_bits(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     x = twelve_bits()
     extended = "1.2.840.10008.1.2.4.51"
     path = encoded(dcm(x, 12), extended, TWELVE, tmp_path / "x.dcm")
-    found = read_values(path.read_bytes(), path)
+    found = stored_values(path)
     assert np.abs(found - x).max() < 60 and np.abs(found - x).mean() < 12
     assert read_image(path).std() > 50
     assert not any(capfd.readouterr())  # the decoder talks to nobody
@@ -383,7 +390,7 @@ def test_lossy_jpeg_of_12_bits(tmp_path: Path, capfd: pytest.CaptureFixture[str]
         path = encoded(dcm(x, 12), extended, part, tmp_path / "x.dcm")
         assert failure(path).kind in ("truncated", "damaged"), len(part)
     path = encoded(dcm(x, 12), extended, TWELVE[:-2] + bytes(9) + b"\xff\xd9", tmp_path / "x.dcm")
-    assert np.array_equal(read_values(path.read_bytes(), path), found)
+    assert np.array_equal(stored_values(path), found)
 
 
 def test_without_gdcm_its_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -600,7 +607,7 @@ def test_of_several_frames_the_first_is_read_and_said_so(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("lingula.images.remarks.warned", set())
+    monkeypatch.setattr("lingula.images.files.warned", set())
     x = np.random.default_rng(0).integers(0, 256, (frames, 4, 6), np.uint8)
     with caplog.at_level("WARNING", "lingula"):
         read = grey(dcm(x, 8, NumberOfFrames=frames), tmp_path)
@@ -761,7 +768,7 @@ def test_every_syntax_gives_the_same_film(tmp_path: Path, syntax: str, bits: int
     x = film(48, 41, bits) if syntax in LOSSLESS_JPEG else film(49, 41, bits)
     path = restored(dcm(x, bits), syntax, tmp_path / "x.dcm")
     before = path.read_bytes()
-    error = np.abs(read_values(before, path) - x)
+    error = np.abs(stored_values(path) - x)
     assert error.max() <= (8 if syntax == BASELINE else 0)
     assert path.read_bytes() == before
 
@@ -770,7 +777,7 @@ def test_every_syntax_gives_the_same_film(tmp_path: Path, syntax: str, bits: int
 def test_every_syntax_keeps_signs(tmp_path: Path, syntax: str) -> None:
     x = film(49, 41, 12).astype(np.int16) - 2048
     path = restored(dcm(x, 16), syntax, tmp_path / "x.dcm")
-    assert np.array_equal(read_values(path.read_bytes(), path), x)
+    assert np.array_equal(stored_values(path), x)
 
 
 def test_tags_that_contradict_the_codestream_yield_to_it(tmp_path: Path) -> None:
@@ -778,7 +785,7 @@ def test_tags_that_contradict_the_codestream_yield_to_it(tmp_path: Path) -> None
     dataset = pydicom.dcmread(path)
     dataset.BitsStored, dataset.HighBit = 10, 9
     save(dataset, path)
-    assert np.array_equal(read_values(path.read_bytes(), path), film(bits=12))
+    assert np.array_equal(stored_values(path), film(bits=12))
 
 
 # Quietness
@@ -859,7 +866,7 @@ def test_grey_levels_rise_with_modality_values(
     up = save(dcm(x, bits, PixelRepresentation=int(signed), **tags), folder / "2.dcm")
     down = save(dcm(x, bits, "MONOCHROME1", PixelRepresentation=int(signed), **tags), folder / "1")
     levels, mirrored = read_pixels(up), read_pixels(down)
-    order = np.argsort(read_values(up.read_bytes(), up).ravel(), kind="stable")
+    order = np.argsort(stored_values(up).ravel(), kind="stable")
     assert (np.diff(levels.ravel()[order].astype(int)) >= 0).all()
     top = 255 if bits <= 8 else 65535
     assert levels.max() <= top
@@ -886,14 +893,14 @@ def test_the_real_films(real_data: Path) -> None:
     leg = read_image(real(real_data, "RG3"))
     assert leg.shape == (1760, 1760)
     path = real(real_data, "RG1")
-    raw = read_values(path.read_bytes(), path)
+    raw = stored_values(path)
     assert (raw.min(), raw.max()) == (803, 26512)
 
 
 @pytest.mark.parametrize("syntax", [*PLAIN, *ENCODED, *LOSSLESS_JPEG])
 def test_a_real_film_in_every_syntax(real_data: Path, tmp_path: Path, syntax: str) -> None:
     path = real(real_data, "RG1")
-    raw = read_values(path.read_bytes(), path).astype(np.uint16)[400:1400, 300:1300]
+    raw = stored_values(path).astype(np.uint16)[400:1400, 300:1300]
     window = {"WindowCenter": 15000, "WindowWidth": 30000}
     dataset = dcm(raw, 15, "MONOCHROME1", **window)
     plain = read_image(save(dataset, tmp_path / "plain.dcm"))

@@ -22,7 +22,7 @@ from pydicom.sequence import Sequence
 
 import lingula
 from dicom_files import dcm, save
-from lingula.images import remarks
+from lingula.images import files as image_files
 from lingula.images.dicom.facts import dicom_facts, pseudonym, read_or_make_key
 from lingula.images.reading import read_image
 from lingula.settings.config import Config, vary
@@ -248,7 +248,7 @@ def test_a_name_comes_out_nowhere(
     tmp_path_factory: pytest.TempPathFactory, template: bytes, name: str, cut: int
 ) -> None:
     """In facts, messages, logs and warnings, of sound and of damaged files alike."""
-    remarks.warned.clear()
+    image_files.warned.clear()
     folder = tmp_path_factory.mktemp("d")
     data = template.replace(PLACE.encode(), name.encode())
     (folder / "film.dcm").write_bytes(data)
@@ -331,7 +331,7 @@ def test_a_run_on_dicom_holds_no_patient(
         sound[path] = path.read_bytes()
         path.write_bytes(sound[path][:end])
     caplog.clear()
-    remarks.warned.clear()
+    image_files.warned.clear()
     with caplog.at_level(logging.DEBUG):
         report = lingula.data_check(table)
         with pytest.raises(InputError, match="can't be read") as caught:

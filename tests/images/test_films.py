@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from dicom_files import dcm, save
-from lingula.images.dicom.facts import dicom_facts
-from lingula.images.films import ADVICE, against, odd_films, odd_films_text
+from lingula.images.dicom.facts import ODDITIES, dicom_facts, facts_if_dicom, find_oddities
+from lingula.system.errors import ImageError
 from lingula.tables.checking import check, to_text
 
 FRONTAL = {
@@ -52,7 +52,8 @@ def dicom(path: Path, seed: int = 0, **tags: str | int) -> Path:
 def test_what_a_header_says_against_a_film(
     tags: dict[str, str | int], expected: set[str], tmp_path: Path
 ) -> None:
-    assert set(against(dicom_facts(dicom(tmp_path / "x.dcm", **tags)))) == expected <= set(ADVICE)
+    facts = dicom_facts(dicom(tmp_path / "x.dcm", **tags))
+    assert set(find_oddities(facts)) == expected <= set(ODDITIES)
 
 
 def test_check_counts_and_names_them_and_the_table_stays_fit(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_check_counts_and_names_them_and_the_table_stays_fit(tmp_path: Path) -> 
     table.write_text("\n".join(["image,patient,Edema", *rows, "film.png,q,1"]) + "\n")
     report = check(table)
     assert report.fit
-    for what in ADVICE:
+    for what in ODDITIES:
         expected = {f"{i}.dcm" for i, (_, found) in enumerate(CASES) if what in found}
         warned = [fault for fault in report.warnings if fault.what == what]
         assert [fault.count for fault in warned] == [len(expected)] * bool(expected)
@@ -75,21 +76,22 @@ def test_check_counts_and_names_them_and_the_table_stays_fit(tmp_path: Path) -> 
     assert "SMITH" not in text and "SECRET" not in text
 
 
-def test_only_headers_are_read_for_a_prediction(tmp_path: Path) -> None:
+def test_only_headers_are_read(tmp_path: Path) -> None:
     lateral, front = dicom(tmp_path / "l.dcm", ViewPosition="LL"), dicom(tmp_path / "f.dcm")
-    for path in (lateral, front):  # without most of their pixels
-        path.write_bytes(path.read_bytes()[:-400])
+    for path, expected in ((lateral, ("films of another view",)), (front, ())):
+        path.write_bytes(path.read_bytes()[:-400])  # without most of their pixels
+        facts = facts_if_dicom(path)
+        assert facts is not None and find_oddities(facts) == expected
     Image.fromarray(np.eye(20, dtype=np.uint8)).save(tmp_path / "film.png")
+    assert facts_if_dicom(tmp_path / "film.png") is None
     (tmp_path / "empty.dcm").write_bytes(b"")
-    paths = [tmp_path / n for n in ("film.png", "empty.dcm", "none.dcm")]
-    found = odd_films([front, lateral, *paths])
-    assert found == {"films of another view": [lateral]}
-    (line,) = odd_films_text(found)
-    assert line.startswith(f"1 films of another view: {lateral}. ")
-    assert odd_films(paths) == {} and odd_films([]) == {}
+    for name, kind in (("empty.dcm", "empty"), ("none.dcm", "missing")):
+        with pytest.raises(ImageError) as caught:
+            facts_if_dicom(tmp_path / name)
+        assert caught.value.kind == kind
 
 
 def test_an_image_of_several_frames_is_named(tmp_path: Path) -> None:
     x = np.random.default_rng(0).integers(0, 255, (2, 20, 20), np.uint8)
     path = save(dcm(x, 8, NumberOfFrames=2, **FRONTAL), tmp_path / "x.dcm")
-    assert odd_films([path]) == {"images of several frames": [path]}
+    assert find_oddities(dicom_facts(path)) == ("images of several frames",)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lingula.images import presence
-from lingula.images.presence import absent, image_path, size_of
+from lingula.images import files
+from lingula.images.files import absent, image_path, size_of
 from lingula.system.errors import ImageError
 
 
@@ -64,7 +64,7 @@ def test_a_slow_disk_is_asked_many_questions_at_once(
         return isfile(path)
 
     monkeypatch.setattr(os.path, "isfile", slow)
-    monkeypatch.setattr(presence, "_AT_ONCE", 20)
+    monkeypatch.setattr(files, "_AT_ONCE", 20)
     assert absent(flat) == [] and not asked
     began = time.monotonic()
     assert absent(apart) == [] and len(asked) == 500

@@ -19,8 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lingula.images import remarks
-from lingula.images.reading import MAX_PIXELS, is_blank, read_image, read_pixels, resize, sniff
+import lingula
+from lingula.images import files as image_files
+from lingula.images.files import MAX_PIXELS, sniff
+from lingula.images.reading import is_blank, read_image, read_pixels, resize
 from lingula.system.errors import ImageError
 
 R16 = np.linspace(0, 65535, 256).round().reshape(16, 16).astype(np.uint16)
@@ -28,7 +30,7 @@ R16 = np.linspace(0, 65535, 256).round().reshape(16, 16).astype(np.uint16)
 
 @pytest.fixture(autouse=True)
 def every_remark() -> None:
-    remarks.warned.clear()
+    image_files.warned.clear()
 
 
 def smooth(height: int, width: int) -> np.ndarray:
@@ -446,6 +448,15 @@ def test_content_counts_not_the_name(tmp_path: Path) -> None:
     dicom = failure(stored(tmp_path, bytes(128) + b"DICM" + bytes(99), "a.png"))
     assert dicom.kind == "damaged"
     assert sniff(b"") == "unknown"
+
+
+def test_every_format_that_doctor_names_is_read(tmp_path: Path) -> None:
+    named = lingula.doctor()["image_formats"]
+    assert set(named) == {"JPEG", "PNG", "TIFF", "BMP", "GIF"}
+    levels = np.full((20, 30), 7, np.uint8)
+    for name in named:
+        Image.fromarray(levels).save(tmp_path / name, format=name)
+        assert np.array_equal(read_image(tmp_path / name), levels)
 
 
 def test_folders_and_locked_files(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 import lingula
 from dicom_files import dcm, save
 from lingula.cli import app
-from lingula.images import remarks
+from lingula.images import files as image_files
 from lingula.system.errors import InputError
 from lingula.tables.checking import CheckReport, check, to_json, to_text
 from lingula.tables.folder import images_in, scan
@@ -232,7 +232,7 @@ def test_a_table_is_checked_as_it_will_be_read(tmp_path: Path) -> None:
 def test_what_was_passed_over_is_told_of_each_film(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    remarks.warned.clear()
+    image_files.warned.clear()
     x = (np.arange(400).reshape(20, 20) * 10).astype(np.uint16)
     for i, centre in enumerate((2048, 60000, 70000)):
         save(dcm(x + i, 12, WindowCenter=centre, WindowWidth=4096), tmp_path / f"{i}.dcm")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lingula.images.presence import absent, image_path
+from lingula.images.files import absent, image_path
 from lingula.settings.label_space import LabelSpace, canonical, groups, label_space
 from lingula.system.errors import ImageError, InputError
 from lingula.tables.checking import check

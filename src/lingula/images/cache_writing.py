@@ -29,12 +29,13 @@ from lingula.images.cache import (
     read_settings,
     source_of,
 )
-from lingula.images.presence import image_path
+from lingula.images.files import image_path
 from lingula.images.reading import read_image
 from lingula.phantom import is_phantom
 from lingula.system import files
+from lingula.system.claims import OTHER_CONTENT, claim, other_settings
 from lingula.system.csv_cells import plain_csv
-from lingula.system.errors import ImageError, InputError, changes, differences
+from lingula.system.errors import ImageError
 
 IMAGES_PER_FILE = 4096  # 1 GiB of raw images at 512 pixels; what a kill costs at most
 _BYTES_PER_FILE = 2**30
@@ -83,27 +84,19 @@ class Cached:
     failed: Path | None = None
 
 
-def claim_cache(folder: Path, settings: CacheSettings) -> None:
+def claim_cache(folder: Path, settings: CacheSettings, *, overwrite: bool = False) -> None:
     """Make the folder a cache with these settings, or check that it is one.
 
     Raises:
-        InputError: it is a cache with other settings, or contains something else.
+        InputError: it is a cache with other settings, or contains something else, and `overwrite`
+            is not set.
     """
     path = folder / "cache.json"
-    if path.is_file():
-        changed = changes(asdict(read_settings(folder)), asdict(settings))
-        if changed:
-            raise InputError(
-                f"{folder} is a cache with other settings:\n{differences(changed)}\n"
-                "Choose another --out, or --overwrite to set the old one aside."
-            )
-        return
-    # Hidden files may be those of another machine that begins this cache at the same moment.
-    if folder.exists() and (
-        folder.is_file() or any(not p.name.startswith(".") for p in folder.iterdir())
-    ):
-        raise InputError(f"{folder} is there already and is no cache; choose another --out.")
-    files.write_json(path, asdict(settings))
+    before = asdict(read_settings(folder)) if path.is_file() and not overwrite else None
+    conflict = other_settings(before, asdict(settings), not_ours=OTHER_CONTENT)
+    if conflict is not None:
+        claim(folder, conflict, overwrite=overwrite).make_room()
+        files.write_json(path, asdict(settings))
 
 
 def write_index(path: Path, entries: Sequence[Entry]) -> None:

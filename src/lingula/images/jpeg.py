@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-
-from lingula.images.formats import placed_segments
 
 FEW = 64
 """So many bytes before a marker may be strays; any number of one and the same may."""
@@ -231,3 +229,31 @@ def _without_strays(before: bytes, content: bytes, form: str) -> bytes | None:
             many = middle
     kept = len(content) - many
     return None if complaint or not _may_be_strays(content[kept:]) else content[:kept]
+
+
+def segments(data: bytes, *, strays: bool = True) -> Iterator[tuple[int, bytes]]:
+    """Markers and contents of a JPEG, up to its first scan; without `strays`, to stray bytes."""
+    last = 2
+    for marker, begin, end in placed_segments(data, 2):
+        if marker == 0xDA or not (strays or data[last:begin].strip(b"\xff") == b""):
+            return
+        yield marker, data[begin + 4 : end]
+        last = end
+
+
+def placed_segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
+    """Marker, begin and end of a JPEG's segments from a place on, a scan's header being the last.
+
+    Stray and fill bytes between them are skipped. An end may lie behind that of the data.
+    """
+    at = data.find(b"\xff", at)
+    while 0 <= at <= len(data) - 4:
+        marker = data[at + 1]
+        if marker in (0x00, 0xFF):
+            at = data.find(b"\xff", at + 1)
+            continue
+        end = at + 2 + struct.unpack_from(">H", data, at + 2)[0]
+        yield marker, at, end
+        if marker == 0xDA:
+            return
+        at = data.find(b"\xff", end)

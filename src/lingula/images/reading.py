@@ -11,10 +11,10 @@ end marker. A JPEG with stray bytes before a marker, and all else in its place, 
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,8 @@ from PIL import (
     TiffImagePlugin,
 )
 
-from lingula.images.formats import HEAD, MAX_PIXELS, check_size, segments, sniff
-from lingula.images.jpeg import decode
-from lingula.images.remarks import STRAY_BYTES, remark
+from lingula.images.files import HEAD, MAX_PIXELS, Remark, check_size, open_image, remark
+from lingula.images.jpeg import decode, segments
 from lingula.system.errors import ImageError
 
 MAX_BYTES = 8 * MAX_PIXELS
@@ -40,13 +39,14 @@ MAX_BYTES = 8 * MAX_PIXELS
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 # The plugins themselves, not Image.open: its limit on size is a global setting, which warns.
-_OPENERS: dict[str, type[ImageFile.ImageFile]] = {
-    "jpeg": JpegImagePlugin.JpegImageFile,
-    "png": PngImagePlugin.PngImageFile,
-    "tiff": TiffImagePlugin.TiffImageFile,
-    "bmp": BmpImagePlugin.BmpImageFile,
-    "gif": GifImagePlugin.GifImageFile,
+FORMATS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
 }
+"""Formats that are read besides DICOM."""
 
 
 def read_image(
@@ -79,15 +79,14 @@ def read_pixels(
     that: it is decoded to that size, which is several times faster. Raises as `read_image` does.
     """
     file = Path(path)
-    data = _read_bytes(file)
-    kind = sniff(data)
+    data, kind = _read_bytes(file)
     if kind == "dicom":
         from lingula.images.dicom.reading import read_dicom
 
         return read_dicom(data, file)
     if kind == "unknown":
         page = b"<html" in data[:HEAD].lower() or b"<!doctype" in data[:HEAD].lower()
-        what = "a web page" if page else "no JPEG, PNG, TIFF, BMP, GIF or DICOM"
+        what = "a web page" if page else f"no {', '.join(FORMATS)} or DICOM"
         raise ImageError("not an image", f"{file} is not an image: its content is {what}.")
     if kind == "png":
         _check_png(data, file)
@@ -97,24 +96,13 @@ def read_pixels(
     return pixels
 
 
-def _read_bytes(file: Path) -> bytes:
-    """The file's bytes; only the first ones where it is no image."""
-    try:
-        status = file.stat()
-        if not S_ISREG(status.st_mode):
-            raise ImageError("not an image", f"{file} is a folder or device, not an image file.")
-        if status.st_size > MAX_BYTES:
-            raise ImageError("too large", f"{file} has {status.st_size} bytes: too many.")
-        with file.open("rb") as stream:
-            head = stream.read(HEAD)
-            if not head:
-                raise ImageError("empty", f"{file} is empty (0 bytes).")
-            return head if sniff(head) == "unknown" else head + stream.read()
-    except (FileNotFoundError, NotADirectoryError):
-        raise ImageError("missing", f"There is no file {file}.") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ImageError("unreadable", f"{file} can't be opened: {reason}.") from None
+def _read_bytes(file: Path) -> tuple[bytes, str]:
+    """The file's bytes, only the first ones where it is no image; and its kind."""
+    with open_image(file) as (stream, kind):
+        size = os.fstat(stream.fileno()).st_size
+        if size > MAX_BYTES:
+            raise ImageError("too large", f"{file} has {size} bytes: too many.")
+        return stream.read(HEAD if kind == "unknown" else -1), kind
 
 
 def _broken(file: Path, kind: str, reason: str) -> ImageError:
@@ -146,7 +134,7 @@ def _jpeg(data: bytes, file: Path, at_least: int | None) -> Pixels:
     except ValueError as error:
         raise _broken(file, "jpeg", str(error)) from None
     if strays:
-        remark(file, STRAY_BYTES)
+        remark(file, Remark.STRAY_BYTES)
     if components == 4:
         # Adobe stores CMYK inverted, and says so by its marker.
         ink = Image.fromarray(levels if not adobe else 255 - levels, "CMYK")
@@ -198,7 +186,7 @@ def _all_rows(data: bytes) -> bool:
 def _picture(data: bytes, kind: str, file: Path, bits: int | None) -> Pixels:
     """Decode by Pillow: all but JPEG."""
     try:
-        with _OPENERS[kind](io.BytesIO(data)) as picture:
+        with FORMATS[kind.upper()](io.BytesIO(data)) as picture:
             check_size(picture.width, picture.height, file)
             if kind == "png" and data[24] == 16 and data[25] != 0 and bits not in (None, 16):
                 raise ImageError(

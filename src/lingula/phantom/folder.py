@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from lingula.images.presence import absent
+from lingula.images.files import absent
 from lingula.phantom.drawing import draw
 from lingula.phantom.frequency import SHARE, Study, plan
 from lingula.phantom.person import Seeds

@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 import lingula
-from lingula.images.presence import image_path
+from lingula.images.files import image_path
 from lingula.images.reading import read_image
 from lingula.reporting.document import templates
 from lingula.reporting.reviewing import Disagreement

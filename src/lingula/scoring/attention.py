@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lingula.images.presence import image_path
+from lingula.images.files import image_path
 from lingula.images.reading import read_image
 from lingula.scores.localisation import FORMAT, Look, Rate, from_json, look, rates, to_json
 from lingula.system import files

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from lingula.images.presence import image_path
+from lingula.images.files import image_path
 from lingula.system import files
 from lingula.system.errors import ImageError, InputError, examples
 

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import polars as pl
 
-from lingula.images.formats import sniff
+from lingula.images.files import sniff
 from lingula.settings.label_space import LabelSpace, canonical, fold, is_known, suggestion
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.cells import Fault, raise_faults, read_frame

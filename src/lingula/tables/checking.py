@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from lingula.images import remarks
-from lingula.images.films import ADVICE, against, facts_if_dicom
-from lingula.images.presence import image_path
+from lingula.images.dicom.facts import ODDITIES, facts_if_dicom, find_oddities
+from lingula.images.files import REMARKS, Remark, collect_remarks, image_path
 from lingula.images.reading import is_blank, read_pixels
 from lingula.settings.config import Data
 from lingula.settings.label_space import groups
@@ -173,7 +172,7 @@ class _Look:
 def _look(root: Path, name: str) -> _Look:
     try:
         path = image_path(root, name)
-        with remarks.collected() as remarked:
+        with collect_remarks() as remarked:
             pixels = read_pixels(path, at_least=_SIDE)
         facts = facts_if_dicom(path)
     except ImageError as error:
@@ -189,7 +188,7 @@ def _look(root: Path, name: str) -> _Look:
         bits=bits,
         aspect=pixels.shape[1] / pixels.shape[0],
         flat=bool((high - low) / full < FLAT),
-        said=(*remarked, *(() if facts is None else against(facts))),
+        said=(*remarked, *(() if facts is None else find_oddities(facts))),
     )
 
 
@@ -255,10 +254,10 @@ def _check_said(
     said: Mapping[str, tuple[str, ...]], warnings: list[Fault]
 ) -> dict[str, tuple[str, ...]]:
     """Warn of films that their headers speak against, or of which something was passed over."""
-    advice = {what: (what, told) for what, told in ADVICE.items()}
-    for what, told in remarks.ADVICE.items():
-        if what not in (remarks.BURNED_IN, remarks.FRAMES):  # the headers say so
-            advice[f"images: {what}"] = (what, f"{told[0].upper()}{told[1:]}")
+    advice = {what: (what, told) for what, told in ODDITIES.items()}
+    for remark, told in REMARKS.items():
+        if remark not in (Remark.BURNED_IN, Remark.FRAMES):  # the headers say so
+            advice[f"images: {remark}"] = (remark, f"{told[0].upper()}{told[1:]}")
     odd: dict[str, tuple[str, ...]] = {}
     for label, (what, told) in advice.items():
         odd[label] = tuple(name for name, found in said.items() if what in found)

@@ -7,8 +7,8 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from lingula.images.dicom.reading import no_film
-from lingula.images.formats import HEAD, sniff
+from lingula.images.dicom.reading import non_image_kind
+from lingula.images.files import HEAD, sniff
 from lingula.system.errors import InputError
 from lingula.tables.cells import is_table
 from lingula.tables.reading import read_unlabelled
@@ -100,6 +100,6 @@ def _why_not(path: Path) -> str | None:
     except OSError:
         return None if named else "files that can't be opened"
     if kind == "dicom":
-        other = no_film(path)
+        other = non_image_kind(path)
         return f"not an image: {other}" if other else None
     return None if named or kind != "unknown" else "files that are no images"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lingula.images.presence import absent, image_path
+from lingula.images.files import absent, image_path
 from lingula.system import files
 from lingula.system.claims import OTHER_CONTENT, claim
 from lingula.system.errors import ImageError, InputError, examples

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingula.images.presence import image_path
+from lingula.images.files import image_path
 from lingula.system import files
 from lingula.system.errors import ImageError, InputError, examples
 from lingula.tables.splits import Person, number_of, people_of, told

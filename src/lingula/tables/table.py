@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.images.presence import relative_cell
+from lingula.images.files import relative_cell
 from lingula.settings.label_space import LabelSpace
 from lingula.system.errors import InputError, nearest
 

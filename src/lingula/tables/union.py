@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lingula.images.presence import relative_cell
+from lingula.images.files import relative_cell
 from lingula.settings.label_space import LabelSpace, fold
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.mapping import LabelMap, mapped

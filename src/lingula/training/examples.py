@@ -12,7 +12,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from lingula.images.cache import locate, open_cache
-from lingula.images.presence import absent, image_path, size_of
+from lingula.images.files import absent, image_path, size_of
 from lingula.loading.batches import (
     Loaded,
     Memory,

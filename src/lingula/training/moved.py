@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from lingula.images.cache import source_of
-from lingula.images.presence import image_path
+from lingula.images.files import image_path
 from lingula.model import facts
 from lingula.model.checkpoint import newest_checkpoint
 from lingula.model.encoders import Normalisation

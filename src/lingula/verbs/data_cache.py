@@ -70,9 +70,7 @@ def data_cache(
     if root is not None and found is None:
         raise InputError(f"--root is for tables; {table} is none.")
     settings = CacheSettings(size, codec, quality if codec == "jpeg" else None, bits)
-    if overwrite and folder.exists():
-        files.set_aside(folder)
-    claim_cache(folder, settings)
+    claim_cache(folder, settings, overwrite=overwrite)
     if codec == "jpeg":
         log.info("jpeg is lossy: models see slightly other pixels than from the files; raw is not.")
     with progress("caching") as tick:

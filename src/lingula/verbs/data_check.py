@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import lingula
-from lingula.images.presence import image_path
+from lingula.images.files import image_path
 from lingula.images.reading import read_image
 from lingula.settings.config import Data
 from lingula.system import files

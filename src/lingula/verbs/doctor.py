@@ -10,6 +10,7 @@ from typing import Any
 
 import lingula
 from lingula.images.dicom.pixels import syntaxes
+from lingula.images.reading import FORMATS
 from lingula.training.run_folder import PACKAGES, version
 
 _OTHERS = ("safetensors", "pydantic", "omegaconf")
@@ -28,7 +29,7 @@ def doctor() -> dict[str, Any]:
         "disk_free_GiB": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
         "packages": {name: version(name) for name in (*PACKAGES, *_OTHERS)},
         "extras": {extra: version(package) for extra, package in _EXTRAS.items()},
-        "image_formats": ["JPEG", "PNG (8 and 16 bit)", "TIFF"],
+        "image_formats": list(FORMATS),
         "dicom_syntaxes": syntaxes(),
     }
     facts["devices"] = _devices()

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.images.cache import CachedImages, locate, open_cache, source_of
-from lingula.images.presence import image_path
+from lingula.images.files import image_path
 from lingula.model.facts import read_facts
 from lingula.phantom import is_phantom
 from lingula.scores.calibration.fitting import Calibration

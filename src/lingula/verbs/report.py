@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.images.cache import locate, open_cache, read_cached
-from lingula.images.presence import image_path
+from lingula.images.files import image_path
 from lingula.images.reading import read_image
 from lingula.model.facts import read_facts
 from lingula.reporting import figures

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,11 +25,11 @@ from lingula.images.dicom.header import (
     parse,
     quiet,
     sop_class,
+    syntax_name,
     text,
     whole_number,
 )
-from lingula.images.dicom.pixels import syntax_name
-from lingula.images.formats import HEAD, sniff
+from lingula.images.files import open_image
 from lingula.settings.vocabulary import age_in_years, sex_of
 from lingula.system.errors import ImageError, InputError
 
@@ -101,7 +102,10 @@ def dicom_facts(
     file = Path(path)
     with quiet():
         keywords = (*_CODES, *_IDS.values(), *(_PERSON if demographics else ()))
-        dataset, syntax = _header(file, keywords)
+        with open_image(file) as (stream, kind):
+            if kind != "dicom":
+                raise ImageError("not an image", f"{file} is not a DICOM file.")
+            dataset, syntax = parse(stream, file, keywords, pixels=False)
         ids = dict.fromkeys(_IDS, "")
         for kind, keyword in _IDS.items():
             value = text(dataset, keyword)
@@ -178,23 +182,6 @@ def _make_key(file: Path) -> None:
                 Path(name).replace(file)
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-def _header(file: Path, keywords: tuple[str, ...]) -> tuple[Dataset, str]:
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(HEAD)
-            if not head:
-                raise ImageError("empty", f"{file} is empty (0 bytes).")
-            if sniff(head) != "dicom":
-                raise ImageError("not an image", f"{file} is no DICOM file.")
-            stream.seek(0)
-            return parse(stream, file, keywords, pixels=False)
-    except (FileNotFoundError, NotADirectoryError):
-        raise ImageError("missing", f"There is no file {file}.") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "its name can't be used"
-        raise ImageError("unreadable", f"{file} can't be opened: {reason}.") from None
 
 
 def _coded(dataset: Dataset, keyword: str, known: frozenset[str]) -> str:
@@ -308,3 +295,60 @@ _BODY_PARTS = frozenset(
         *("TOE", "BREAST", "JAW", "FACE", "WHOLEBODY", "SCAPULA", "CALCANEUS", "SACRUM", "COCCYX"),
     )
 )
+
+
+def facts_if_dicom(path: Path) -> DicomFacts | None:
+    """The header's facts without ids; None for files of other kinds.
+
+    Raises:
+        ImageError: the file is missing or unreadable, or its header is damaged.
+    """
+    with open_image(path) as (_, kind):
+        pass
+    return dicom_facts(path) if kind == "dicom" else None
+
+
+def find_oddities(facts: DicomFacts) -> tuple[str, ...]:
+    """What speaks against taking an image for a frontal chest radiograph: keys of `ODDITIES`.
+
+    Nothing is refused for it, since headers are wrong at times. What a header does not state speaks
+    against nothing, except that a view which is not stated is said to be unknown.
+    """
+    return tuple(what for what, (_, holds) in _ODDITIES.items() if holds(facts))
+
+
+_FRONTAL = frozenset(("PA", "AP", "AP ERECT", "AP SUPINE", "AP HORIZONTAL"))
+_NOT_STATED = frozenset((UNKNOWN, OTHER))
+
+_ODDITIES: dict[str, tuple[str, Callable[[DicomFacts], bool]]] = {
+    "films of another view": (
+        "A model of frontal films says nothing of these; filter by `view`.",
+        lambda facts: facts.view not in _FRONTAL | _NOT_STATED,
+    ),
+    "films of an unknown view": (
+        "Their headers do not say, in a known way, that they are frontal.",
+        lambda facts: facts.view in _NOT_STATED,
+    ),
+    "films of another body part": (
+        "A model of chest films says nothing of these, if it is so.",
+        lambda facts: facts.body_part not in {"CHEST", "THORAX", "LUNG", UNKNOWN},
+    ),
+    "images of another modality": (
+        "Radiographs are CR, DX or RG: are these radiographs?",
+        lambda facts: facts.modality not in {"CR", "DX", "RG", UNKNOWN},
+    ),
+    "films for processing": (
+        "They may look unlike films for presentation, which models know.",
+        lambda facts: facts.intent == "FOR PROCESSING",
+    ),
+    "films with burned-in text": (
+        "It may name the patient, and a model may learn to read it.",
+        lambda facts: facts.burned_in is True,
+    ),
+    "images of several frames": (
+        "The first frame is read, the others are not.",
+        lambda facts: facts.frames > 1,
+    ),
+}
+ODDITIES = {what: advice for what, (advice, _) in _ODDITIES.items()}
+"""What to do about each thing that may speak against an image."""

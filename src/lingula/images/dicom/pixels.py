@@ -19,11 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lingula.images.dicom.frames import first_frame
-from lingula.images.dicom.header import BIG_ENDIAN, DEFLATED, EXPLICIT, IMPLICIT, Layout
-from lingula.images.formats import placed_segments, segments
-from lingula.images.jpeg import bare, decode
-from lingula.images.remarks import STRAY_BYTES, remark
+from lingula.images.dicom.header import (
+    BIG_ENDIAN,
+    DEFLATED,
+    EXPLICIT,
+    IMPLICIT,
+    Layout,
+    first_frame,
+    syntax_name,
+)
+from lingula.images.files import Remark, remark
+from lingula.images.jpeg import bare, decode, placed_segments, segments
 from lingula.system.errors import ImageError
 
 Codes = NDArray[Any]
@@ -59,19 +65,14 @@ def stored_samples(
             raise ImageError("damaged", f"{file} is damaged: its pixels are not stored as it says.")
         codes, layout = _native(data, vr, layout, file)
         return _masked(codes, layout), layout
-    reader, package = _ENCAPSULATED.get(layout.syntax, (None, ""))
+    reader, module = _ENCAPSULATED.get(layout.syntax, (None, ""))
     if reader is None:
         raise ImageError(
             "unsupported",
             f"{file} is stored as {syntax_name(layout.syntax)}, which lingula does not read: "
             "store it in another way (e.g. as JPEG 2000) and try again.",
         )
-    if importlib.util.find_spec(package) is None:
-        raise ImageError(
-            "unsupported",
-            f"{file} is stored as {syntax_name(layout.syntax)}, which needs the package {package}: "
-            "pip install 'lingula[dicom]'.",
-        )
+    _require(module, file, f"stored as {syntax_name(layout.syntax)}")
     frame = first_frame(data, encapsulated, layout.frames, file)
     pixels = layout.rows * layout.columns
     if pixels > MAX_THIN and len(frame) * THINNEST < pixels:
@@ -87,16 +88,6 @@ def stored_samples(
     return _masked(codes, layout), layout
 
 
-def syntax_name(syntax: str) -> str:
-    """A transfer syntax's name, e.g. `JPEG Baseline (Process 1)`; never text from a file."""
-    from pydicom.uid import UID
-
-    uid = UID(syntax)
-    if uid.type == "Transfer Syntax":
-        return uid.name
-    return _NEWER.get(syntax, "an unknown transfer syntax")
-
-
 def syntaxes() -> dict[str, bool]:
     """Names of all the transfer syntaxes that can be read, and whether their package is there.
 
@@ -108,6 +99,20 @@ def syntaxes() -> dict[str, bool]:
     for syntax, (_, package) in _ENCAPSULATED.items():
         names[syntax_name(syntax)] = importlib.util.find_spec(package) is not None
     return names
+
+
+def _require(module: str, file: Path, what: str) -> None:
+    """Raise `ImageError` if a module is not installed that a file, which is `what`, needs."""
+    if importlib.util.find_spec(module) is None:
+        raise ImageError(
+            "unsupported",
+            f"{file} is {what}, which needs the package {_PACKAGES.get(module, module)}: "
+            "pip install 'lingula[dicom]'.",
+        )
+
+
+# Whose name differs from that of its module.
+_PACKAGES = {"gdcm": "python-gdcm", "jpeg_ls": "pyjpegls", "openjpeg": "pylibjpeg-openjpeg"}
 
 
 def _damaged(file: Path, layout: Layout) -> ImageError:
@@ -214,7 +219,7 @@ def _jpeg(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]:
             raise _cut(file, "its JPEG ends too soon") from None
         raise _damaged(file, layout) from None
     if strays:
-        remark(file, STRAY_BYTES)
+        remark(file, Remark.STRAY_BYTES)
     if found.stored != 8:
         # It aborts on strays among the header's segments, and on what it does not know there.
         data, found = _by_gdcm(bare(frame), dataclasses.replace(found, syntax=_EXTENDED))
@@ -227,12 +232,7 @@ def _as_eight_bits(frame: bytes, file: Path) -> bytes:
     """A JPEG whose header says 8 bits; `ImageError` unless it is a grey one of 12, for gdcm."""
     for marker, begin, _ in placed_segments(frame, 2):
         if marker in (0xC1, 0xC2) and (frame[begin + 4], frame[begin + 9]) == (12, 1):
-            if importlib.util.find_spec("gdcm") is None:
-                raise ImageError(
-                    "unsupported",
-                    f"{file} is a 12-bit lossy JPEG, which needs the package python-gdcm: "
-                    "pip install 'lingula[dicom]'.",
-                )
+            _require("gdcm", file, "a 12-bit lossy JPEG")
             return frame[: begin + 4] + b"\x08" + frame[begin + 5 :]
     raise ImageError(
         "unsupported",
@@ -372,12 +372,10 @@ def _plain_frame(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layou
 _NATIVE = (IMPLICIT, EXPLICIT, DEFLATED, BIG_ENDIAN)
 _EXTENDED = "1.2.840.10008.1.2.4.51"
 
-# Not in pydicom's list yet.
-_NEWER = {"1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression"}
 
 Reader = Callable[[bytes, Layout, Path], tuple[Codes, Layout]]
 
-# Reader and the package it needs, by the UID of the transfer syntax.
+# Reader and the module it needs, by the UID of the transfer syntax.
 _ENCAPSULATED: dict[str, tuple[Reader, str]] = {
     "1.2.840.10008.1.2.1.98": (_plain_frame, "zlib"),
     "1.2.840.10008.1.2.8.1": (_deflated_frame, "zlib"),

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.images import remarks
 from lingula.images.dicom.header import (
     BIG_ENDIAN,
     PIXEL_TAGS,
@@ -29,7 +28,7 @@ from lingula.images.dicom.header import (
     whole_number,
 )
 from lingula.images.dicom.pixels import Codes, stored_samples
-from lingula.images.remarks import remark
+from lingula.images.files import Remark, remark
 from lingula.system.errors import ImageError
 
 if TYPE_CHECKING:
@@ -59,11 +58,11 @@ def read_dicom(data: bytes, file: Path, *, window: int | None = None) -> Codes:
         ImageError: as `lingula.images.reading.read_image`.
     """
     with quiet():
-        dataset, codes, layout = _stored(data, file)
+        dataset, codes, layout = read_stored(data, file)
         if text(dataset, "BurnedInAnnotation").upper() == "YES":
-            remark(file, remarks.BURNED_IN)
+            remark(file, Remark.BURNED_IN)
         if layout.frames > 1:
-            remark(file, remarks.FRAMES)
+            remark(file, Remark.FRAMES)
         top = 255 if layout.stored <= 8 else 65535
         if codes.ndim == 3 and layout.photometric == "RGB":
             return _luma(codes, top / (2**layout.stored - 1))
@@ -78,30 +77,8 @@ def read_dicom(data: bytes, file: Path, *, window: int | None = None) -> Codes:
         return np.rint(table * top).astype(codes.dtype)[codes]
 
 
-def read_values(data: bytes, file: Path) -> NDArray[np.float64]:
-    """Modality values of a grey film, (H, W): samples after their sign and their rescale.
-
-    Raises:
-        ImageError: as `read_dicom`, and where the file is in colour.
-    """
-    with quiet():
-        dataset, codes, layout = _stored(data, file)
-        if not layout.photometric.startswith("MONOCHROME"):
-            raise ImageError("unsupported", f"{file} is in colour: it has no modality values.")
-        return _modality(dataset, layout, file)[codes]
-
-
-def no_film(path: Path) -> str:
-    """The kind of a DICOM object that holds no image, by its header; empty if it may be a film."""
-    try:
-        with quiet(), path.open("rb") as stream:
-            kind = sop_class(parse(stream, path, ("SOPClassUID",), pixels=False)[0])
-    except (ImageError, OSError):
-        return ""  # reading it will fail by name
-    return "" if "Image Storage" in kind else kind
-
-
-def _stored(data: bytes, file: Path) -> tuple[Dataset, Codes, Layout]:
+def read_stored(data: bytes, file: Path) -> tuple[Dataset, Codes, Layout]:
+    """The header's elements, the stored samples as codes, and how they lie; raises `ImageError`."""
     dataset, syntax = parse(io.BytesIO(data), file, PIXEL_TAGS, pixels=True)
     layout = layout_of(dataset, syntax, file)
     pixels = raw_bytes(dataset, "PixelData")
@@ -116,6 +93,16 @@ def _stored(data: bytes, file: Path) -> tuple[Dataset, Codes, Layout]:
         pixels, element.is_undefined_length, str(element.VR), layout, file
     )
     return dataset, codes, layout
+
+
+def non_image_kind(path: Path) -> str:
+    """The kind of a DICOM object without an image, by its header; empty if it may have one."""
+    try:
+        with quiet(), path.open("rb") as stream:
+            kind = sop_class(parse(stream, path, ("SOPClassUID",), pixels=False)[0])
+    except (ImageError, OSError):
+        return ""  # reading it will fail by name
+    return "" if "Image Storage" in kind else kind
 
 
 def _luma(codes: Codes, scale: float) -> Codes:
@@ -160,18 +147,18 @@ def _signed(layout: Layout) -> NDArray[np.float64]:
     return values
 
 
-def _modality(dataset: Dataset, layout: Layout, file: Path) -> Table:
+def modality_values(dataset: Dataset, layout: Layout, file: Path) -> Table:
     """The modality value of every code: by the file's table, or slope and intercept."""
     values = _signed(layout)
     for item in items(dataset, "ModalityLUTSequence")[:1]:
         table = _lookup(item, "LUTDescriptor", "LUTData", layout, values)
         if table is not None:
             return _looked_up(table[0], table[1], values)
-        remark(file, remarks.BAD_MODALITY)
+        remark(file, Remark.BAD_MODALITY)
     slope = (numbers(dataset, "RescaleSlope") or (1.0,))[0]
     intercept = (numbers(dataset, "RescaleIntercept") or (0.0,))[0]
     if slope == 0 or max(abs(slope), abs(intercept)) > 1e12:
-        remark(file, remarks.BAD_RESCALE)
+        remark(file, Remark.BAD_RESCALE)
         slope, intercept = 1.0, 0.0
     return values * slope + intercept
 
@@ -212,7 +199,7 @@ def _shades(
     dataset: Dataset, layout: Layout, codes: Codes, file: Path, window: int | None
 ) -> Table:
     """The shade of every code, from 0 black to 1 white."""
-    values = _modality(dataset, layout, file)
+    values = modality_values(dataset, layout, file)
     padding = _padding(dataset, layout)
     step = max(1, int(np.sqrt(codes.size / _SAMPLE)))
     sample = _counts(codes[::step, ::step], len(values))
@@ -268,14 +255,14 @@ def _windowed(
     for item in items(dataset, "VOILUTSequence") if window is None else ():
         table = _lookup(item, "LUTDescriptor", "LUTData", layout, values)
         if table is None:
-            remark(file, remarks.BAD_TABLE)
+            remark(file, Remark.BAD_TABLE)
             continue
         # By the bits that the entries need: many tables state 16 for entries of 12 or 8.
         top = 2.0 ** max(1, int(table[0].max()).bit_length()) - 1
         shades = np.clip(_looked_up(table[0], table[1], values) / top, 0, 1)
         if _leaves_enough(shades, values, counts):
             return shades
-        remark(file, remarks.LOST_TABLE)
+        remark(file, Remark.LOST_TABLE)
     stated = text(dataset, "WindowCenter") + text(dataset, "WindowWidth")
     pairs = list(
         zip(numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth"), strict=False)
@@ -293,7 +280,7 @@ def _windowed(
         if window is not None or _leaves_enough(shades, values, counts, step=width <= 1):
             return shades
     if sound or stated:
-        remark(file, remarks.LOST_WINDOW if sound else remarks.BAD_WINDOW)
+        remark(file, Remark.LOST_WINDOW if sound else Remark.BAD_WINDOW)
     return None
 
 

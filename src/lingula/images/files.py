@@ -1,18 +1,30 @@
-"""Which of many image files are there, in seconds for hundreds of thousands; how large they are."""
+"""Image files before they are decoded: where a cell points, which are there, of what kind they are.
+
+Also what reading passes over in them without refusing them: remarks, logged once or collected.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import functools
+import logging
 import os
 import posixpath
 import re
-from collections.abc import Sequence
+import struct
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from stat import S_ISREG
+from typing import BinaryIO
 from urllib.parse import unquote
 
 from lingula.system.errors import ImageError
+
+log = logging.getLogger("lingula")
 
 # A network disk takes its time for each question, so that many are asked at once.
 _THREADS = 32
@@ -171,3 +183,140 @@ def _mend(root: Path, cell: str, plain: str) -> str:
 
 _MAY_LEAD_OUT = re.compile(r"[\0:\\]|\.\.")
 _ELSEWHERE = re.compile(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*://|file:")
+
+
+MAX_PIXELS = 200_000_000
+
+
+HEAD = 132
+
+
+def sniff(data: bytes) -> str:
+    """`jpeg`, `png`, `tiff`, `bmp`, `gif`, `dicom` or `unknown`, by the first 132 bytes."""
+    if data[:3] == b"\xff\xd8\xff":
+        return "jpeg"
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        return "png"
+    if data[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"):
+        return "tiff"
+    if data[:2] == b"BM" and data[6:10] == b"\0\0\0\0":
+        return "bmp"
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return "gif"
+    if data[128:132] == b"DICM" or _no_preamble(data[:HEAD]):
+        return "dicom"
+    return "unknown"
+
+
+@contextlib.contextmanager
+def open_image(file: Path) -> Iterator[tuple[BinaryIO, str]]:
+    """Open an image file: its stream, at the first byte, and its kind, as `sniff` names it.
+
+    Raises:
+        ImageError: the file is missing, a folder or device, empty, or can't be read.
+    """
+    try:
+        if not S_ISREG(file.stat().st_mode):
+            raise ImageError("not an image", f"{file} is a folder or device, not an image file.")
+        with file.open("rb") as stream:
+            head = stream.read(HEAD)
+            if not head:
+                raise ImageError("empty", f"{file} is empty (0 bytes).")
+            stream.seek(0)
+            yield stream, sniff(head)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError("missing", f"There is no file {file}.") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError("unreadable", f"{file} can't be opened: {reason}.") from None
+
+
+def _no_preamble(head: bytes) -> bool:
+    """Whether bytes begin a DICOM data set that lacks the preamble, by its first two elements."""
+    at, last = 0, (0, 0)
+    for _ in range(2):
+        if at + 8 > len(head):
+            break
+        tag = struct.unpack_from("<HH", head, at)
+        if tag[0] not in (0x0002, 0x0008) or tag[1] > 0x1200 or tag <= last:
+            return False
+        if head[at + 4 : at + 6] in _SHORT_VRS:
+            (length,) = struct.unpack_from("<H", head, at + 6)
+        elif head[at + 4 : at + 6] in (b"OB", b"SQ", b"UN", b"UT"):
+            return head[at + 6 : at + 8] == b"\0\0"
+        else:
+            (length,) = struct.unpack_from("<I", head, at + 4)
+        if length > 1024 or length % 2:
+            return False
+        at, last = at + 8 + length, tag
+    return last != (0, 0)
+
+
+_SHORT_VRS = frozenset(b"AE AS CS DA DS DT IS LO LT PN SH ST TM UI UL US".split())
+
+
+def check_size(width: int, height: int, file: Path) -> None:
+    """Refuse what a header says before memory is taken for it: too many pixels, or none."""
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            "too large",
+            f"{file} is {width} x {height} pixels; the limit is {MAX_PIXELS // 10**6} million.",
+        )
+    if width < 1 or height < 1:
+        raise ImageError("damaged", f"{file} says that it is {width} x {height} pixels.")
+
+
+class Remark(enum.StrEnum):
+    """What was passed over in an image file that was read all the same."""
+
+    BURNED_IN = "text is burned into its pixels, it says"
+    FRAMES = "it has several frames"
+    LOST_WINDOW = "the window leaves nothing of the grey levels"
+    BAD_WINDOW = "the window can't be used"
+    LOST_TABLE = "the table of grey levels leaves nothing of them"
+    BAD_TABLE = "the table of grey levels can't be used"
+    BAD_MODALITY = "the table of modality values can't be used"
+    BAD_RESCALE = "the rescale slope or intercept can't be used"
+    STRAY_BYTES = "stray bytes stand before a marker of the JPEG"
+
+
+REMARKS = {
+    Remark.BURNED_IN: "it may name the patient.",
+    Remark.FRAMES: "the first is read, the others are not.",
+    Remark.LOST_WINDOW: "it was meant for another scale; they are stretched instead.",
+    Remark.BAD_WINDOW: "the grey levels are stretched instead.",
+    Remark.LOST_TABLE: "the window is taken, or they are stretched.",
+    Remark.BAD_TABLE: "the window is taken, or the grey levels are stretched.",
+    Remark.BAD_MODALITY: "the rescale slope and intercept are taken.",
+    Remark.BAD_RESCALE: "the stored values are taken.",
+    Remark.STRAY_BYTES: "every pixel is there; the bytes are passed over.",
+}
+"""What is done about each remark, or what to do."""
+
+warned: set[Remark] = set()
+_collecting = threading.local()
+
+
+def remark(file: Path, what: Remark) -> None:
+    """Collect what was passed over in a file, or log it, once per process.
+
+    A data set may have it in every image, and every epoch.
+    """
+    collected: list[Remark] | None = getattr(_collecting, "remarks", None)
+    if collected is not None:
+        collected.append(what)
+    elif what not in warned:
+        warned.add(what)
+        text = "%s: %s: %s (Further files of which this is true are not named.)"
+        log.warning(text, file, what, REMARKS[what])
+
+
+@contextlib.contextmanager
+def collect_remarks() -> Iterator[list[Remark]]:
+    """Collect this thread's remarks in a list instead of logging them."""
+    before = getattr(_collecting, "remarks", None)
+    _collecting.remarks = collected = list[Remark]()
+    try:
+        yield collected
+    finally:
+        _collecting.remarks = before

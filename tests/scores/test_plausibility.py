@@ -100,4 +100,4 @@ def test_predict_warns_of_a_model_that_is_not_trained(
         caplog.clear()
         lingula.predict(run, data=table, out=tmp_path / f"{high}.csv", tta="none", device="cpu")
         told = doubts(caplog)
-        assert len(told) == right and all(line.startswith(UNTRAINED) for line in told)
+        assert len(told) == right and all(f"{high}.csv: {UNTRAINED}" in line for line in told)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -168,26 +168,44 @@ def _own_weights(fuse: str) -> dict[str, float]:
     return weights
 
 
+def study_numbers(studies: Sequence[str], patients: Sequence[str] | None) -> NDArray[np.intp]:
+    """(N,) the number of each image's study, by first appearance; one without is a study by itself.
+
+    Studies are told apart by patient too: some data sets count them from 1 for each patient.
+    """
+    keys = [
+        (patient, name, "") if name else ("", "", str(row))
+        for row, (patient, name) in enumerate(
+            zip(patients or ("",) * len(studies), studies, strict=True)
+        )
+    ]
+    place = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([place[key] for key in keys], dtype=np.intp)
+
+
+def study_means(
+    scores: NDArray[np.float64], studies: Sequence[str], patients: Sequence[str] | None
+) -> NDArray[np.float64]:
+    """Scores (N, K) with each image's replaced by its study's mean; failed ones (NaN) stay out."""
+    number = study_numbers(studies, patients)
+    good = np.isfinite(scores).all(axis=1)
+    sums, means = np.zeros_like(scores), scores.copy()
+    np.add.at(sums, number[good], scores[good])
+    size = np.bincount(number[good], minlength=len(scores))
+    means[good] = (sums / np.maximum(size, 1)[:, None])[number[good]]
+    return means
+
+
 def _by_study(
     joined: Joined,
     studies: tuple[str, ...] | None,
     weights: NDArray[np.float64] | None,
     where: object,
 ) -> Joined:
-    """One row a study: the (weighted) mean of its scores, or the highest; its highest labels.
-
-    Studies are told apart by patient too: some data sets count them from 1 for each patient.
-    """
+    """One row per study: the (weighted) mean of its scores, or the highest; its highest labels."""
     if studies is None:
         raise InputError(f"--by study: neither {where} nor the scores have a study column.")
-    patients = joined.patients or ("",) * len(studies)
-    # Images without a study stand for themselves.
-    keys = [
-        (patient, name, "") if name else ("", "", str(row))
-        for row, (patient, name) in enumerate(zip(patients, studies, strict=True))
-    ]
-    place = {key: unit for unit, key in enumerate(dict.fromkeys(keys))}
-    unit = np.array([place[key] for key in keys], dtype=np.intp)
+    unit = study_numbers(studies, joined.patients)
     first = np.unique(unit, return_index=True)[1]
     shape = (len(first), len(joined.classes))
     scores, mask = np.zeros(shape), np.zeros(shape, bool)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from polars.io.plugins import register_io_source
 
 from lingula.settings.label_space import canonical, fold
 from lingula.system import files
@@ -186,26 +185,17 @@ def _exact(values: NDArray[np.float64], columns: list[str], file: Path) -> NDArr
 
 def write_scores(predictions: Predictions, path: str | Path) -> None:
     """Write .csv or .parquet, whole or not at all, with every digit: reading gives equal values."""
-    write_scores_of([predictions], path)
-
-
-def write_scores_of(pieces: Iterable[Predictions], path: str | Path) -> None:
-    """Write the pieces' rows one after the other as one file, which is never held in memory.
-
-    All pieces have the same classes and columns. The file is whole or not there at all; what the
-    pieces raise while they are made is raised.
-    """
     file = Path(path)
     if file.suffix not in (".csv", ".parquet"):
         raise InputError(f"{file}: scores are written as .csv or .parquet.")
-    frames = (_frame(piece) for piece in pieces)
     with files.whole(file) as temporary:
         if file.suffix == ".parquet":
-            _write_parquet(frames, temporary)
-            return
-        with temporary.open("wb") as stream:
-            for number, frame in enumerate(frames):
-                frame.rename(plain_cell).write_csv(stream, include_header=number == 0)
+            _frame(predictions).write_parquet(temporary, row_group_size=_ROW_GROUP)
+        else:
+            _frame(predictions).rename(plain_cell).write_csv(temporary)
+
+
+_ROW_GROUP = 2**16
 
 
 def failures_beside(scores: Path) -> Path:
@@ -241,31 +231,6 @@ def _frame(predictions: Predictions) -> pl.DataFrame:
         column = pl.Series(name, predictions.probabilities[:, k], dtype=pl.Float64)
         columns.append(column.fill_nan(None))
     return pl.DataFrame(columns)
-
-
-def _write_parquet(frames: Iterator[pl.DataFrame], path: Path) -> None:
-    """In row groups of one size, so that the bytes do not depend on how the rows come."""
-    first = next(frames)
-    raised: list[Exception] = []
-
-    def source(*_: object) -> Iterator[pl.DataFrame]:
-        try:
-            yield first
-            yield from frames
-        except Exception as error:
-            raised.append(error)  # polars would raise another one in its place
-            raise
-
-    lazy = register_io_source(source, schema=first.schema)
-    try:
-        lazy.sink_parquet(path, row_group_size=_ROW_GROUP, maintain_order=True)
-    except pl.exceptions.PolarsError:
-        if raised:
-            raise raised[0] from None
-        raise
-
-
-_ROW_GROUP = 2**16
 
 
 def aligned(

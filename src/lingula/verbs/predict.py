@@ -18,15 +18,25 @@ from lingula.images.cache import CachedImages, locate, open_cache, source_of
 from lingula.images.files import image_path
 from lingula.model.facts import read_facts
 from lingula.phantom import is_phantom
-from lingula.scores.calibration.fitting import Calibration
+from lingula.scores.calibration.fitting import Calibration, apply_curves
+from lingula.scores.joining import study_means
+from lingula.scores.plausibility import warn_of_doubt
 from lingula.scores.predictions import (
+    Predictions,
     failures_beside,
     read_failures,
     write_failures,
-    write_scores_of,
+    write_scores,
 )
-from lingula.scoring.parts import Parts, held, parts_folder, remove_parts, settings_of
-from lingula.scoring.pieces import Job, pieces, scored
+from lingula.scoring.blocks import (
+    Job,
+    Scores,
+    blocks_folder,
+    lock_blocks,
+    read_settings,
+    remove_blocks,
+    score_all,
+)
 from lingula.settings.config import Config, from_plain, vary
 from lingula.settings.label_space import fold
 from lingula.system import files
@@ -87,23 +97,23 @@ def predict(
         overwrite: replace a scores file made with other settings (the old one is set aside).
 
     Images that can't be read keep a row of blank scores and are named in `OUT.failed.csv`.
-    Finished batches go to `.OUT.parts/`, from where the same call goes on if it was interrupted.
-    What is there of other images, or of files that changed in size or time since, is refused.
+    Finished batches go to `.OUT.parts/`, so that the same call continues if it was interrupted.
+    Batches of other images, or of files that changed in size or time since, are refused.
     """
     target, facts = _scores_path(out), read_facts(Path(run))
-    asked = _asked(Path(data), split, by, cache)
+    selected = _select_images(Path(data), split, by, cache)
     if facts["trained_on"]["phantom"] and not allow_phantom_model:
-        refuse_films(asked.paths, asked.cached)
-    wanted = _settled(facts, device, precision)
+        refuse_films(selected.paths, selected.cached)
+    config = _scoring_config(facts, device, precision)
     settings = {
         "model": facts["weights_sha256"],
         "never_positive": _never_positive(facts),
-        **_described(Path(data), asked, split),
+        **_describe_images(Path(data), selected, split),
         "tta": tta or facts["evaluation"]["tta"],
         "merge": facts["evaluation"]["merge"],
         "by": by,
-        **_lossy(asked.cached),
-        **({} if wanted.precision == "fp32" else {"precision": wanted.precision}),
+        **_cache_settings(selected.cached),
+        **({} if config.precision == "fp32" else {"precision": config.precision}),
     }
     calibration = _calibration(run, facts, settings) if calibrated else None
     if is_first() or not overwrite:
@@ -111,22 +121,37 @@ def predict(
         if done is not None:
             return done
     views, merge = settings["tta"], settings["merge"]
-    images = (asked.paths, asked.cached)
-    job = Job(Path(run), facts, wanted, *images, views, merge, batch_size, workers)
-    with scored(job, parts_folder(target), settings) as parts:
-        failures = _reasons(asked, parts)
+    images = (selected.paths, selected.cached)
+    job = Job(Path(run), facts, config, *images, views, merge, batch_size, workers)
+    with score_all(job, blocks_folder(target), settings) as found:
+        failures = _reasons(selected, found)
         if is_first():
+            predictions = _name_scores(found.scores, selected, facts["classes"], by, target)
+            warn_of_doubt(predictions)
+            if calibration is not None:
+                predictions = apply_curves(calibration, predictions)
             write_failures(target, failures)
             files.write_json(settings_beside(target), settings)
-            # Last: once the scores are there, all is.
-            given = (asked.rows, asked.images, asked.table, facts["classes"])
-            write_scores_of(pieces(parts, *given, by=by, calibration=calibration), target)
-            remove_parts(parts_folder(target))
-    return Predicted(target, len(asked.images), failures)
+            write_scores(predictions, target)  # last: once the scores are there, all is
+            remove_blocks(blocks_folder(target))
+    return Predicted(target, len(selected.images), failures)
+
+
+def _name_scores(
+    scores: NDArray[np.float64], selected: _Selection, classes: Sequence[str], by: str, target: Path
+) -> Predictions:
+    """The scores of all images in order, with the names of classes, and what the table knows."""
+    table = selected.table
+    values = np.full((len(selected.images), len(classes)), np.nan)
+    values[selected.rows] = scores
+    if by == "study" and table is not None and table.studies is not None:
+        values = study_means(values, table.studies, table.patients)
+    texts = (None, None, None) if table is None else (table.ids, table.studies, table.patients)
+    return Predictions(tuple(classes), selected.images, values, *texts, str(target))
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Selection:
     """The images to score, relative to `root`, and the table if they are named by one.
 
     `paths` are those that are sound, of the images with the numbers `rows`; `bad` says what is
@@ -142,20 +167,20 @@ class _Asked:
     cached: CachedImages | None
 
 
-def _asked(
+def _select_images(
     data: Path, split: str | None, by: str, cache: str | Path | Sequence[str | Path] | None
-) -> _Asked:
-    root, images, table = _chosen(data, split)
+) -> _Selection:
+    root, images, table = _find_images(data, split)
     if by == "study" and (table is None or table.studies is None):
         raise InputError("--by study needs a table with a study column.")
-    sound, bad = _paths(root, images)
+    sound, bad = _check_paths(root, images)
     paths, rows = list(sound.values()), np.array(list(sound), dtype=np.intp)
     names = [images[row] for row in rows]
     cached = None if cache is None else locate(open_cache(cache), root, names, paths)
-    return _Asked(root, images, table, paths, rows, bad, cached)
+    return _Selection(root, images, table, paths, rows, bad, cached)
 
 
-def _settled(facts: dict[str, Any], device: str, precision: str) -> Config:
+def _scoring_config(facts: dict[str, Any], device: str, precision: str) -> Config:
     """The model's config with device and number format decided.
 
     Scoring is in fp32 whatever the training was in: exact is the default. `auto` is not training's:
@@ -167,16 +192,16 @@ def _settled(facts: dict[str, Any], device: str, precision: str) -> Config:
     return resolve_device(vary(from_plain(facts["config"]), device=device, precision=precision))
 
 
-def _hash(images: tuple[str, ...]) -> str:
-    """Of the names in their order: rows of parts are numbers, and must mean the same images."""
+def _hash_names(images: tuple[str, ...]) -> str:
+    """A hash of the names in order: rows of blocks are numbers, and must mean the same images."""
     found = hashlib.sha256()
     for name in images:
         found.update(name.encode("utf-8", "surrogateescape") + b"\0")
     return found.hexdigest()
 
 
-def _files_hash(paths: list[Path]) -> str:
-    """Of the files' sizes and times (-1 of those that are not there), in the paths' order.
+def hash_file_facts(paths: list[Path]) -> str:
+    """A hash of the files' sizes and times (-1 where there is no file), in the paths' order.
 
     Reading every film again only to see that nothing changed would take as long as scoring does.
     In threads: a network disk takes its time for each file's facts.
@@ -217,7 +242,7 @@ def _scores_path(out: str | Path) -> Path:
     return target
 
 
-def _chosen(data: Path, split: str | None) -> tuple[Path, tuple[str, ...], Table | None]:
+def _find_images(data: Path, split: str | None) -> tuple[Path, tuple[str, ...], Table | None]:
     root, images, table = images_in(data)
     if split is None:
         return root, images, table
@@ -230,7 +255,7 @@ def _chosen(data: Path, split: str | None) -> tuple[Path, tuple[str, ...], Table
     return root, part.images, part
 
 
-def _paths(root: Path, images: tuple[str, ...]) -> tuple[dict[int, Path], dict[int, str]]:
+def _check_paths(root: Path, images: tuple[str, ...]) -> tuple[dict[int, Path], dict[int, str]]:
     """Paths by row, and the reason for each row whose path is refused."""
     paths: dict[int, Path] = {}
     bad: dict[int, str] = {}
@@ -242,23 +267,23 @@ def _paths(root: Path, images: tuple[str, ...]) -> tuple[dict[int, Path], dict[i
     return paths, bad
 
 
-def _described(data: Path, asked: _Asked, split: str | None) -> dict[str, Any]:
+def _describe_images(data: Path, selected: _Selection, split: str | None) -> dict[str, Any]:
     """What of the images the scores follow from: their names in order, their sizes and times."""
     return {
         "data": str(data.resolve()),
-        "data_sha256": asked.table.sha256 if asked.table is not None else None,
-        "root": str(asked.root.resolve()),
-        "images": len(asked.images),
-        "images_sha256": _hash(asked.images),
-        "files_sha256": _files_hash(asked.paths),
+        "data_sha256": selected.table.sha256 if selected.table is not None else None,
+        "root": str(selected.root.resolve()),
+        "images": len(selected.images),
+        "images_sha256": _hash_names(selected.images),
+        "files_sha256": hash_file_facts(selected.paths),
         "split": split,
     }
 
 
-def _reasons(asked: _Asked, parts: Parts) -> dict[str, str]:
+def _reasons(selected: _Selection, found: Scores) -> dict[str, str]:
     """Why images have no scores, by name, in the order of the images."""
-    reasons = asked.bad | {int(asked.rows[i]): why for i, why in parts.failures.items()}
-    return {asked.images[row]: reason for row, reason in sorted(reasons.items())}
+    reasons = selected.bad | {int(selected.rows[i]): why for i, why in found.failures.items()}
+    return {selected.images[row]: reason for row, reason in sorted(reasons.items())}
 
 
 def _never_positive(facts: dict[str, Any]) -> list[str]:
@@ -272,7 +297,7 @@ def _never_positive(facts: dict[str, Any]) -> list[str]:
     return found
 
 
-def _lossy(cached: CachedImages | None) -> dict[str, Any]:
+def _cache_settings(cached: CachedImages | None) -> dict[str, Any]:
     """What a cache adds to the settings that scores follow from: a raw one, nothing."""
     if cached is None or cached.settings.codec == "raw":
         return {}
@@ -300,10 +325,10 @@ def refuse_films(paths: Iterable[Path], cached: CachedImages | None = None) -> N
 def _already(target: Path, settings: dict[str, Any], overwrite: bool) -> Predicted | None:
     """The finished result of the same settings, or None where there is work to do.
 
-    Raises `InputError` for a result, or parts of one, that were made with other settings.
+    Raises `InputError` for a result, or blocks of one, that were made with other settings.
     """
-    folder = parts_folder(target)
-    begun = settings_of(folder)
+    folder = blocks_folder(target)
+    begun = read_settings(folder)
     if not target.exists():
         if begun is not None and begun != settings:
             if not overwrite:
@@ -341,7 +366,7 @@ def _other(what: str, before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _clear(folder: Path, settings: dict[str, Any]) -> None:
-    """Remove the parts of a result that is whole: its process was killed before it did."""
+    """Remove the blocks of a result that is complete: its process was killed before it did."""
     # Another process may be doing just that, which is as good.
-    with contextlib.suppress(InputError), held(folder, settings):
-        remove_parts(folder)
+    with contextlib.suppress(InputError), lock_blocks(folder, settings):
+        remove_blocks(folder)

@@ -1,4 +1,4 @@
-"""Prediction at any size: parts beside the output, continuing, one file written in pieces."""
+"""Prediction that can be interrupted: blocks beside the output, continuing, the same bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,30 @@ import lingula
 from builders import torchrun, write_tiny
 from lingula.loading import batches
 from lingula.loading.batches import Radiographs, consecutive_batches
-from lingula.scores.predictions import Predictions, read_scores, write_scores, write_scores_of
-from lingula.scoring import parts, pieces
-from lingula.scoring.parts import Block, appending, held, parts_folder, rows_between, scan
-from lingula.scoring.scoring import VIEWS, View, fitting_batch, merge_views, score_batch
+from lingula.scores.predictions import read_scores
+from lingula.scoring import blocks
+from lingula.scoring.blocks import blocks_folder, lock_blocks, read_blocks, write_block
+from lingula.scoring.scoring import (
+    VIEWS,
+    ScoredBatch,
+    View,
+    fitting_batch,
+    merge_views,
+    score_batch,
+)
 from lingula.settings.config import vary
 from lingula.settings.recipe import recipe
 from lingula.system.errors import InputError
 from lingula.verbs import predict as predicting
 
 BLOCKS = [
-    Block(
-        0, np.array([[0.1, np.nextafter(0.3, 1)], [np.nan, np.nan], [5e-324, 1.0]]), {1: "bad ü"}
+    ScoredBatch(
+        np.arange(3),
+        np.array([[0.1, np.nextafter(0.3, 1)], [np.nan, np.nan], [5e-324, 1.0]]),
+        {1: "bad ü \udcff"},
     ),
-    Block(3, np.array([[1 / 3, 0.0], [0.25, 0.5]]), {}),
-    Block(5, np.array([[0.125, 2 / 3]]), {}),
+    ScoredBatch(np.arange(3, 5), np.array([[1 / 3, 0.0], [0.25, 0.5]]), {}),
+    ScoredBatch(np.arange(5, 6), np.array([[0.125, 2 / 3]]), {}),
 ]
 LOST = {"images/007.png", "images/021.png"}
 
@@ -58,82 +66,80 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return run, table
 
 
-def written(folder: Path, blocks: list[Block]) -> Path:
+def write(folder: Path, blocks: list[ScoredBatch]) -> list[Path]:
     folder.mkdir(exist_ok=True)
-    with appending(folder) as append:
-        for block in blocks:
-            append(block)
-    return max(folder.glob("*.rows"))
+    for block in blocks:
+        write_block(folder, block)
+    return sorted(folder.glob("*.npz"))
 
 
 def test_blocks_come_back_bit_for_bit(tmp_path: Path) -> None:
-    written(tmp_path / "p", [BLOCKS[1]])
-    written(tmp_path / "p", [BLOCKS[2], BLOCKS[0]])
-    found = scan(tmp_path / "p", 7, 2)
-    assert found.done.tolist() == [True] * 6 + [False] and found.failures == {1: "bad ü"}
-    whole = np.concatenate([block.scores for block in BLOCKS])
-    for begin in range(7):
-        for end in range(begin, 7):
-            assert rows_between(found, begin, end).tobytes() == whole[begin:end].tobytes()
+    write(tmp_path / "p", [BLOCKS[1], BLOCKS[2], BLOCKS[0]])
+    found = read_blocks(tmp_path / "p", 7, 2)
+    assert found.done.tolist() == [True] * 6 + [False] and found.failures == BLOCKS[0].failures
+    every = np.concatenate([block.probabilities for block in BLOCKS])
+    assert found.scores[:6].tobytes() == every.tobytes() and np.isnan(found.scores[6]).all()
 
 
-def test_a_torn_or_damaged_record_does_not_count(tmp_path: Path) -> None:
-    """Whatever the byte at which the process died, or that the disk changed."""
-    path = written(tmp_path / "p", BLOCKS)
-    data = path.read_bytes()
-    sizes = [len(parts._packed(block)) for block in BLOCKS]
+def test_a_torn_or_damaged_block_does_not_count(tmp_path: Path) -> None:
+    """Whatever the byte at which the file ends, or that the disk changed."""
+    path = write(tmp_path / "p", BLOCKS)[0]
+    right, data = read_blocks(tmp_path / "p", 6, 2), path.read_bytes()
     for length in range(0, len(data), 3):
         path.write_bytes(data[:length])
-        whole = sum(length >= end for end in np.cumsum(sizes))
-        rows = sum(len(block.scores) for block in BLOCKS[:whole])
-        found = scan(tmp_path / "p", 6, 2)
-        assert found.done.tolist() == [i < rows for i in range(6)]
-        assert found.failures == ({1: "bad ü"} if whole else {})
-    for at in range(0, len(data), 7):
+        found = read_blocks(tmp_path / "p", 6, 2)
+        assert found.done.tolist() == [False] * 3 + [True] * 3 and not found.failures
+    lost = 0
+    for at in range(0, len(data), 5):
         path.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
-        kept = int((at >= np.cumsum(sizes)).sum())
-        assert scan(tmp_path / "p", 6, 2).done.sum() == sum(len(b.scores) for b in BLOCKS[:kept])
+        found = read_blocks(tmp_path / "p", 6, 2)
+        assert found.done[3:].all()
+        if found.done[0]:  # what changed says nothing, such as the file's date
+            assert found.scores.tobytes() == right.scores.tobytes()
+            assert found.failures == right.failures
+        lost += not found.done[0]
+    assert lost > len(data) / 5 / 2
     path.write_bytes(data)
-    assert not scan(tmp_path / "p", 6, 3).done.any()  # another number of classes
-    assert scan(tmp_path / "p", 5, 2).done.tolist() == [True] * 5  # more rows than there are
+    assert not read_blocks(tmp_path / "p", 6, 3).done.any()  # another number of classes
+    assert read_blocks(tmp_path / "p", 5, 2).done.tolist() == [True] * 5  # more rows than there are
 
 
 def test_what_was_scored_again_replaces_what_was_there(tmp_path: Path) -> None:
-    written(tmp_path / "p", [BLOCKS[0]])
-    written(tmp_path / "p", [Block(0, np.full((3, 2), 0.5), {})])
-    found = scan(tmp_path / "p", 3, 2)
-    assert (rows_between(found, 0, 3) == 0.5).all() and not found.failures
+    again = ScoredBatch(BLOCKS[0].rows, np.full((3, 2), 0.5), {})
+    write(tmp_path / "p", [BLOCKS[0], again])
+    found = read_blocks(tmp_path / "p", 3, 2)
+    assert (found.scores == 0.5).all() and not found.failures
 
 
-def test_one_prediction_at_a_time_and_no_rows_without_settings(tmp_path: Path) -> None:
+def test_one_prediction_at_a_time_and_no_blocks_without_settings(tmp_path: Path) -> None:
     folder = tmp_path / ".s.csv.parts"
-    with held(folder, {"a": 1}):
-        written(folder, BLOCKS)
+    with lock_blocks(folder, {"a": 1}):
+        write(folder, BLOCKS)
         with (
             pytest.raises(InputError, match="Another process is predicting"),
-            held(folder, {"a": 1}),
+            lock_blocks(folder, {"a": 1}),
         ):
             pass
-    with held(folder, {"a": 1}):
-        assert scan(folder, 6, 2).done.all()
-    # A folder that was being removed when its process was killed has rows of who knows what.
+    with lock_blocks(folder, {"a": 1}):
+        assert read_blocks(folder, 6, 2).done.all()
+    # A folder that was being removed when its process was killed has blocks of who knows what.
     (folder / "settings.json").unlink()
-    with held(folder, {"a": 2}):
-        assert not scan(folder, 6, 2).done.any()
+    with lock_blocks(folder, {"a": 2}):
+        assert not read_blocks(folder, 6, 2).done.any()
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, after: int, run: Path, **given: Any) -> None:
     """The prediction, ended by an interrupt after some batches."""
-    real = parts._packed
+    real = blocks.write_block
     count = iter(range(after))
 
-    def packed(block: Block) -> bytes:
+    def write_some(folder: Path, batch: ScoredBatch) -> None:
         if next(count, None) is None:
             raise KeyboardInterrupt
-        return real(block)
+        real(folder, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(parts, "_packed", packed)
+        patch.setattr(blocks, "write_block", write_some)
         with pytest.raises(KeyboardInterrupt):
             lingula.predict(run, **given)
 
@@ -175,9 +181,9 @@ def test_a_continued_prediction_is_byte_for_byte_an_undisturbed_one(
     interrupted(monkeypatch, 2, run, out=out, **given)
     assert not out.exists() and not out.with_suffix(".failed.csv").exists()
     interrupted(monkeypatch, 1, run, out=out, **given)
-    # The end of the first process's file is half a record.
-    with (parts_folder(out) / "000000.rows").open("ab") as stream:
-        stream.write(parts._packed(Block(12, np.zeros((4, 4)), {}))[:70])
+    # A process killed while it writes leaves half a block, under a name of its own.
+    block = min(blocks_folder(out).glob("*.npz"))
+    block.with_name(".000000012-000000016.a1b2c3d4.npz").write_bytes(block.read_bytes()[:70])
     read.clear()
     done = lingula.predict(run, out=out, **given)
     assert set(read) == set(range(12, right.images))
@@ -220,7 +226,7 @@ def test_scores_do_not_depend_on_the_batch_also_of_who_continues(
     np.testing.assert_allclose(read_scores(mixed.path).probabilities, found[0], atol=1e-6, rtol=0)
 
 
-def test_parts_of_other_settings_are_never_mixed_in(
+def test_blocks_of_other_settings_are_never_mixed_in(
     tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read: list[int]
 ) -> None:
     run, table = tiny
@@ -242,7 +248,7 @@ def test_parts_of_other_settings_are_never_mixed_in(
     read.clear()
     lingula.predict(run, out=out, tta="flip", overwrite=True, **given)
     assert set(read) == set(range(40))
-    assert (tmp_path / ".s.csv.parts.old-1" / "000000.rows").is_file()
+    assert (tmp_path / ".s.csv.parts.old-1" / "000000000-000000004.npz").is_file()
     # The same line with --overwrite goes on where it was interrupted.
     interrupted(monkeypatch, 9, run, out=out, tta="none", overwrite=True, **given)
     assert (tmp_path / "s.csv.old-1").is_file() and not out.exists()
@@ -361,42 +367,36 @@ def test_the_facts_of_many_files_are_cheap(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"1")
     paths = [tmp_path / "a.png"] * 10_000
     began = time.process_time()
-    found = predicting._files_hash(paths)
+    found = predicting.hash_file_facts(paths)
     assert time.process_time() - began < 2
-    assert found == predicting._files_hash(list(paths))
+    assert found == predicting.hash_file_facts(list(paths))
     for other in (paths[:-1], [*paths[:-1], tmp_path / "no.png"]):
-        assert predicting._files_hash(other) != found
+        assert predicting.hash_file_facts(other) != found
 
 
-def test_what_is_left_of_the_parts_of_a_finished_file_is_cleared(
+def test_what_is_left_of_the_blocks_of_a_finished_file_is_cleared(
     tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process killed between the file's rename and the removal of its parts."""
+    """A process killed between the file's rename and the removal of its blocks."""
     run, table = tiny
     out = tmp_path / "s.csv"
     with monkeypatch.context() as patch:
-        patch.setattr("lingula.verbs.predict.remove_parts", lambda folder: None)
+        patch.setattr("lingula.verbs.predict.remove_blocks", lambda folder: None)
         done = lingula.predict(run, data=table, out=out)
     before = out.read_bytes()
-    assert parts_folder(out).is_dir()
+    assert blocks_folder(out).is_dir()
     assert lingula.predict(run, data=table, out=out) == done
-    assert out.read_bytes() == before and not parts_folder(out).exists()
+    assert out.read_bytes() == before and not blocks_folder(out).exists()
 
 
-def test_a_file_in_pieces_is_the_file_in_one(
-    tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_study_means_leave_out_failed_images(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     run, table = tiny
-    for suffix in (".csv", ".parquet"):
-        for by in ("image", "study"):
-            given: dict[str, Any] = {"data": table, "by": by, "device": "cpu"}
-            one = lingula.predict(run, out=tmp_path / f"{by}{suffix}", **given).path
-            with monkeypatch.context() as patch:
-                patch.setattr(pieces, "PIECE", 7)
-                many = lingula.predict(run, out=tmp_path / f"{by}-many{suffix}", **given).path
-            assert one.read_bytes() == many.read_bytes()
-            assert read_scores(one).ids is None
-    image, study = (read_scores(tmp_path / f"{by}.csv") for by in ("image", "study"))
+    given: dict[str, Any] = {"data": table, "device": "cpu"}
+    image, study = (
+        read_scores(lingula.predict(run, out=tmp_path / f"{by}.csv", by=by, **given).path)
+        for by in ("image", "study")
+    )
+    assert image.ids is None
     raw = image.probabilities
     right = raw.copy()
     for i in range(20):
@@ -404,21 +404,6 @@ def test_a_file_in_pieces_is_the_file_in_one(
         if i != 5:  # row 5 is of no study, so row 25 is alone in its own
             right[pair] = raw[pair].mean(0)
     np.testing.assert_array_equal(study.probabilities, right)
-
-
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_file_that_fails_in_the_middle_is_not_there(tmp_path: Path, suffix: str) -> None:
-    def some() -> Iterator[Predictions]:
-        yield Predictions(("Edema",), ("a",), np.array([[0.5]]))
-        raise InputError("the disk is gone")
-
-    with pytest.raises(InputError, match="the disk is gone"):
-        write_scores_of(some(), tmp_path / f"s{suffix}")
-    assert not list(tmp_path.iterdir())
-    piece = Predictions(("Edema",), ("a", "b"), np.array([[0.1], [np.nan]]), ids=("", "1"))
-    write_scores(piece, tmp_path / f"s{suffix}")
-    again = read_scores(tmp_path / f"s{suffix}")
-    assert again.ids == ("", "1") and again.probabilities[0, 0] == 0.1
 
 
 def test_views_are_made_once_and_score_as_one_by_one(tiny: tuple[Path, Path]) -> None:
@@ -524,24 +509,23 @@ def test_killed_and_typed_again(tiny: tuple[Path, Path], tmp_path: Path) -> None
     for _ in range(3):
         running = subprocess.Popen([*line, str(out)], env=env)
         while running.poll() is None:
-            held_now = sum(p.stat().st_size for p in parts_folder(out).glob("*.rows"))
+            held_now = sum(p.stat().st_size for p in blocks_folder(out).glob("[0-9]*.npz"))
             if held_now > (sizes[-1] if sizes else 0) + 20_000:
                 running.send_signal(signal.SIGKILL)
                 break
             time.sleep(0.01)
         assert running.wait() == -signal.SIGKILL and not out.exists()
-        sizes.append(sum(p.stat().st_size for p in parts_folder(out).glob("*.rows")))
+        sizes.append(sum(p.stat().st_size for p in blocks_folder(out).glob("[0-9]*.npz")))
     subprocess.run([*line, str(out)], check=True, env=env, timeout=300)
     assert out.read_bytes() == (tmp_path / "right.csv").read_bytes()
-    assert not parts_folder(out).exists()
+    assert not blocks_folder(out).exists()
 
 
 MEASURED = """
 import resource, sys, lingula
-from lingula.verbs import predict as predicting
-from lingula.verbs import scoring
+from lingula.scoring import blocks
 rss = []
-real = pieces.counting
+real = blocks.counting
 def counting(tick):
     inner = real(tick)
     def count(done, total):
@@ -550,7 +534,7 @@ def counting(tick):
             pages = int(open("/proc/self/statm").read().split()[1])
             rss.append(pages * resource.getpagesize() / 2**20)
     return count
-pieces.counting = counting
+blocks.counting = counting
 lingula.predict(sys.argv[1], data=sys.argv[2], out=sys.argv[3], device="cpu", by="study")
 print(*rss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
@@ -589,4 +573,4 @@ def test_another_number_of_processes_continues(
     assert out.is_file(), done.stderr
     assert out.read_bytes() == right.path.read_bytes()
     assert "12 of 40 images have been scored before" in done.stderr
-    assert not parts_folder(out).exists()
+    assert not blocks_folder(out).exists()

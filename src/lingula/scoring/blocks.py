@@ -1,0 +1,214 @@
+"""Scoring that can be interrupted: each batch's scores are one file, written whole or not at all.
+
+The files are in a folder beside the output, until that is there. Whoever continues scores what no
+file has, in any number of processes. Rows are numbers of images in the order they are scored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lingula.images.cache import CachedImages
+from lingula.settings.config import Config
+from lingula.system import files, locks
+from lingula.system.errors import InputError
+from lingula.system.progress import counting, progress
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from lingula.scoring.scoring import ScoredBatch
+
+log = logging.getLogger("lingula")
+
+_NAMES = "[0-9]*.npz"  # not the hidden temporary files of a killed process
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to score, and how.
+
+    Attributes:
+        run: the model's folder, and `facts` what its description says.
+        config: the model's config with the device and number format that are settled.
+        paths: the image files, those alone whose paths are sound.
+        cached: the same images in a cache.
+        tta: test-time views, merged by `merge`.
+        batch_size: images at once; `auto` follows from the network and the machine's memory.
+        workers: decoding processes; 0 decodes in threads.
+    """
+
+    run: Path
+    facts: dict[str, Any]
+    config: Config
+    paths: list[Path]
+    cached: CachedImages | None
+    tta: str
+    merge: str
+    batch_size: int | Literal["auto"]
+    workers: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores (N, K), NaN for rows that failed or are not `done` (N,), and why rows failed."""
+
+    scores: NDArray[np.float64]
+    done: NDArray[np.bool_]
+    failures: dict[int, str]
+
+
+def blocks_folder(target: Path) -> Path:
+    """`.NAME.parts` beside the output `NAME`."""
+    return target.with_name(f".{target.name}.parts")
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """What the blocks in a folder were scored with; None where there are none.
+
+    A folder without readable settings was left before its first block, and counts as none.
+    """
+    try:
+        return files.read_object(folder / "settings.json")
+    except (FileNotFoundError, NotADirectoryError, InputError):
+        return None
+
+
+@contextlib.contextmanager
+def lock_blocks(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Make the folder of blocks, or continue the one that is there; no one else may meanwhile.
+
+    Raises:
+        InputError: another prediction writes there now, or has just finished.
+    """
+    with locks.held(folder, "predicting by way of"):
+        if read_settings(folder) is None:
+            # Blocks without settings are left over from a folder that was being removed.
+            for left_over in folder.glob(_NAMES):
+                left_over.unlink()
+            files.write_json(folder / "settings.json", settings)
+        yield
+
+
+def write_block(folder: Path, batch: ScoredBatch) -> None:
+    """Write the scores of consecutive rows as one file."""
+    start, stop = int(batch.rows[0]), int(batch.rows[-1]) + 1
+    failed, reasons = list(batch.failures), list(batch.failures.values())
+    with files.whole(folder / f"{start:09}-{stop:09}.npz") as temporary:
+        np.savez(
+            temporary,
+            start=start,
+            scores=batch.probabilities,
+            failed=np.array(failed, dtype=np.int64),
+            reasons=np.array(reasons, dtype=str),
+        )
+
+
+def read_blocks(folder: Path, rows: int, classes: int) -> Scores:
+    """What has been scored of `rows` images; a block that the disk damaged does not count."""
+    found = Scores(np.full((rows, classes), np.nan), np.zeros(rows, dtype=bool), {})
+    for path in sorted(folder.glob(_NAMES)):
+        try:
+            with zipfile.ZipFile(path) as checked:
+                sound = checked.testzip() is None
+            with np.load(path) as block:
+                start, scores = int(block["start"]), block["scores"]
+                failures = dict(
+                    zip(block["failed"].tolist(), block["reasons"].tolist(), strict=True)
+                )
+        except Exception:  # zip and NumPy raise errors of many kinds for damaged files
+            continue
+        here = slice(start, start + len(scores))
+        if not sound or scores.shape[1:] != (classes,) or here.stop > rows:
+            continue
+        found.scores[here], found.done[here] = scores, True
+        for row in range(here.start, here.stop):
+            found.failures.pop(row, None)
+        found.failures.update(failures)
+    return found
+
+
+def remove_blocks(folder: Path) -> None:
+    """Remove the blocks of an output that is complete. They are this program's own."""
+    shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def score_all(job: Job, folder: Path, settings: dict[str, Any]) -> Iterator[Scores]:
+    """Score what the folder of blocks lacks; yield all rows, while no one else may write there.
+
+    Every process that torchrun started scores the batches whose number is its own modulo their
+    number, and has all rows in the end; they may be more or fewer than when the blocks were begun.
+
+    Raises:
+        InputError: another prediction writes there, or the disk did not keep what was written.
+    """
+    from lingula.model.devices import make_fabric  # imports torch
+
+    fabric = make_fabric(job.config.device, job.config.precision)
+    shape = len(job.paths), len(job.facts["classes"])
+    with lock_blocks(folder, settings) if fabric.global_rank == 0 else contextlib.nullcontext():
+        fabric.barrier()
+        done = read_blocks(folder, *shape).done
+        if not done.all():
+            _score_rest(job, folder, fabric, done)
+        fabric.barrier()
+        found = read_blocks(folder, *shape)
+        lost = int((~found.done).sum())
+        if lost:
+            raise InputError(
+                f"{lost} of {len(found.done)} scores written to {folder} can't be read back: the "
+                "disk may be full or damaged. The same line again scores them anew."
+            )
+        fabric.barrier()
+        yield found
+        fabric.barrier()  # one that ended before the file is there would take the others along
+
+
+def _score_rest(job: Job, folder: Path, fabric: Fabric, before: NDArray[np.bool_]) -> None:
+    from lingula.loading.batches import Radiographs, consecutive_batches
+    from lingula.model.checkpoint import load_model
+    from lingula.model.devices import layout_of
+    from lingula.scoring.scoring import fitting_batch, score_batches
+
+    network = load_model(job.run).network.to(fabric.device)
+    reading = job.facts["reading"]
+    dataset = Radiographs(job.paths, reading["image_size"], reading["bits"], job.cached)
+    size = job.batch_size
+    if size == "auto":
+        # The first process decides for all: machines of several sizes must share one grid.
+        size = int(fabric.broadcast(fitting_batch(network, dataset.size, fabric, job.tta)))
+        log.info("Batches of %d images.", size)
+    # Whole batches of one grid, whoever scores them: the last digits of a score may depend on how
+    # many images go through the network at once, and a continued prediction must not show.
+    grid = consecutive_batches(len(dataset), size, fabric.global_rank, fabric.world_size)
+    rest = [batch for batch in grid if not before[batch].all()]
+    done = sum(len(batch) for batch in grid) - sum(len(batch) for batch in rest)
+    if before.any():
+        log.info("%d of %d images have been scored before.", int(before.sum()), len(before))
+    total = done + sum(len(batch) for batch in rest)
+    with progress("scoring") as tick:
+        count = counting(tick)
+        for batch in score_batches(
+            network,
+            dataset,
+            rest,
+            fabric=fabric,
+            tta=job.tta,
+            merge=job.merge,
+            workers=job.workers,
+            layout=layout_of(job.config),
+        ):
+            write_block(folder, batch)
+            done += len(batch.rows)
+            count(done, total)

@@ -329,8 +329,8 @@ def test_a_table_whose_films_changed_is_neither_done_nor_continued(
     assert set(done.failures) == {"films/006.png"}
     interrupted(monkeypatch, 2, run, out=tmp_path / "begun.csv", **given)
     os.utime(films / "000.png", ns=(0, 1))
-    for name, what in (("whole", "there already, made"), ("begun", "has been begun")):
-        with pytest.raises(InputError, match=rf"(?s){what} with other settings:.*files_sha256"):
+    for name, what in (("whole", "there already, made"), ("begun", "an interrupted prediction")):
+        with pytest.raises(InputError, match=rf"(?s){what}.* with other settings:.*files_sha256"):
             lingula.predict(run, out=tmp_path / f"{name}.csv", **given)
     os.utime(films / "000.png", ns=(0, 2))
     lingula.predict(run, out=tmp_path / "whole.csv", overwrite=True, **given)

@@ -40,8 +40,8 @@ from lingula.scoring.blocks import (
 from lingula.settings.config import Config, from_plain, vary
 from lingula.settings.label_space import fold
 from lingula.system import files
-from lingula.system.claims import read_settings_beside, settings_beside
-from lingula.system.errors import ImageError, InputError, changes, differences, examples
+from lingula.system.claims import claim, other_settings, read_settings_beside, settings_beside
+from lingula.system.errors import ImageError, InputError, changes, examples
 from lingula.system.processes import is_first
 from lingula.tables.folder import images_in
 from lingula.tables.table import Table, rows_of, subset
@@ -117,12 +117,11 @@ def predict(
     }
     calibration = _calibration(run, facts, settings) if calibrated else None
     if is_first() or not overwrite:
-        done = _already(target, settings, overwrite)
+        done = _claim(target, settings, overwrite)
         if done is not None:
             return done
-    views, merge = settings["tta"], settings["merge"]
-    images = (selected.paths, selected.cached)
-    job = Job(Path(run), facts, config, *images, views, merge, batch_size, workers)
+    images = (selected.paths, selected.cached, settings["tta"], settings["merge"])
+    job = Job(Path(run), facts, config, *images, batch_size, workers)
     with score_all(job, blocks_folder(target), settings) as found:
         failures = _reasons(selected, found)
         if is_first():
@@ -322,7 +321,7 @@ def refuse_films(paths: Iterable[Path], cached: CachedImages | None = None) -> N
         )
 
 
-def _already(target: Path, settings: dict[str, Any], overwrite: bool) -> Predicted | None:
+def _claim(target: Path, settings: dict[str, Any], overwrite: bool) -> Predicted | None:
     """The finished result of the same settings, or None where there is work to do.
 
     Raises `InputError` for a result, or blocks of one, that were made with other settings.
@@ -331,38 +330,29 @@ def _already(target: Path, settings: dict[str, Any], overwrite: bool) -> Predict
     begun = read_settings(folder)
     if not target.exists():
         if begun is not None and begun != settings:
-            if not overwrite:
-                raise InputError(_other(f"{target} has been begun", begun, settings))
-            files.set_aside(folder)
+            conflict = f"an interrupted prediction {_conflict(begun, settings)}"
+            claim(folder, conflict, overwrite=overwrite).make_room()
         return None
-    made = settings_beside(target)
-    before = read_settings_beside(target)
-    if before == settings and not overwrite:
-        log.info("%s is there already, made with the same settings.", target)
-        if begun == settings and is_first():
-            _clear(folder, settings)
-        return Predicted(target, settings["images"], read_failures(target))
-    if not overwrite and before is not None:
-        raise InputError(_other(f"{target} is there already, made", before, settings))
-    if not overwrite:
-        raise InputError(
-            f"{target} is there already, and was not made by this command.\n"
-            "Choose another --out, or --overwrite to set it aside."
-        )
-    for path in (folder, target, made, failures_beside(target)):
-        if path.exists():
-            files.set_aside(path)
-    return None
+    conflict = _conflict(read_settings_beside(target), settings)
+    beside = (folder, settings_beside(target), failures_beside(target))
+    place = claim(target, conflict, overwrite=overwrite, beside=beside)
+    place.make_room()
+    if not place.is_done:
+        return None
+    if begun == settings and is_first():
+        _clear(folder, settings)
+    return Predicted(target, settings["images"], read_failures(target))
 
 
-def _other(what: str, before: dict[str, Any], now: dict[str, Any]) -> str:
-    changed = changes(before, now)
-    lines = [f"{what} with other settings:", differences(changed)]
-    if "images_sha256" in changed:
-        lines.append("The images are others than then, or in another order (images_sha256).")
-    elif "files_sha256" in changed:
-        lines.append("Image files have changed since, in size or time (files_sha256).")
-    return "\n".join([*lines, "Choose another --out, or --overwrite to set it aside."])
+def _conflict(before: dict[str, Any] | None, now: dict[str, Any]) -> str | None:
+    """How the settings differ, for `claim`; what a changed hash means is said in words."""
+    conflict = other_settings(before, now)
+    changed = changes(before or {}, now)
+    if conflict is not None and before is not None and "images_sha256" in changed:
+        conflict += "\nThe images are others than then, or in another order (images_sha256)."
+    elif conflict is not None and before is not None and "files_sha256" in changed:
+        conflict += "\nImage files have changed since, in size or time (files_sha256)."
+    return conflict
 
 
 def _clear(folder: Path, settings: dict[str, Any]) -> None:

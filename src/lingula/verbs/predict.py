@@ -330,8 +330,8 @@ def _claim(target: Path, settings: dict[str, Any], overwrite: bool) -> Predicted
     begun = read_settings(folder)
     if not target.exists():
         if begun is not None and begun != settings:
-            conflict = f"an interrupted prediction {_conflict(begun, settings)}"
-            claim(folder, conflict, overwrite=overwrite).make_room()
+            other = f"an interrupted prediction {_conflict(begun, settings)}"
+            claim(folder, other, overwrite=overwrite).make_room()
         return None
     conflict = _conflict(read_settings_beside(target), settings)
     beside = (folder, settings_beside(target), failures_beside(target))

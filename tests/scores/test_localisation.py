@@ -15,7 +15,7 @@ from lingula.scores.localisation import Look, described, from_json, look, rates,
 from lingula.settings.config import vary
 from lingula.settings.recipe import recipe
 from lingula.system.errors import InputError
-from lingula.tables.boxes import read_boxes
+from lingula.tables.reading import read_boxes
 
 
 def test_a_map_that_is_the_same_everywhere_is_chance() -> None:
@@ -79,10 +79,10 @@ def test_boxes_are_read_by_name(tmp_path: Path) -> None:
         ("001", "Mass"): [(0, 0, 1, 1)],
     }
     path.write_text("image,finding,x,y,w\na,Mass,1,2,3\n")
-    with pytest.raises(InputError, match="no column 'h'"):
+    with pytest.raises(InputError, match="no column `h`"):
         read_boxes(path)
     path.write_text("image,finding,x,y,w,h\na,Mass,1,2,3,wide\n")
-    with pytest.raises(InputError, match="no number"):
+    with pytest.raises(InputError, match="not a number"):
         read_boxes(path)
 
 

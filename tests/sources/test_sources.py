@@ -40,7 +40,7 @@ from lingula.sources.released import ages, sexes
 from lingula.sources.vindr import vindr
 from lingula.system.errors import InputError
 from lingula.tables.checking import check
-from lingula.tables.reading import read_table
+from lingula.tables.reading import boxes_beside, read_table
 from lingula.tables.table import BLANK, UNCERTAIN, Table, targets
 
 
@@ -711,6 +711,30 @@ def test_vindr_readers_become_one_by_a_named_rule(tmp_path: Path) -> None:
     assert boxes.columns[:7] == ["image", "finding", "x", "y", "w", "h", "split"]
     assert boxes.height == 5 and found.missing == ("y",)
     assert boxes.row(0)[:6] == ("train/x.png", "Nodule/Mass", 1.0, 2.0, 10.0, 20.0)
+
+
+def test_the_boxes_of_vindr_are_those_that_attention_is_measured_by(tmp_path: Path) -> None:
+    """What `data vindr` writes beside its table is what `explain` and `report` read there."""
+    csv(
+        tmp_path / "train.csv",
+        KAGGLE,
+        "x,Pulmonary fibrosis,13,R1,1,2,11,22",
+        "x,Pleural effusion,10,R1,3,3,5,7",
+        "y,No finding,14,R1,,,,",
+    )
+    of_image = {"Pleural Effusion": [(3.0, 3.0, 2.0, 4.0)]}
+    scar = [(1.0, 2.0, 10.0, 20.0)]
+    own = lingula.data_vindr(tmp_path, out=tmp_path / "own" / "t.csv", images=False)
+    found = boxes_beside(read_table(own.path))
+    assert found == {("x", n): b for n, b in (of_image | {"Pulmonary Fibrosis": scar}).items()}
+    made = lingula.data_vindr(
+        tmp_path, out=tmp_path / "t.csv", images=False, classes=["Fibrosis", "Pleural Effusion"]
+    )
+    found = boxes_beside(read_table(made.path))
+    assert found == {("x", n): b for n, b in (of_image | {"Fibrosis": scar}).items()}
+    # Where several tables are in one folder, the boxes of each are its own.
+    (tmp_path / "boxes.csv").write_text("image,finding,x,y,w,h\ny,Mass,1,1,1,1\n")
+    assert boxes_beside(read_table(made.path)) == found
 
 
 def test_vindr_of_physionet_with_its_test_set(tmp_path: Path) -> None:

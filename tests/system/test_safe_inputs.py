@@ -26,10 +26,9 @@ from lingula.settings.config import Config, vary
 from lingula.settings.label_space import LabelSpace
 from lingula.system.csv_cells import original_cell, plain_cell, plain_csv
 from lingula.system.errors import InputError
-from lingula.tables.boxes import read_boxes
 from lingula.tables.checking import check
 from lingula.tables.mapping import read_map
-from lingula.tables.reading import read_table, write_table
+from lingula.tables.reading import read_boxes, read_table, write_table
 from lingula.tables.rows import keep_rows
 from lingula.tables.table import Table
 from lingula.training import examples

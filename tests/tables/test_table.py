@@ -17,10 +17,10 @@ from lingula.images.files import absent, image_path
 from lingula.settings.label_space import LabelSpace, canonical, groups, label_space
 from lingula.system.errors import ImageError, InputError
 from lingula.tables.checking import check
+from lingula.tables.joins import union
 from lingula.tables.reading import read_table, write_table
 from lingula.tables.splits import classes_missing, patients_in_two_splits, split_by_patient
 from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table, class_counts, subset, targets
-from lingula.tables.union import union
 
 
 def table(folder: Path, text: str, name: str = "t.csv", **options: object) -> Table:

@@ -19,10 +19,9 @@ import lingula
 from lingula.cli import app
 from lingula.scores.predictions import read_scores
 from lingula.system.errors import InputError
-from lingula.tables.boxes import read_boxes
 from lingula.tables.cells import is_table, read_cells
 from lingula.tables.folder import images_in
-from lingula.tables.reading import read_table
+from lingula.tables.reading import read_boxes, read_table
 from lingula.tables.table import BLANK, UNCERTAIN
 
 HEAD = ["image", "patient", "Edema", "Nodule, Mass", "Effusion"]

@@ -20,8 +20,8 @@ import lingula
 from lingula.cli import app
 from lingula.settings.label_space import CHEXPERT, CXR_LT_2023, NIH, LabelSpace, label_space
 from lingula.system.errors import InputError
+from lingula.tables.joins import overlap
 from lingula.tables.mapping import LabelMap, coverage, mapped, read_map
-from lingula.tables.overlap import overlap
 from lingula.tables.reading import read_table
 from lingula.tables.splits import patients_in_two_splits, split_by_patient
 from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table, targets
@@ -376,7 +376,7 @@ def test_a_map_joins_what_names_do_not(tmp_path: Path) -> None:
     found = lingula.data_join([a, b], out=tmp_path / "t.csv", **options)
     assert found.table.labels[:, 0].tolist() == [1, 1, 0]
     (tmp_path / "map.yaml").write_text("same: {Nodule: knot}")
-    with pytest.raises(InputError, match=r"no table has a class 'knot'.*Did you mean 'knots'"):
+    with pytest.raises(InputError, match=r"the tables have no class 'knot'.*Did you mean 'knots'"):
         lingula.data_join([a, b], out=tmp_path / "u.csv", **options)
 
 
@@ -620,7 +620,7 @@ _MEASURED = """
 import json, resource, sys, time
 from pathlib import Path
 import lingula
-from lingula.data.reading import read_table
+from lingula.tables.reading import read_table
 
 folder, other = Path(sys.argv[1]), Path(sys.argv[2])
 made = lingula.data_cxr_lt(folder, out=folder / "t.csv", images=False)

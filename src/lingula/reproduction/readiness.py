@@ -28,7 +28,7 @@ from lingula.settings.paper import EXOGENOUS
 from lingula.system import files, processes
 from lingula.system.errors import InputError, differences
 from lingula.tables.configured import check_table, configured_outside, configured_table
-from lingula.tables.outside import Outside, check_apart, outside
+from lingula.tables.joins import Outside, check_apart, outside
 from lingula.tables.reading import read_table
 from lingula.tables.table import SPLITS, Table, rows_of, subset
 from lingula.training import run_folder, steps

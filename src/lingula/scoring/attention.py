@@ -12,7 +12,7 @@ from lingula.images.reading import read_image
 from lingula.scores.localisation import FORMAT, Look, Rate, from_json, look, rates, to_json
 from lingula.system import files
 from lingula.system.errors import ImageError
-from lingula.tables.boxes import Box, boxes_beside
+from lingula.tables.reading import Box, boxes_beside
 from lingula.tables.table import Table
 
 if TYPE_CHECKING:

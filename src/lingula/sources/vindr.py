@@ -145,6 +145,22 @@ def vindr_boxes(table: Table, root: str | Path, labels: Sequence[str | Path] = (
     ).select("image", "finding", "x", "y", "w", "h", "split", "reader")
 
 
+def boxes_in_classes(
+    boxes: pl.DataFrame, space: LabelSpace, rules: LabelMap | None
+) -> pl.DataFrame:
+    """The boxes under the classes of `space` that their findings are, or are a kind of.
+
+    The box of a broken rib is one of a fracture. A finding that is no class keeps its name.
+    """
+    names: dict[str, list[str]] = {}
+    for finding in boxes["finding"].unique().to_list():
+        kinds = ("same", "narrower")
+        targets = () if rules is None or finding in space else rules.targets_of(finding, kinds)
+        names[finding] = [name for name in targets if name in space] or [finding]
+    renamed = pl.col("finding").replace_strict(names, return_dtype=pl.List(pl.String))
+    return boxes.with_columns(renamed).explode("finding")
+
+
 def _files(root: Path, given: Sequence[str | Path]) -> list[Released]:
     paths: list[Path] = []
     for start in [Path(g) for g in given] or [root]:

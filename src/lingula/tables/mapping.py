@@ -57,11 +57,11 @@ class LabelMap:
                     raise InputError(f"Map {self.name}: class '{target}' stands twice.")
                 seen.add(fold(canonical(target)))
 
-    def targets_of(self, term: str) -> tuple[str, ...]:
-        """The classes that a term speaks of."""
+    def targets_of(self, term: str, kinds: Sequence[str] = _KINDS) -> tuple[str, ...]:
+        """The classes that a term is the same as, narrower or broader than."""
         return tuple(
             target
-            for kind in _KINDS
+            for kind in kinds
             for target, terms in getattr(self, kind).items()
             if fold(term) in {fold(other) for other in terms}
         )
@@ -138,7 +138,9 @@ def _terms(terms: object, name: str, target: object) -> tuple[str, ...]:
     return tuple(listed)
 
 
-def mapped(table: Table, space: LabelSpace, rules: LabelMap | None, strict: bool = True) -> Table:
+def mapped(
+    table: Table, space: LabelSpace, rules: LabelMap | None = None, strict: bool = True
+) -> Table:
     """The table with the classes of `space`; what it says nothing of is `UNMENTIONED`.
 
     Args:
@@ -152,7 +154,7 @@ def mapped(table: Table, space: LabelSpace, rules: LabelMap | None, strict: bool
     """
     rules = rules or LabelMap()
     if strict:
-        _check_names(table, space, rules)
+        check_names(rules, space, [table.space])
     vague = [*rules.narrower.values(), *rules.broader.values()]
     if any(_columns(table, terms) for terms in vague):
         table = _stating_zeros(table)
@@ -182,21 +184,20 @@ def _columns(table: Table, terms: Sequence[str]) -> list[int]:
     return [table.space.index(term) for term in terms if term in table.space]
 
 
-def _check_names(table: Table, space: LabelSpace, rules: LabelMap) -> None:
+def check_names(rules: LabelMap, space: LabelSpace, known: Sequence[LabelSpace]) -> None:
+    """Refuse a map with a class that `space` does not have, or a term that none of `known` has."""
+    used: list[tuple[str, str]] = []
     for kind in _KINDS:
         for target, terms in getattr(rules, kind).items():
             space.index(target)
-            for term in terms:
-                if term not in table.space:
-                    raise InputError(
-                        f"Map {rules.name}: the table has no class '{term}' (for '{target}')."
-                        f"{nearest(term, table.space.classes)}"
-                    )
-    for term in rules.apart:
-        if term not in table.space:
+            used += [(term, f" (for '{target}')") for term in terms]
+    used += [(term, "") for term in rules.apart]
+    for term, of in used:
+        if not any(term in one for one in known):
+            names = [name for one in known for name in one.classes]
+            tables = "the table has" if len(known) == 1 else "the tables have"
             raise InputError(
-                f"Map {rules.name}: the table has no class '{term}'."
-                f"{nearest(term, table.space.classes)}"
+                f"Map {rules.name}: {tables} no class '{term}'{of}.{nearest(term, names)}"
             )
 
 

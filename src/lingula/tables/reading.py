@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from lingula.settings.label_space import LabelSpace, canonical, fold
 from lingula.system import files
-from lingula.system.csv_cells import plain_cell
+from lingula.system.csv_cells import original_cell, plain_cell
 from lingula.system.errors import InputError, examples, nearest
-from lingula.tables.cells import Fault, raise_faults, read_cells
-from lingula.tables.columns import FREE, NAMES, text_cells
+from lingula.tables.cells import Fault, raise_faults, read_cells, read_frame
+from lingula.tables.columns import FREE, NAMES, named_columns, text_cells
 from lingula.tables.label_cells import class_columns, label_cells
 from lingula.tables.table import BLANK, UNMENTIONED, Table, plain_paths
 
@@ -326,3 +326,42 @@ def _knowledge(table: Table, file: Path) -> dict[str, dict[str, Any]]:
         if table.blanks.get(source, table.blank) != table.blank:
             knows[source]["blank"] = table.blanks[source]
     return knows
+
+
+Box = tuple[float, float, float, float]  # left, top, width, height in pixels of the image file
+_SIDES = ("x", "y", "w", "h")
+
+
+def read_boxes(path: str | Path) -> dict[tuple[str, str], list[Box]]:
+    """Boxes by (image, canonical class name) from a file with image, finding, x, y, w, h.
+
+    Raises `InputError` for a missing column and for a cell that is not a number.
+    """
+    file = Path(path)
+    frame = read_frame(file)
+    names = ("image", "finding", *_SIDES)
+    hint = f"Boxes need {', '.join(names)}."
+    ours = named_columns(frame.columns, dict.fromkeys(names, ()), names, file, hint)
+    frame = frame.select(pl.col(column).alias(name) for column, name in ours.items())
+    frame = frame.with_columns(pl.col(name).cast(pl.Float64, strict=False) for name in _SIDES)
+    wrong = frame.filter(pl.any_horizontal(pl.col(name).is_null() for name in _SIDES))
+    if wrong.height:
+        raise InputError(f"{file}: a box of {wrong['image'][0]} has a side that is not a number.")
+    boxes: dict[tuple[str, str], list[Box]] = {}
+    for image, finding, *sides in frame.select(names).iter_rows():
+        x, y, w, h = sides
+        boxes.setdefault((image, canonical(original_cell(finding))), []).append((x, y, w, h))
+    return boxes
+
+
+def boxes_path(table: Path) -> Path:
+    """Where the boxes of a table are written: `TABLE.boxes.csv`."""
+    return table.with_suffix(".boxes.csv")
+
+
+def boxes_beside(table: Table) -> Mapping[tuple[str, str], list[Box]]:
+    """The boxes of `TABLE.boxes.csv` or `boxes.csv` beside a table; none without such a file."""
+    if table.path is None:
+        return {}
+    named = (boxes_path(table.path), table.path.with_name("boxes.csv"))
+    return next((read_boxes(path) for path in named if path.is_file()), {})

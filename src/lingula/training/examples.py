@@ -31,7 +31,7 @@ from lingula.system import files
 from lingula.system.errors import InputError, examples
 from lingula.system.progress import counting, progress
 from lingula.tables.configured import configured_targets
-from lingula.tables.outside import Outside
+from lingula.tables.joins import Outside
 from lingula.tables.table import Table, rows_of, subset
 from lingula.training.optim import Schedule
 from lingula.training.space import check_room, features_bytes

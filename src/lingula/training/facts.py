@@ -16,7 +16,7 @@ from lingula.scores.predictions import failures_beside, read_scores, write_failu
 from lingula.settings.config import Config
 from lingula.system.errors import examples
 from lingula.tables.configured import configured_targets
-from lingula.tables.outside import Outside
+from lingula.tables.joins import Outside
 from lingula.tables.table import Table, rows_of, subset
 from lingula.training.run_labels import RunLabels, measured
 

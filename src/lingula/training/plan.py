@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lingula.settings.config import Config
-from lingula.tables.outside import Outside
+from lingula.tables.joins import Outside
 from lingula.tables.table import Table
 
 

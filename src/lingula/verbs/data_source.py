@@ -15,6 +15,7 @@ from lingula.system.errors import InputError
 from lingula.system.progress import counting, progress
 from lingula.tables.making import Made, made
 from lingula.tables.mapping import LabelMap, mapped, read_map
+from lingula.tables.reading import boxes_path
 from lingula.tables.table import Table
 
 
@@ -109,11 +110,12 @@ def data_vindr(
     given_labels = _listed(labels)
     table = vindr.vindr(root, given_labels, readers)
     boxes = vindr.vindr_boxes(table, root, given_labels)
-    beside = Path(out).with_suffix(".boxes.csv")
+    beside = boxes_path(Path(out))
     if not Path(out).exists():
         claim(beside, OTHER_CONTENT, overwrite=written.get("overwrite"))
     found = _write(table, out, vindr.MAP, written)
     boxes = boxes.filter(boxes["image"].is_in(list(found.table.images)))
+    boxes = vindr.boxes_in_classes(boxes, found.table.space, _rules(vindr.MAP, written))
     text = plain_csv(boxes.columns, boxes.iter_rows())
     is_same = beside.exists() and beside.read_text(encoding="utf-8") == text
     if boxes.height and not is_same:
@@ -141,7 +143,7 @@ def _write(table: Table, out: str | Path, shipped: LabelMap | None, written: Wri
     if given is not None and asked is None:
         raise InputError("A map needs the classes that it maps to: --classes cxr-lt-2023")
     if asked is not None:
-        rules = shipped if given is None else read_map(given)
+        rules = _rules(shipped, written)
         table = mapped(table, label_space(asked), rules, strict=given is not None)
     return made(
         table,
@@ -150,3 +152,9 @@ def _write(table: Table, out: str | Path, shipped: LabelMap | None, written: Wri
         drop_missing=written.get("drop_missing", False),
         overwrite=written.get("overwrite", False),
     )
+
+
+def _rules(shipped: LabelMap | None, written: Written) -> LabelMap | None:
+    """The map that the user names, else the one that lingula ships for the source."""
+    given = written.get("mapping")
+    return shipped if given is None else read_map(given)

@@ -11,13 +11,12 @@ import numpy as np
 from lingula.settings.label_space import fold, label_space
 from lingula.system.errors import InputError, examples
 from lingula.tables.cells import read_frame
+from lingula.tables.joins import check_overlap, overlap, union
 from lingula.tables.making import Made, check_not_an_input, made
 from lingula.tables.mapping import read_map
-from lingula.tables.overlap import check_overlap, overlap
 from lingula.tables.reading import read_table
 from lingula.tables.splits import check_parts, patients_in_two_splits, split_by_patient
 from lingula.tables.table import Table, rows_of, subset, with_splits
-from lingula.tables.union import union
 from lingula.tables.where import rows_where
 
 log = logging.getLogger("lingula")

@@ -24,8 +24,8 @@ from lingula.system import files
 from lingula.system.claims import NOT_EMPTY, claim
 from lingula.system.csv_cells import plain_csv
 from lingula.system.errors import ImageError, InputError, examples, nearest
-from lingula.tables.boxes import Box, boxes_beside
 from lingula.tables.folder import images_in
+from lingula.tables.reading import Box, boxes_beside
 from lingula.tables.table import rows_of
 from lingula.training.run_labels import dev_thresholds, labels_of, warn_of_changed_runs
 from lingula.verbs.predict import refuse_films

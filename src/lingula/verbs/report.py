@@ -24,8 +24,8 @@ from lingula.scores.localisation import Rate, described
 from lingula.scores.predictions import Predictions, failed, read_scores
 from lingula.system import files
 from lingula.system.errors import ImageError, InputError, examples
-from lingula.tables.boxes import boxes_beside
 from lingula.tables.configured import configured_targets
+from lingula.tables.reading import boxes_beside
 from lingula.tables.table import Table
 from lingula.training.run_folder import read_rows
 from lingula.training.run_labels import (

@@ -23,7 +23,7 @@ from lingula.system.errors import InputError, differences, examples
 from lingula.training import run_folder
 
 if TYPE_CHECKING:
-    from lingula.tables.outside import Outside
+    from lingula.tables.joins import Outside
     from lingula.tables.table import Table
     from lingula.training.plan import Plan
 
@@ -174,7 +174,7 @@ def _check_phantoms(config: Config) -> None:
 def outside_tables(config: Config, own: Table) -> tuple[Outside, ...]:
     """The tables of `data.outside`, joined to the classes by name; what they lack is logged."""
     from lingula.tables.configured import configured_outside
-    from lingula.tables.outside import check_apart, outside
+    from lingula.tables.joins import check_apart, outside
 
     found = []
     for place in config.data.outside:

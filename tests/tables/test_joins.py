@@ -15,7 +15,7 @@ from lingula.scores.predictions import Predictions
 from lingula.settings.config import Config, read_config, vary
 from lingula.settings.label_space import CHEXPERT, CXR_LT_2023, NIH, LabelSpace
 from lingula.system.errors import InputError
-from lingula.tables.outside import check_apart, outside
+from lingula.tables.joins import check_apart, outside
 from lingula.tables.reading import read_table
 from lingula.tables.table import UNMENTIONED, targets
 

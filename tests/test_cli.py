@@ -137,6 +137,7 @@ def test_the_demo_as_typed_without_a_network(tmp_path: Path) -> None:
 
 # Commands, each with its exit status and what it says; those of LIGHT load no tables either.
 LIGHT: list[tuple[list[str], int, str]] = [
+    ([], 0, "First steps:"),
     (["--help"], 0, "Classify chest radiographs"),
     (["--version"], 0, "not a medical device"),
     (["nonsense"], 2, "nonsense"),

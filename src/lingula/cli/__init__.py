@@ -25,6 +25,15 @@ GROUPS = {
     "ensemble": "Combine the scores of several models.",
     "bench": "Measure how fast this machine is.",
 }
+FIRST_STEPS = f"""lingula classifies chest radiographs. {lingula.NOTICE}
+
+First steps:
+  lingula demo                                  see everything work, in minutes and without data
+  lingula data check labels.csv                 your own table: find its faults before you train
+  lingula train small data.table=labels.csv --out runs/mine
+  lingula reproduce table1 --scale tiny --out runs/paper       the paper's rows, on drawn images
+
+`lingula --help` lists all commands, and `lingula COMMAND --help` explains one."""
 # The rules of an ensemble, and the parameters that a rule does not use.
 RULES = {
     "model-wise": ("top_k", "seed", "draws"),
@@ -134,6 +143,9 @@ def main() -> NoReturn:
     words = [word for word in sys.argv[1:] if word != "--debug"]
     debug = len(words) < len(sys.argv) - 1
     try:
+        if not words:
+            click.echo(FIRST_STEPS)
+            sys.exit(0)
         app(words, prog_name="lingula")
     except SystemExit as ended:
         if ended.code in (None, 0, 3):

@@ -119,19 +119,19 @@ def test_the_demo_as_typed_without_a_network(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == str(out / "report.html")
     said = done.stderr
-    assert re.search(r"1\. draw 400 films of 96 pixels: about \d+ \w+\n", said), said
+    assert re.search(r"1\. draw 400 images of 96 pixels: about \d+ \w+\n", said), said
     assert re.search(
         r"\n  class-wise: mAP 0\.\d{3} \(0\.\d{3} to 0\.\d{3}\), AUROC 0\.\d{3} ", said
     ), said
     assert not re.search(r"[{}]|\d\.\d{5}", said), said
-    assert said.index("All of it") < said.index("Epoch 1") < said.index("Result on")
+    assert said.index("In all about") < said.index("Epoch 1") < said.index("Result on")
     assert (out / "report.html").resolve().as_uri() in said
     page = (out / "report.html").read_text()
     loaded = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(\w+:)""", page)
     assert set(loaded) == {"data:"}
     again = lingula("demo", "--quick", "--out", str(out), torch=True)
     assert again.returncode == 0 and "nothing to do" in again.stderr
-    assert "2. train" in again.stderr and "done before" in again.stderr
+    assert "2. train" in again.stderr and "done already" in again.stderr
     assert "Timing" not in again.stderr and "Result on" in again.stderr
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lingula.phantom import is_phantom, render, write_phantom
-from lingula.phantom.frequency import plan, prevalences
+from lingula.phantom.population import plan_studies, prevalences
 from lingula.settings.label_space import CXR_LT_2023
 from lingula.system import files
 from lingula.system.errors import InputError
@@ -33,7 +33,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def labels() -> pl.DataFrame:
     rows = []
-    for study in plan(4000, 1):
+    for study in plan_studies(4000, 1):
         for _ in study.views:
             row = {"patient": study.patient, "study": study.number, "split": study.split}
             rows.append(row | {name: int(name in study.findings) for name in CXR_LT_2023})
@@ -79,7 +79,7 @@ def test_findings_keep_company(labels: pl.DataFrame) -> None:
 @pytest.mark.parametrize("n", [1000, 2000])
 def test_floors(n: int) -> None:
     for split, floor in (("train", 2), ("dev", 10), ("test", 10)):
-        studies = [study for study in plan(n, 0) if study.split == split]
+        studies = [study for study in plan_studies(n, 0) if study.split == split]
         for name in CXR_LT_2023:
             assert sum(len(s.views) for s in studies if name in s.findings) >= floor, (split, name)
 
@@ -87,7 +87,7 @@ def test_floors(n: int) -> None:
 @pytest.mark.parametrize("imbalance", [None, 1.0, 500.0])
 def test_small_sets_can_be_planned(imbalance: float | None) -> None:
     for n in range(30, 60):
-        studies = plan(n, n, imbalance)
+        studies = plan_studies(n, n, imbalance)
         assert sum(len(study.views) for study in studies) == n
         assert {study.split for study in studies} == {"train", "dev", "test"}
         assert all(study.findings for study in studies)
@@ -224,7 +224,7 @@ def test_other_folders_are_refused_or_set_aside(tmp_path: Path) -> None:
     write_phantom(out, n=30, size=32, overwrite=True)
     assert (tmp_path / "set.old-1" / "thesis.txt").read_text(encoding="utf-8") == "mine"
     assert (out / "labels.json").is_file()
-    with pytest.raises(InputError, match="is a file"):
+    with pytest.raises(InputError, match=r"labels\.csv is there already"):
         write_phantom(out / "labels.csv", n=30, size=32)
 
 

@@ -1,7 +1,7 @@
 """A patient's thorax: its measures (`Shape`) and its shadow on the film (`Thorax`).
 
 Densities are in display units: 0 is air outside the body (black), 1 is the densest bone over the
-abdomen (white). They add, as attenuation does; `film.develop` makes grey levels of them.
+abdomen (white). They add, as attenuation does; `drawing.develop` makes grey levels of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lingula.phantom.canvas import Frame, Image, at, curve, frame, soft, splat
-from lingula.phantom.person import Person
+from lingula.phantom.population import Person
 
 _V_LEFT = (0.0, 0.1, 0.18, 0.25, 0.30, 0.345, 0.39, 0.44, 0.5, 0.56, 0.62, 0.68, 0.73, 0.78, 0.85)
 _V_RIGHT = (0.0, 0.1, 0.18, 0.25, 0.33, 0.4, 0.46, 0.53, 0.6, 0.68, 0.75, 0.85)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,11 +15,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from lingula.images.files import absent
 from lingula.phantom.drawing import draw
-from lingula.phantom.frequency import SHARE, Study, plan
-from lingula.phantom.person import Seeds
+from lingula.phantom.population import SHARE, Seeds, Study, plan_studies
 from lingula.phantom.style import CXR_LT, Style, style_of
 from lingula.system import files
-from lingula.system.errors import InputError, changes, differences
+from lingula.system.claims import claim, other_settings
+from lingula.system.csv_cells import plain_csv
+from lingula.system.errors import InputError
 
 VERSION = 2
 KEYWORD, VALUE = "lingula", "phantom"
@@ -30,38 +29,30 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
-class _Film:
+class _Image:
     name: str
     study: Study
     number: int
 
 
-def _films(studies: list[Study], letter: str) -> Iterator[_Film]:
+def _images(studies: list[Study], letter: str) -> Iterator[_Image]:
     for study in studies:
         for number in range(len(study.views)):
             name = f"{letter}{study.patient:05d}_s{study.number + 1}_{number + 1}"
-            yield _Film(name, study, number)
+            yield _Image(name, study, number)
 
 
-def _csv(header: list[str], rows: list[list[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _table(films: list[_Film], style: Style) -> str:
+def _table(images: list[_Image], style: Style) -> str:
     header = ["image", "id", "patient", "study", "view", "split", "age", "sex", "source"]
     rows: list[list[Any]] = []
-    for film in films:
-        study = film.study
+    for image in images:
+        study = image.study
         patient = f"{style.letter}{study.patient:05d}"
-        about = [f"images/{film.name}.png", film.name, patient, f"{patient}_s{study.number + 1}"]
-        about += [study.views[film.number], study.split, str(study.age)]
+        about = [f"images/{image.name}.png", image.name, patient, f"{patient}_s{study.number + 1}"]
+        about += [study.views[image.number], study.split, str(study.age)]
         about += ["F" if study.female else "M", style.source]
         rows.append([*about, *(int(name in study.findings) for name in style.classes)])
-    return _csv([*header, *style.classes], rows)
+    return plain_csv([*header, *style.classes], rows)
 
 
 def _save(pixels: NDArray[np.uint8], path: Path) -> None:
@@ -108,32 +99,17 @@ def _made_by(out: Path) -> dict[str, Any] | None:
     return _read(out / _SETTINGS) or None
 
 
-def _check(out: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder of something else, or of a phantom with other settings."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; name a folder to write to.")
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    made = _made_by(out)
-    if made is None:
-        raise InputError(
-            f"{out} holds something else than a phantom; name another folder, or set "
-            "overwrite to have it renamed first."
-        )
-    changed = changes(made, settings)
-    if changed:
-        raise InputError(
-            f"{out} holds a phantom with other settings:\n{differences(changed)}\n"
-            "Name another folder, or set overwrite to have the old one renamed."
-        )
+def _conflict(out: Path, settings: dict[str, Any]) -> str | None:
+    """How what is in a folder differs from a phantom with these settings, for `claim`."""
+    return other_settings(_made_by(out), settings, not_ours="with something else than a phantom.")
 
 
-def _finished(out: Path, films: list[_Film]) -> bool:
+def _finished(out: Path, images: list[_Image]) -> bool:
     table = out / "labels.csv"
     known = _read(out / "labels.json").get("sha256")
     if not table.is_file() or not (out / "boxes.csv").is_file() or files.sha256(table) != known:
         return False
-    return not absent([out / "images" / f"{film.name}.png" for film in films])
+    return not absent([out / "images" / f"{image.name}.png" for image in images])
 
 
 def _description(sha: str, settings: dict[str, Any], style: Style) -> dict[str, Any]:
@@ -151,22 +127,22 @@ def _description(sha: str, settings: dict[str, Any], style: Style) -> dict[str, 
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Contents:
     """What a phantom is to consist of, and the settings that say so."""
 
     settings: dict[str, Any]
-    films: list[_Film]
+    images: list[_Image]
     style: Style
 
 
-def _asked(
+def _settle(
     n: int,
     size: int,
     seed: int,
     imbalance: float | None,
     style: str,
     shares: tuple[float, float],
-) -> _Asked:
+) -> _Contents:
     settings: dict[str, Any] = {"n": n, "size": size, "seed": seed}
     settings |= {"imbalance": None if imbalance is None else float(imbalance), "version": VERSION}
     kind = style_of(style)
@@ -175,10 +151,11 @@ def _asked(
     parts = {"dev": shares[0], "test": shares[1]}
     if parts != SHARE:
         settings["shares"] = list(shares)
-    return _Asked(settings, list(_films(plan(n, seed, imbalance, kind, parts), kind.letter)), kind)
+    studies = plan_studies(n, seed, imbalance, kind, parts)
+    return _Contents(settings, list(_images(studies, kind.letter)), kind)
 
 
-def phantom_in(
+def find_phantom(
     out: Path,
     *,
     n: int = 2000,
@@ -188,15 +165,17 @@ def phantom_in(
     style: str = "cxr-lt",
     shares: tuple[float, float] = (SHARE["dev"], SHARE["test"]),
 ) -> Path | None:
-    """The table of a phantom in a folder, drawn by `write_phantom`; None where it is not whole.
+    """Find the table of a phantom that `write_phantom` drew; None where it is not finished.
 
     Raises `InputError` if it is a phantom with other settings.
     """
-    asked = _asked(n, size, seed, imbalance, style, shares)
-    if _made_by(Path(out)) is None:
+    contents = _settle(n, size, seed, imbalance, style, shares)
+    if _made_by(out) is None:
         return None  # whoever draws it has not begun
-    _check(Path(out), asked.settings)
-    return Path(out) / "labels.csv" if _finished(Path(out), asked.films) else None
+    conflict = _conflict(out, contents.settings)
+    if conflict is not None:
+        claim(out, conflict)  # which refuses it
+    return out / "labels.csv" if _finished(out, contents.images) else None
 
 
 def write_phantom(
@@ -216,7 +195,7 @@ def write_phantom(
     Args:
         out: the folder; it may be new, empty, or hold a phantom with the same settings.
         n: images.
-        size: pixels a side.
+        size: pixels per side.
         seed: everything follows from it.
         imbalance: ratio of the commonest to the rarest class; None for the data set's own.
         style: the data set that it stands for: `cxr-lt`, `nih` or `chexpert`.
@@ -228,35 +207,34 @@ def write_phantom(
         The path of `labels.csv`.
 
     Raises:
-        InputError: `out` holds something else, or a phantom with other settings.
+        InputError: `out` contains something else, or a phantom with other settings.
     """
-    out = Path(out)
-    asked = _asked(n, size, seed, imbalance, style, shares)
-    settings, films, kind = asked.settings, asked.films, asked.style
-    if overwrite and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
-        files.set_aside(out)
-    _check(out, settings)
-    if _finished(out, films):
+    contents = _settle(n, size, seed, imbalance, style, shares)
+    settings, images, kind = contents.settings, contents.images, contents.style
+    conflict = _conflict(out, settings)
+    if overwrite or conflict is not None:
+        claim(out, conflict, overwrite=overwrite).make_room()
+    if _finished(out, images):
         return out / "labels.csv"
     (out / "images").mkdir(parents=True, exist_ok=True)
     files.write_json(out / _SETTINGS, settings)
     boxes: list[list[Any]] = []
-    for done, film in enumerate(films, start=1):
-        study = film.study
-        key = (study.patient, study.number, film.number)
+    for done, image in enumerate(images, start=1):
+        study = image.study
+        key = (study.patient, study.number, image.number)
         seeds = Seeds(np.random.SeedSequence(kind.seed(seed), spawn_key=key))
-        pixels, found = draw(study.findings, seeds, size, study.views[film.number], kind)
-        path = out / "images" / f"{film.name}.png"
+        pixels, found = draw(study.findings, seeds, size, study.views[image.number], kind)
+        path = out / "images" / f"{image.name}.png"
         if not path.is_file():
             _save(pixels, path)
-        name = f"images/{film.name}.png"
+        name = f"images/{image.name}.png"
         known = [box for box in found if box.finding in kind.classes]
         boxes += [[name, b.finding, b.x, b.y, b.w, b.h, study.split] for b in known]
         if progress is not None:
-            progress(done, len(films))
+            progress(done, len(images))
     header = ["image", "finding", "x", "y", "w", "h", "split"]
-    files.write_text(out / "boxes.csv", _csv(header, boxes))
-    files.write_text(out / "labels.csv", _table(films, kind))
+    files.write_text(out / "boxes.csv", plain_csv(header, boxes))
+    files.write_text(out / "labels.csv", _table(images, kind))
     sha = files.sha256(out / "labels.csv")
     files.write_json(out / "labels.json", _description(sha, settings, kind))
     return out / "labels.csv"

@@ -1,7 +1,7 @@
 """Signs in the lungs and the pleura: each draws on a `Thorax` and returns the regions it touched.
 
 A sign takes the thorax, the study's own generator (so that both images of a study agree) and a
-severity from `severity.draw`, where 1 is a textbook case.
+severity from `drawing.draw_severity`, where 1 is a textbook case.
 """
 
 from __future__ import annotations

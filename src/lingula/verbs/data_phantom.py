@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from lingula.phantom import phantom_in, write_phantom
+from lingula.phantom import find_phantom, write_phantom
 from lingula.system.errors import InputError
 from lingula.system.processes import is_first
 from lingula.system.progress import counting, progress
@@ -63,6 +63,6 @@ def data_phantom(
     }
     if not is_first():
         what = f"{place} is being drawn"
-        return waited(lambda: phantom_in(place, **asked), what, place / "images")
+        return waited(lambda: find_phantom(place, **asked), what, place / "images")
     with progress(f"drawing {place.name}") as tick:
         return write_phantom(place, **asked, overwrite=overwrite, progress=counting(tick))

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.phantom.person import Seeds, person
 from lingula.phantom.style import CXR_LT, Style
 from lingula.settings.label_space import CXR_LT_2023
 
@@ -89,8 +88,8 @@ class Study:
 def prevalences(imbalance: float | None = None, style: Style = CXR_LT) -> dict[str, float]:
     """Share of images with each class, in `CXR_LT_2023` order.
 
-    `imbalance` sets the ratio of the commonest to the rarest class; the mean number of labels an
-    image stays as it is.
+    `imbalance` sets the ratio of the commonest to the rarest class; the mean number of labels
+    per image stays as it is.
     """
     natural = {name: style.share.get(name, COUNTS[name] / IMAGES) for name in CXR_LT_2023}
     if imbalance is None:
@@ -108,7 +107,7 @@ def _visits(n: int, seed: int | tuple[int, ...], bedside: float) -> list[Study]:
     images = patient = 0
     while images < n:
         seeds = Seeds(np.random.SeedSequence(seed, spawn_key=(patient,)))
-        who, rng = person(seeds), seeds.patient(3)
+        who, rng = draw_person(seeds), seeds.patient(3)
         for number in range(1 + min(3, int(rng.geometric(0.6)) - 1)):
             count = min(1 + int(rng.random() < 0.4), n - images)
             if count < 1:
@@ -214,7 +213,7 @@ def _label(
     _fill(studies)
 
 
-def plan(
+def plan_studies(
     n: int,
     seed: int,
     imbalance: float | None = None,
@@ -238,3 +237,54 @@ def plan(
         if rows:
             _label([studies[i] for i in rows], split, score[rows], share)
     return studies
+
+
+_PATIENT, _STUDY, _IMAGE, _LABELS = range(4)
+
+
+@dataclass(frozen=True)
+class Person:
+    """What the table says of a patient. `age` in years at the first study."""
+
+    age: int
+    female: bool
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Three levels of chance: an image shares its signs with its study, its body with its patient.
+
+    They are read off the spawn key (patient, study, image) of one `SeedSequence`; a shorter key
+    serves for the levels that it lacks. So an image depends on nothing but the seed and its key.
+    """
+
+    sequence: np.random.SeedSequence
+
+    def _generator(self, depth: int, *tag: int) -> np.random.Generator:
+        key = (*self.sequence.spawn_key[:depth], 7919, *tag)
+        return np.random.Generator(
+            np.random.SFC64(np.random.SeedSequence(self.sequence.entropy, spawn_key=key))
+        )
+
+    def patient(self, *tag: int) -> np.random.Generator:
+        """Chance that is the same for all images of a patient."""
+        return self._generator(1, _PATIENT, *tag)
+
+    def study(self, *tag: int) -> np.random.Generator:
+        """Chance that is the same for the images of one study."""
+        return self._generator(2, _STUDY, *tag)
+
+    def image(self, *tag: int) -> np.random.Generator:
+        """Chance of one image alone."""
+        return self._generator(3, _IMAGE, *tag)
+
+    def labels(self, *tag: int) -> np.random.Generator:
+        """Chance that decides labels; apart from drawing, so that either can change alone."""
+        return self._generator(2, _LABELS, *tag)
+
+
+def draw_person(seeds: Seeds) -> Person:
+    """Draw the patient's age and sex."""
+    rng = seeds.patient(0)
+    age = int(np.clip(rng.normal(61, 17), 18, 91))
+    return Person(age, bool(rng.random() < 0.47))

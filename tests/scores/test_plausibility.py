@@ -10,8 +10,8 @@ import torch
 
 import lingula
 from builders import write_tiny
-from lingula.scores.curves import expit
-from lingula.scores.plausibility import doubt
+from lingula.scores.calibration import expit
+from lingula.scores.predictions import doubt
 from lingula.settings.config import vary
 from lingula.settings.recipe import recipe
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from lingula.scores.calibration.reliability import Bin
+from lingula.scores.reliability import Bin
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

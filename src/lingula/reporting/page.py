@@ -8,7 +8,7 @@ from typing import Any
 
 import lingula
 from lingula.reporting.document import templates
-from lingula.scores.localisation import Rate
+from lingula.scoring.attention import Rate
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,9 @@ def unit_names(patients: Sequence[str] | None, rows: Iterable[object]) -> list[s
     return own if patients is None else [a or b for a, b in zip(patients, own, strict=True)]
 
 
-def fold_numbers(units: Sequence[str], folds: int, seed: int | Sequence[int]) -> NDArray[np.intp]:
+def fold_numbers(
+    units: Sequence[str] | NDArray[Any], folds: int, seed: int | Sequence[int]
+) -> NDArray[np.intp]:
     """(N,) the fold of each row, from 0: rows of one unit are in one fold, units are shuffled.
 
     There are as many folds as units where those are fewer.

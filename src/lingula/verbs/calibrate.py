@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from lingula.scores.calibration import fitting
-from lingula.scores.calibration.fitting import METHODS, Calibration
+from lingula.scores import calibration
+from lingula.scores.calibration import METHODS, Calibration, apply_curves, fit_calibration
 from lingula.scores.joining import Joined, Meaning, asked, joined_with
-from lingula.scores.plausibility import warn_of_doubt
 from lingula.scores.predictions import (
     Predictions,
     failed,
     failures_beside,
     read_scores,
+    warn_of_doubt,
     write_failures,
     write_scores,
 )
@@ -53,7 +53,7 @@ def calibrate(
     out: str | Path | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Fit a map of probabilities and thresholds for each class on dev; writes `fitting.json`.
+    """Fit a map of probabilities and thresholds for each class on dev; writes `calibration.json`.
 
     Args:
         source: a run folder, whose `scores/SPLIT.csv` is used, or a scores file.
@@ -63,7 +63,7 @@ def calibrate(
             cross-fitted log loss.
         thresholds: rules such as `max-f1`, `youden`, `sensitivity=0.9`, `cost=10:1`.
         ignore_columns: columns of `labels` that are neither ids nor classes.
-        out: the file; None: `RUN/fitting.json`, or `SCORES.calibration.json` beside the scores.
+        out: the file; None: `RUN/calibration.json`, or `SCORES.calibration.json` beside the scores.
         overwrite: set an old file made with other settings aside first.
 
     The scores are not changed. A class with few positives leans on all classes together, one with
@@ -91,12 +91,11 @@ def calibrate(
         return target
     warn_of_other_labels([(scores, table_path, settings["labels_sha256"])])
     joined, rows = _joined(scores, table_path, data, split)
-    groups = fitting.group_numbers(joined.patients, len(joined.targets))
-    made = fitting.fit_calibration(joined, groups, method, rules, where=rows)
+    made = fit_calibration(joined, method, rules, where=rows)
     _say(made, rows)
     claimed.make_room()
     where = {"scores": str(scores.resolve()), "labels": str(table_path.resolve())}
-    files.write_json(target, fitting.to_json(made) | {"made_from": settings | where})
+    files.write_json(target, calibration.to_json(made) | {"made_from": settings | where})
     return target
 
 
@@ -128,7 +127,7 @@ def apply_calibration(
         raise InputError(
             f"{raw} is calibrated already ({settings_beside(raw)}). Give the raw scores."
         )
-    result = fitting.apply_curves(found, predictions)
+    result = apply_curves(found, predictions)
     made = {"calibration": files.sha256(path), "scores_sha256": files.sha256(raw)}
     conflict = None if read_settings_beside(target) == made else OTHER_CONTENT
     beside = [settings_beside(target), failures_beside(target)]
@@ -150,7 +149,7 @@ def read_calibration(path: str | Path) -> Calibration:
     if not Path(path).is_file():
         hint = f" Its own is {Path(path) / NAME}." if (Path(path) / NAME).is_file() else ""
         raise files.not_a_file(Path(path), "calibration", hint)
-    return fitting.from_json(files.read_object(Path(path)), str(path))
+    return calibration.from_json(files.read_object(Path(path)), str(path))
 
 
 def calibrated_with(scores: Path) -> str | None:
@@ -259,7 +258,7 @@ def _with_unlabelled(joined: Joined, predictions: Predictions) -> Joined:
 def _settings_there(target: Path) -> dict[str, Any]:
     """What a calibration was made from; `InputError` for any other file."""
     value = files.read_object(target)
-    fitting.from_json(value, str(target))
+    calibration.from_json(value, str(target))
     return dict(value.get("made_from", {}))
 
 

@@ -22,8 +22,7 @@ from lingula.scores.members import (
     join_labels,
     same_rows,
 )
-from lingula.scores.plausibility import warn_of_doubt
-from lingula.scores.predictions import Predictions, failed, read_scores, write_scores
+from lingula.scores.predictions import Predictions, failed, read_scores, warn_of_doubt, write_scores
 from lingula.settings.config import Data, read_config
 from lingula.system import files
 from lingula.system.csv_cells import plain_csv

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lingula.scores.evaluation import Evaluation, Setting, evaluate_predictions
-from lingula.scores.plausibility import warn_of_doubt
-from lingula.scores.predictions import read_scores
+from lingula.scores.predictions import read_scores, warn_of_doubt
 from lingula.scores.subgroups import DECADES, parted
 from lingula.system import files
 from lingula.system.errors import InputError, nearest

@@ -18,8 +18,7 @@ from lingula.images.reading import read_image
 from lingula.model.facts import read_facts
 from lingula.reporting import figures
 from lingula.reporting.overlays import Overlay, Sheet, render
-from lingula.scores.localisation import Rate, described
-from lingula.scoring.attention import in_parts, known_rates
+from lingula.scoring.attention import Rate, described, in_parts, known_rates
 from lingula.system import files
 from lingula.system.claims import NOT_EMPTY, claim
 from lingula.system.csv_cells import plain_csv

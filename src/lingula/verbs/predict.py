@@ -18,13 +18,13 @@ from lingula.images.cache import CachedImages, locate, open_cache, source_of
 from lingula.images.files import image_path
 from lingula.model.facts import read_facts
 from lingula.phantom import is_phantom
-from lingula.scores.calibration.fitting import Calibration, apply_curves
+from lingula.scores.calibration import Calibration, apply_curves
 from lingula.scores.joining import study_means
-from lingula.scores.plausibility import warn_of_doubt
 from lingula.scores.predictions import (
     Predictions,
     failures_beside,
     read_failures,
+    warn_of_doubt,
     write_failures,
     write_scores,
 )

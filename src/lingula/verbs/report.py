@@ -17,11 +17,11 @@ from lingula.model.facts import read_facts
 from lingula.reporting import figures
 from lingula.reporting.page import Entry, Guess, Page, Sample, render
 from lingula.scores import metrics
-from lingula.scores.calibration.reliability import reliability
 from lingula.scores.ensembles import from_json
 from lingula.scores.evaluation import Setting, to_json
-from lingula.scores.localisation import Rate, described
 from lingula.scores.predictions import Predictions, failed, read_scores
+from lingula.scores.reliability import reliability
+from lingula.scoring.attention import Rate, described
 from lingula.system import files
 from lingula.system.errors import ImageError, InputError, examples
 from lingula.tables.configured import configured_targets

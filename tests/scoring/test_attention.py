@@ -11,7 +11,7 @@ from PIL import Image
 
 import lingula
 from lingula.phantom import write_phantom
-from lingula.scores.localisation import Look, described, from_json, look, rates, to_json
+from lingula.scoring.attention import Look, described, from_json, look, rates, to_json
 from lingula.settings.config import vary
 from lingula.settings.recipe import recipe
 from lingula.system.errors import InputError

@@ -1,4 +1,4 @@
-"""Reliability curves: how often a finding is there among images with such a score."""
+"""TODO."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.scores.intervals import Interval, interval
-from lingula.scores.metrics import Floats, mean_defined
+from lingula.scores.metrics import Floats
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,6 @@ def reliability(
         rows = np.flatnonzero(known[:, k])
         found.append(_curve(scores[rows, k], positive[rows, k], bins, unit[rows], drawn))
     return tuple(found)
-
-
-def mean_error(curves: Sequence[Reliability]) -> float:
-    """The plain mean of the classes' calibration errors, over those that have one."""
-    return mean_defined(np.array([curve.error for curve in curves], dtype=float))
 
 
 def _curve(

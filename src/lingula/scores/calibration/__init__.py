@@ -1,1 +1,0 @@
-"""Thresholds and probabilities, chosen on dev."""

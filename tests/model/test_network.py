@@ -34,7 +34,6 @@ from lingula.scoring.scoring import (
     score_batch,
 )
 from lingula.system.errors import InputError
-from lingula.training.augment import Batch, Labels, derangement, mix, mixup
 from lingula.training.losses import LOSSES, asymmetric, bce, reduce_loss
 from lingula.training.optim import (
     Schedule,
@@ -43,6 +42,7 @@ from lingula.training.optim import (
     parameter_groups,
     warmup_steps,
 )
+from lingula.training.steps import Batch, Labels, derangement, mix, mixup
 
 NAMES = ("Edema", "Mass", "Hernia", "Pleural Thickening", "No Finding")
 

@@ -233,7 +233,7 @@ def test_a_folder_without_permission(
 def test_a_log_that_cannot_be_written_does_not_end_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with run_folder.logged(tmp_path / "train.log"), full_disk(100):
+    with run_folder.log_to(tmp_path / "train.log"), full_disk(100):
         for _ in range(5):
             logging.getLogger("lingula").info("x" * 50)
     said = capsys.readouterr().err
@@ -651,12 +651,23 @@ def test_a_small_shared_memory(config: Config, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr, done.stderr
 
 
+# Damaged facts.
+
+
+def test_damaged_facts_of_a_run_are_named(whole: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    for name, read in (("environment.json", run_folder.read_environment), ("metrics.jsonl", None)):
+        (run / name).write_text('{"epoch": 1}\n{"ep')
+        with pytest.raises(InputError, match=rf"{name} is damaged"):
+            read(run) if read else read_rows(run / name)
+
+
 # Two processes in one folder.
 
 
 def test_only_one_process_trains_in_a_folder(config: Config, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "run")
-    with run_folder.held(tmp_path / "run"):
+    with run_folder.lock_run(tmp_path / "run"):
         for named in ({}, {"overwrite": True}):
             with pytest.raises(InputError, match="Another process is training in"):
                 lingula.train(
@@ -668,7 +679,7 @@ def test_only_one_process_trains_in_a_folder(config: Config, whole: Path, tmp_pa
     assert not (tmp_path / "run" / ".lock").exists()
     assert not (tmp_path / "run.old-1").exists()
     moved = tmp_path / "run"
-    with run_folder.held(moved):
+    with run_folder.lock_run(moved):
         files.set_aside(moved)
     assert not (tmp_path / "run.old-1" / ".lock").exists()
 
@@ -711,7 +722,7 @@ def test_what_killed_processes_left_is_swept(
 def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     script = (
         "import sys, time\nfrom pathlib import Path\nfrom lingula.training import run_folder\n"
-        "with run_folder.held(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "with run_folder.lock_run(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True
@@ -719,14 +730,14 @@ def test_the_lock_of_a_killed_process_is_gone(tmp_path: Path) -> None:
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     with (
         pytest.raises(InputError, match=r"Another process is training.*fuser"),
-        run_folder.held(tmp_path / "run"),
+        run_folder.lock_run(tmp_path / "run"),
     ):
         pass
     process.kill()
     process.wait()
     process.stdout.close()
     assert (tmp_path / "run" / ".lock").is_file()  # its file stays, and means nothing
-    with run_folder.held(tmp_path / "run"):
+    with run_folder.lock_run(tmp_path / "run"):
         pass
     assert not any((tmp_path / "run").iterdir())
 

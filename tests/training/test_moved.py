@@ -206,7 +206,7 @@ def test_other_films_under_the_same_names_are_refused(
     for film in films:
         film.write_bytes(film.read_bytes() + b"\0")
     for dry in (True, False):
-        with pytest.raises(InputError, match=r"films are others.*sizes(.|\n)*data\.root"):
+        with pytest.raises(InputError, match=r"not the images.*sizes(.|\n)*data\.root"):
             lingula.train(overrides=[root], resume=run, dry_run=dry)
     assert read_config(run / "config.yaml").data.root is None
 

@@ -14,7 +14,7 @@ from lingula.loading import batches, order
 from lingula.settings.config import Config, vary
 from lingula.system import files
 from lingula.system.errors import InputError
-from lingula.training.space import Sizes, all_features, features_bytes, run_bytes, sizes_of
+from lingula.training.examples import Sizes, all_features, features_bytes, run_bytes, sizes_of
 
 
 def test_features_that_will_not_fit_are_not_begun(

@@ -19,11 +19,11 @@ from lingula.model.network import Architecture, Network
 from lingula.model.text import orthogonal
 from lingula.settings.config import Config, vary
 from lingula.system.errors import InputError
-from lingula.training.augment import Batch, Labels, mixup
-from lingula.training.fitting import start_at_prior
 from lingula.training.losses import LOSSES, bce, reduce_loss
+from lingula.training.optim import plan
 from lingula.training.run_folder import read_rows
-from lingula.training.steps import backward, cut, plan
+from lingula.training.start import start_at_prior
+from lingula.training.steps import Batch, Labels, backward, cut, mixup
 
 BAD = (float("nan"), float("inf"), -float("inf"), 1e30)
 

@@ -81,10 +81,7 @@ def load_model(folder: Path) -> Trained:
         )
     state = load_file(weights)
     network = Network(architecture, state["embeddings"])
-    normalisation = facts["normalisation"]
-    network.set_normalisation(
-        Normalisation(tuple(normalisation["mean"]), tuple(normalisation["std"]))
-    )
+    network.set_normalisation(Normalisation.read(facts["normalisation"]))
     network.load_state_dict(state)
     return Trained(network.eval(), tuple(facts["classes"]), facts)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -22,6 +23,11 @@ class Normalisation:
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Self:
+        """The normalisation from the JSON object that `asdict` gives."""
+        return cls(tuple(values["mean"]), tuple(values["std"]))
 
 
 def is_dense(encoder: str) -> bool:

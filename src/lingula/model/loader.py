@@ -248,8 +248,8 @@ def _described_normalisation(path: Path) -> Normalisation | None:
     """The normalisation of a trained model's weights, which stands in `model.json` beside them."""
     try:
         facts = files.read_object(path.with_name("model.json"))
-        found, described = facts["normalisation"], facts["weights_sha256"]
-        normalisation = Normalisation(tuple(found["mean"]), tuple(found["std"]))
+        described = facts["weights_sha256"]
+        normalisation = Normalisation.read(facts["normalisation"])
     except (OSError, InputError, ValueError, KeyError, TypeError):
         return None  # no model of ours: the file is somebody's weights
     return normalisation if files.sha256(path) == described else None

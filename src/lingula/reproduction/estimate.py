@@ -29,8 +29,7 @@ from lingula.scoring.scoring import VIEWS
 from lingula.settings.config import Config
 from lingula.system import files
 from lingula.tables.table import Table, rows_of, subset
-from lingula.training.examples import check_there, dataset_of
-from lingula.training.space import Sizes, all_features, sizes_of
+from lingula.training.examples import Sizes, all_features, check_there, dataset_of, sizes_of
 
 log = logging.getLogger("lingula")
 

@@ -31,11 +31,18 @@ from lingula.tables.configured import check_table, configured_outside, configure
 from lingula.tables.joins import Outside, check_apart, outside
 from lingula.tables.reading import read_table
 from lingula.tables.table import SPLITS, Table, rows_of, subset
-from lingula.training import run_folder, steps
-from lingula.training.examples import check_there, dataset_of, reading
-from lingula.training.fitting import build, resolved
-from lingula.training.plan import data_sha256
-from lingula.training.space import Sizes, all_features, check_room, sizes_of
+from lingula.training import optim, run_folder
+from lingula.training.examples import (
+    Sizes,
+    all_features,
+    check_room,
+    check_there,
+    dataset_of,
+    reading,
+    sizes_of,
+)
+from lingula.training.run_folder import data_sha256
+from lingula.training.start import build, resolve
 
 log = logging.getLogger("lingula")
 
@@ -265,10 +272,10 @@ def _build(config: Config, images: Images) -> Sizes:
 
 
 def _check_steps(config: Config, images: Images, run: Path, here: bool) -> None:
-    steps.plan(config, images.rows(config), processes.here().count if here else 1)
+    optim.plan(config, images.rows(config), processes.here().count if here else 1)
     if not here:
         return
-    now, before = resolved(config), run / "config.yaml"
+    now, before = resolve(config), run / "config.yaml"
     changed = run_folder.changed_settings(read_config(before), now) if before.is_file() else {}
     if changed:
         raise InputError(f"{run} was begun with other settings:\n{differences(changed)}")

@@ -1,4 +1,4 @@
-"""What a run trains and is scored on: images of its tables, decoded, cached or as features."""
+"""What a run trains and is scored on: decoded, cached or as features; and the room it needs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
@@ -34,7 +35,6 @@ from lingula.tables.configured import configured_targets
 from lingula.tables.joins import Outside
 from lingula.tables.table import Table, rows_of, subset
 from lingula.training.optim import Schedule
-from lingula.training.space import check_room, features_bytes
 
 log = logging.getLogger("lingula")
 
@@ -262,3 +262,56 @@ def _as_argument(table: Table, config: Config) -> str:
     root = config.data.root
     named = root is not None and Path(root).resolve() == table.root.resolve()
     return f"{table.path} --root {root}" if named else str(table.path)
+
+
+# Two checkpoints and one that is being written, each of weights and AdamW's two moments; the best
+# model and the one that takes its place.
+_COPIES = 3 * 3 + 2
+
+
+def run_bytes(network: Network) -> int:
+    """The most bytes that the checkpoints and the best model of a training take on disk."""
+    tensors = network.state_dict().values()
+    return _COPIES * sum(int(t.numel()) * int(t.element_size()) for t in tensors)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes on disk: of a training's checkpoints and best model, and of one image's features."""
+
+    run: int
+    features: int
+
+
+def sizes_of(network: Network, config: Config) -> Sizes:
+    """What a training takes on disk; only a frozen encoder's features are kept."""
+    size = config.model.image_size
+    one = features_bytes(network, size, 1, 1) if config.model.frozen else 0
+    return Sizes(run_bytes(network), one)
+
+
+def all_features(sizes: Sizes, config: Config, rows: Rows, dev: int) -> int:
+    """Bytes of all features of a training, which it keeps until it ends."""
+    views = 2 if config.augment.flip > 0 else 1
+    return sizes.features * (views * rows.all + dev)
+
+
+@torch.no_grad()
+def features_bytes(network: Network, image_size: int, images: int, views: int) -> int:
+    """Bytes of a frozen encoder's features of some images, each in some views."""
+    device = network.mean.device
+    blank = torch.zeros((1, 1, image_size, image_size), dtype=torch.uint8, device=device)
+    was_training = network.training
+    features = network.eval().encoder(network.prepare(blank))
+    network.train(was_training)
+    return 4 * images * views * int(features.numel())
+
+
+def check_room(folder: Path, needed: int, what: str) -> None:
+    """Raise `InputError`, which says how much is needed, if it will not fit on the disk."""
+    free = files.free_bytes(folder)
+    if free < needed:
+        raise InputError(
+            f"{folder} has {files.byte_count(free)} free, and {what} need up to "
+            f"{files.byte_count(needed)}. Choose another --out, or make room."
+        )

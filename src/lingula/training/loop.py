@@ -29,16 +29,9 @@ from lingula.system.errors import StoppedError, examples
 from lingula.system.signals import Asked, Interrupted, never
 from lingula.training.examples import Examples, load_batches, rows_of_epoch
 from lingula.training.losses import LOSSES
-from lingula.training.optim import adamw, parameter_groups
+from lingula.training.optim import adamw, parameter_groups, plan, set_learning_rates
 from lingula.training.run_folder import append_row
-from lingula.training.steps import (
-    backward,
-    make_batch,
-    plan,
-    seed_of,
-    set_learning_rates,
-    weights_of,
-)
+from lingula.training.steps import backward, make_batch, seed_of, weights_of
 
 log = logging.getLogger("lingula")
 
@@ -73,7 +66,7 @@ class Training:
     dev: Examples
     run: Path
     fabric: Fabric
-    tick: Callable[[int, int, str], None]
+    tick: Callable[[int, int, str], None] = lambda done, total, note: None
     asked: Asked = never
 
 

@@ -1,4 +1,4 @@
-"""AdamW with weight-decay groups, and the learning rate as a function of the step."""
+"""AdamW with weight-decay groups, and the steps of a run with their learning rates."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.distributed
 from torch import Tensor, nn
 
+from lingula.loading.order import Rows, epoch_batches
 from lingula.model.heads import SeparateClassifier, SharedClassifier
+from lingula.settings.config import Config
+from lingula.system.errors import InputError
 
 
 def parameter_groups(
@@ -113,3 +117,27 @@ def warmup_steps(kind: str, epochs: float | None, steps_per_epoch: int, steps: i
     if epochs is None:
         return math.ceil(0.05 * steps) if steps > 1 else 0
     return round(epochs * steps_per_epoch)
+
+
+def plan(config: Config, rows: Rows, world: int = 1) -> Schedule:
+    """The run's steps and rates. A run too short for its warm-up was refused by `Config`.
+
+    Raises `InputError` where a process would get fewer than two rows a step or a piece.
+    """
+    o = config.optim
+    if o.batch_size < 2 * world * o.accumulate:
+        raise InputError(
+            f"optim.batch_size={o.batch_size} can't be worked through by {world} processes in "
+            f"optim.accumulate={o.accumulate} pieces of two or more images: optim.batch_size="
+            f"{2 * world * o.accumulate} or more, or fewer pieces or processes."
+        )
+    per_epoch = len(epoch_batches(rows, o.batch_size, seed=config.seed, epoch=0, world=world))
+    steps = per_epoch * o.epochs
+    warmup = warmup_steps(o.warmup, o.warmup_epochs, per_epoch, steps)
+    return Schedule(per_epoch, steps, warmup, o.warmup_lr, o.min_lr, o.warmup)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
+    """Give each parameter group its rate at `step`; the floors never exceed a group's peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(schedule, step, group["initial_lr"])

@@ -1,4 +1,4 @@
-"""The run folder: its files, whether a command may continue it, and the facts written at its start.
+"""The run folder: its plan, its files, and whether a command may continue it; no torch.
 
 config.yaml  environment.json  metrics.jsonl  train.log  tensorboard/  checkpoints/
 best/  scores/{dev,test}.csv  report.html  finished.json (written last)  .lock (while it trains)
@@ -7,20 +7,26 @@ best/  scores/{dev,test}.csv  report.html  finished.json (written last)  .lock (
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import logging
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import lingula
 from lingula.settings.config import Config, diff, read_config, write_config
 from lingula.system import files, locks
 from lingula.system.errors import InputError, differences
+
+if TYPE_CHECKING:  # they take longer to import than the answer to wrong settings takes
+    from lingula.tables.joins import Outside
+    from lingula.tables.table import Table
 
 log = logging.getLogger("lingula")
 
@@ -38,25 +44,45 @@ PACKAGES = (
     "simplejpeg",
     "opencv-python-headless",
 )
-
-
 Standing = Literal["new", "unfinished", "finished"]
 
 
-def open_run(run: Path, config: Config) -> Standing:
-    """Claim a run folder for `config`; `InputError` as `standing_of` says."""
-    standing = standing_of(run, config)
+@dataclass(frozen=True)
+class Plan:
+    """A training to start: its settings, its tables and its run folder.
+
+    With `split_made` the table had no split; the one made for it is kept in the run folder.
+    """
+
+    config: Config
+    table: Table
+    run: Path
+    split_made: bool = False
+    outside: tuple[Outside, ...] = ()
+
+
+def data_sha256(table: Table, others: Sequence[Outside] = ()) -> str:
+    """The hash of the table, or if there are outside tables the hash of all their hashes."""
+    every = [table.sha256, *(other.table.sha256 for other in others)]
+    if len(every) == 1:
+        return every[0]
+    return hashlib.sha256("\n".join(every).encode()).hexdigest()
+
+
+def claim_run(run: Path, config: Config) -> Standing:
+    """Claim a run folder for `config`; raises `InputError` as `find_standing` does."""
+    standing = find_standing(run, config)
     if standing == "new":
         run.mkdir(parents=True, exist_ok=True)
         write_config(config, run / "config.yaml")
     return standing
 
 
-def standing_of(run: Path, config: Config) -> Standing:
-    """Where a run with these settings stands; one of the same settings is continued.
+def find_standing(run: Path, config: Config) -> Standing:
+    """Whether a folder is free for a run with these settings, or is one, unfinished or finished.
 
-    `InputError` shows the difference where they differ, and refuses a folder that holds something
-    else.
+    Raises `InputError`, with the difference, if it is a run with other settings, and if it contains
+    something else.
     """
     settings = run / "config.yaml"
     if not settings.is_file():
@@ -77,8 +103,8 @@ def standing_of(run: Path, config: Config) -> Standing:
     return "finished" if done else "unfinished"
 
 
-# What changes neither weights nor scores is one's own affair, and may have to change before a run
-# can go on; how a run was computed is a fact about it once it is finished.
+# What changes neither weights nor scores is the user's own affair, and may have to change before a
+# run can go on; how a run was computed is a fact about it once it is finished.
 _OWN_AFFAIR = ("data.workers", "model.checkpointing")
 _COMPUTED = ("device", "precision", "channels_last", "compile")
 
@@ -86,9 +112,9 @@ _COMPUTED = ("device", "precision", "channels_last", "compile")
 def changed_settings(
     there: Config, now: Config, finished: bool = False
 ) -> dict[str, tuple[Any, Any]]:
-    """What differs between a run's settings and those given now, but for what changes no result.
+    """What differs between a run's settings and those given now, except what changes no result.
 
-    Of inputs counts what they hold, not where they lie: that is compared where it is known.
+    The places of inputs are left out: their content is compared where it is known.
     """
     passed = {*_OWN_AFFAIR, *PLACES, *(_COMPUTED if finished else ())}
     tagged, asked = there.model.encoder, now.model.encoder
@@ -107,8 +133,8 @@ PLACES = (
 )
 
 
-def its_table(run: Path, table: str) -> Path:
-    """A run's table; its phantom beside it if that is where it lies since the folder was moved."""
+def find_table(run: Path, table: str) -> Path:
+    """A run's table; the phantom in or near its folder if that was moved together with it."""
     path = Path(table)
     if path.is_file() or path.parent.name not in _PHANTOMS:
         return path
@@ -125,8 +151,8 @@ _WRITTEN = (
 
 
 @contextlib.contextmanager
-def held(run: Path) -> Iterator[None]:
-    """Keep other processes from training in `run`, which is made if it is not there."""
+def lock_run(run: Path) -> Iterator[None]:
+    """Keep other processes from training in `run`, a folder that is created if need be."""
     if run.is_file():
         raise InputError(f"{run} is there already and is no run; choose another --out.")
     with locks.held(run, "training in") as alone:
@@ -141,14 +167,19 @@ def is_finished(run: Path) -> bool:
     return (run / "finished.json").is_file()
 
 
-def finish(run: Path, facts: Mapping[str, Any]) -> None:
-    """Mark the run as finished, with the facts that say how it went."""
-    files.write_json(run / "finished.json", dict(facts))
-
-
 def read_environment(run: Path) -> dict[str, Any]:
-    """What `environment.json` says, or an empty dict."""
+    """What `environment.json` says; nothing if it is not there."""
     return files.read_object(run / "environment.json", absent_ok=True)
+
+
+def check_same_data(run: Path, sha256: str) -> None:
+    """Refuse to go on with tables that differ from those that the run was begun with."""
+    before = read_environment(run).get("data_sha256")
+    if before is not None and before != sha256:
+        raise InputError(
+            f"The table has changed since {run} was begun (its hash differs). Put the old one "
+            "back, or choose another --out."
+        )
 
 
 def check_same_training(run: Path) -> None:
@@ -164,12 +195,12 @@ def check_same_training(run: Path) -> None:
         )
 
 
-def environment(config: Config, data_sha256: str, threads: int) -> dict[str, Any]:
+def describe_environment(config: Config, data_sha256: str, threads: int) -> dict[str, Any]:
     """Versions, machine, seed and data hash: what the same weights can be expected on."""
     return {
         "lingula": lingula.__version__,
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
@@ -183,7 +214,7 @@ def environment(config: Config, data_sha256: str, threads: int) -> dict[str, Any
     }
 
 
-def version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     """An installed package's version; None if it is absent."""
     try:
         return importlib.metadata.version(package)
@@ -192,7 +223,7 @@ def version(package: str) -> str | None:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that a full disk may cut short: the work itself says so where it matters."""
+    """A log file that a full disk may cut short; whatever matters more fails by itself then."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         """One line instead of a traceback for each line that can't be written."""
@@ -200,8 +231,8 @@ class _LogFile(logging.FileHandler):
 
 
 @contextlib.contextmanager
-def logged(path: Path) -> Iterator[None]:
-    """Also write what `lingula` logs to `path`, appending, with times."""
+def log_to(path: Path) -> Iterator[None]:
+    """Also append what `lingula` logs to a file, with times."""
     try:
         handler = _LogFile(path, encoding="utf-8")
     except OSError as error:

@@ -76,7 +76,7 @@ def _labels_of_run(run: Path, table: str | Path | None) -> RunLabels:
     split = configured_table(data, kept) if kept.is_file() else None
     if table is None and split is not None:
         return RunLabels(split, data)
-    place = run_folder.its_table(run, data.table) if table is None else Path(table)
+    place = run_folder.find_table(run, data.table) if table is None else Path(table)
     if not place.is_file():
         raise _gone(place, run)
     found = moved_table(data, place) if str(place) != data.table else configured_table(data)

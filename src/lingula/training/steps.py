@@ -1,17 +1,19 @@
-"""One step of training: its batch warped, mixed and normalised, its rates, its gradients."""
+"""One step of training: its batch warped, mixed and normalised, and the gradients of its loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.distributed
 from lightning_fabric import Fabric
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lingula.loading.batches import Loaded
-from lingula.loading.order import Rows, epoch_batches
+from lingula.loading.draws import draws
 from lingula.loading.warp import Warp, draw_warps, warp_levels
 from lingula.model.devices import layout_of
 from lingula.model.network import Network
@@ -19,33 +21,7 @@ from lingula.model.transfer import send
 from lingula.settings.config import Config
 from lingula.settings.label_space import LabelSpace
 from lingula.system.errors import InputError, examples
-from lingula.training.augment import Batch, Labels, mixup
 from lingula.training.losses import reduce_loss
-from lingula.training.optim import Schedule, learning_rate, warmup_steps
-
-
-def plan(config: Config, rows: Rows, world: int = 1) -> Schedule:
-    """The run's steps and rates. A run too short for its warm-up was refused by `Config`.
-
-    Raises `InputError` where a process would get fewer than two rows a step or a piece.
-    """
-    o = config.optim
-    if o.batch_size < 2 * world * o.accumulate:
-        raise InputError(
-            f"optim.batch_size={o.batch_size} can't be worked through by {world} processes in "
-            f"optim.accumulate={o.accumulate} pieces of two or more images: optim.batch_size="
-            f"{2 * world * o.accumulate} or more, or fewer pieces or processes."
-        )
-    per_epoch = len(epoch_batches(rows, o.batch_size, seed=config.seed, epoch=0, world=world))
-    steps = per_epoch * o.epochs
-    warmup = warmup_steps(o.warmup, o.warmup_epochs, per_epoch, steps)
-    return Schedule(per_epoch, steps, warmup, o.warmup_lr, o.min_lr, o.warmup)
-
-
-def set_learning_rates(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
-    """Give each parameter group its rate at `step`; the floors never exceed a group's peak."""
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(schedule, step, group["initial_lr"])
 
 
 def seed_of(seed: int, step: int, rank: int) -> int:
@@ -153,3 +129,76 @@ def cut(rows: int, size: int) -> list[slice]:
     if len(starts) > 1 and rows - starts[-1] < 2:
         starts.pop()
     return [slice(a, b) for a, b in zip(starts, [*starts[1:], rows], strict=True)]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Targets (B, K) in [0, 1], the mask of known cells (B, K), and their share of the loss."""
+
+    targets: Tensor
+    mask: Tensor
+    share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (B, C, H, W) and what they are labelled with.
+
+    `labels` has one member; two, whose shares add up to 1, where each image is a mixture of two.
+    """
+
+    images: Tensor
+    labels: tuple[Labels, ...]
+
+
+def mixup(
+    batch: Batch, alpha: float, *, seed: int, step: int, rank: int = 0, world: int = 1
+) -> Batch:
+    """Mix each image with another one of the whole batch (paper section 2.2, MixUp).
+
+    The share is drawn once per batch from Beta(alpha, alpha). Partners follow from seed and step
+    alone, however the batch is shared out: process `rank` of `world` has every `world`-th image,
+    and the images of the other processes are fetched. No image is mixed with itself, unless it is
+    the only one.
+    """
+    draw = draws(seed, step, "mixup")
+    share = float(draw.beta(alpha, alpha))
+    (own,) = batch.labels
+    pool = [_of_all_processes(part, world) for part in (batch.images, own.targets, own.mask)]
+    partners = derangement(len(pool[0]), draw)[rank::world]
+    index = send(partners, batch.images.device)
+    images, targets, mask = (part[index] for part in pool)
+    return mix(batch, Batch(images, (Labels(targets, mask),)), share)
+
+
+def derangement(n: int, draw: np.random.Generator) -> NDArray[np.intp]:
+    """A partner for each of `n` items, each item once, none its own (from `n` = 2 on)."""
+    circle = draw.permutation(n)
+    partner = np.empty(n, dtype=np.intp)
+    partner[circle] = np.roll(circle, 1)
+    return partner
+
+
+def mix(batch: Batch, other: Batch, share: float) -> Batch:
+    """`share` of each image and the rest of its partner in `other`, with the labels of both.
+
+    Each partner's labels keep their own known cells, so that what one partner does not know is
+    still learnt from the other.
+    """
+    (own,), (theirs,) = batch.labels, other.labels
+    images = share * batch.images.float() + (1 - share) * other.images.float()
+    return Batch(images, (replace(own, share=share), replace(theirs, share=1 - share)))
+
+
+def _of_all_processes(own: Tensor, world: int) -> Tensor:
+    """The rows of all processes in the batch's order; each has every `world`-th of them."""
+    if world == 1:
+        return own
+    rows = torch.tensor(len(own), device=own.device)
+    torch.distributed.all_reduce(rows)
+    longest = -(-int(rows) // world)
+    sent = own.new_zeros((longest, *own.shape[1:]))
+    sent[: len(own)] = own
+    parts = [torch.empty_like(sent) for _ in range(world)]
+    torch.distributed.all_gather(parts, sent)
+    return torch.stack(parts, 1).flatten(0, 1)[: int(rows)]

@@ -202,7 +202,7 @@ def _places(
         settings = source / "config.yaml"
         if settings.is_file() and labels is None:
             data, own = read_config(settings).data, source / "table.csv"
-            table = own if own.is_file() else run_folder.its_table(source, data.table)
+            table = own if own.is_file() else run_folder.find_table(source, data.table)
     if not scores.is_file():
         if source.is_dir():
             raise InputError(f"Calibration needs scores: {source} has no scores/{split}.csv.")

@@ -11,7 +11,7 @@ from typing import Any
 import lingula
 from lingula.images.dicom.pixels import syntaxes
 from lingula.images.reading import FORMATS
-from lingula.training.run_folder import PACKAGES, version
+from lingula.training.run_folder import PACKAGES, installed_version
 
 _OTHERS = ("safetensors", "pydantic", "omegaconf")
 _EXTRAS = {"text": "transformers", "dicom": "pydicom", "xlsx": "fastexcel"}
@@ -27,8 +27,8 @@ def doctor() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "memory_GiB": _memory(),
         "disk_free_GiB": round(shutil.disk_usage(Path.cwd()).free / 2**30, 1),
-        "packages": {name: version(name) for name in (*PACKAGES, *_OTHERS)},
-        "extras": {extra: version(package) for extra, package in _EXTRAS.items()},
+        "packages": {name: installed_version(name) for name in (*PACKAGES, *_OTHERS)},
+        "extras": {extra: installed_version(package) for extra, package in _EXTRAS.items()},
         "image_formats": list(FORMATS),
         "dicom_syntaxes": syntaxes(),
     }

@@ -29,7 +29,7 @@ from lingula.system.csv_cells import plain_csv
 from lingula.system.errors import InputError, changes, differences, examples, nearest
 from lingula.tables.configured import configured_table
 from lingula.tables.table import Table, rows_of, subset
-from lingula.training.run_folder import its_table
+from lingula.training.run_folder import find_table
 from lingula.training.run_labels import warn_of_other_formats, warn_of_other_labels
 
 log = logging.getLogger("lingula")
@@ -276,7 +276,7 @@ def _labels(
         if settings.is_file():
             data = read_config(settings).data
             own = settings.with_name("table.csv")
-            wanted = own if own.is_file() else its_table(settings.parent, data.table)
+            wanted = own if own.is_file() else find_table(settings.parent, data.table)
             if wanted.is_file():
                 return wanted, data
             break

@@ -25,7 +25,7 @@ from lingula.training import run_folder
 if TYPE_CHECKING:
     from lingula.tables.joins import Outside
     from lingula.tables.table import Table
-    from lingula.training.plan import Plan
+    from lingula.training.run_folder import Plan
 
 # What reads tables is imported where it is used: it takes longer than the answer to wrong settings.
 
@@ -63,16 +63,16 @@ def train(
         return run
     first = processes.is_first()
     if overwrite and run.exists() and first:
-        with run_folder.held(run):
+        with run_folder.lock_run(run):
             log.info("Moved the old %s to %s.", run, files.set_aside(run))
-    with run_folder.held(run) if first else contextlib.nullcontext():
+    with run_folder.lock_run(run) if first else contextlib.nullcontext():
         config = _with_phantom(config, run)
         from lingula.tables.configured import prepared_table
 
         table, split_made = prepared_table(config)
         others = outside_tables(config, table)
         from lingula.training.fitting import fit_and_score  # imports torch
-        from lingula.training.plan import Plan
+        from lingula.training.run_folder import Plan
 
         plan = Plan(config, table, run, split_made, others)
         fit_and_score(plan, resuming=resume is not None, report=_write_page)
@@ -101,7 +101,7 @@ def _settings(
             raise InputError(f"{run} is no run folder: it has no config.yaml.{hint}")
         stored = read_config(run / "config.yaml")
         found = stored.data.model_copy(
-            update={"table": str(run_folder.its_table(run, stored.data.table))}
+            update={"table": str(run_folder.find_table(run, stored.data.table))}
         )
         config = overridden(stored.model_copy(update={"data": found}), overrides)
         changed = run_folder.changed_settings(stored, config)
@@ -201,7 +201,7 @@ def with_worst(config: Config) -> Config:
     from lingula.scores.predictions import read_scores
     from lingula.training.run_labels import labels_of, measured, warn_of_changed_runs
 
-    own = run_folder.its_table(run, read_config(run / "config.yaml").data.table)
+    own = run_folder.find_table(run, read_config(run / "config.yaml").data.table)
     # Where both were trained on one table that was moved, this training's own says where it is.
     is_there = own.is_file() or (run / "table.csv").is_file()
     labels = labels_of(run, table=None if is_there else config.data.table)
@@ -223,7 +223,7 @@ def _rehearse(config: Config, run: Path, *, resuming: bool, overwrite: bool) -> 
     if run.exists() and overwrite:
         log.info("The old %s would be set aside.", run)
     from lingula.tables.configured import prepared_table
-    from lingula.training.plan import Plan
+    from lingula.training.run_folder import Plan
 
     if config.data.table == "phantom":
         plan = _drawn(config, run)
@@ -231,7 +231,7 @@ def _rehearse(config: Config, run: Path, *, resuming: bool, overwrite: bool) -> 
         table, split_made = prepared_table(config)
         plan = Plan(config, table, run, split_made, outside_tables(config, table))
         _describe(plan)
-    from lingula.training.rehearsal import rehearse  # imports torch
+    from lingula.training.fitting import rehearse
 
     with locks.held(run, "training in") if run.is_dir() else contextlib.nullcontext():
         rehearse(plan, resuming=resuming, overwrite=overwrite)
@@ -243,7 +243,7 @@ def _drawn(config: Config, run: Path) -> Plan:
 
     from lingula.tables.configured import configured_outside
     from lingula.tables.table import Table
-    from lingula.training.plan import Plan
+    from lingula.training.run_folder import Plan
 
     for place in config.data.outside:
         if place not in OUTSIDE_PHANTOMS:

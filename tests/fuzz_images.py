@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lingula.images.dicom.facts import dicom_facts
+from lingula.images.dicom.facts import read_dicom_facts
 from lingula.images.files import sniff
 from lingula.images.reading import read_image
 from lingula.system.errors import ImageError
@@ -121,7 +121,7 @@ def look(path: Path) -> str:
         return error.kind
     assert image.dtype == np.uint8 and image.ndim == 2 and image.size > 0, "no grey image"
     if sniff(path.read_bytes()[:132]) == "dicom":
-        facts = dicom_facts(path)
+        facts = read_dicom_facts(path)
         assert image.shape == (facts.rows, facts.columns), f"shape {image.shape}"
     return "image"
 

@@ -384,7 +384,7 @@ def test_a_cache_that_does_not_fit_is_refused(
         ("other", rf"made with size={size + 8}, but model.image_size is {size}"),
         ("bits", r"made with bits=12, but data.bits is None"),
         ("part", r"are not in the cache .*images/.*lingula data cache .*labels.csv --size"),
-        ("absent", r"is no image cache"),
+        ("absent", r"is not an image cache"),
     ):
         config = vary(tiny_config, data__cache=str(tmp_path / name))
         with pytest.raises(InputError, match=message):

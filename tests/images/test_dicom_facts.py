@@ -23,7 +23,7 @@ from pydicom.sequence import Sequence
 import lingula
 from dicom_files import dcm, save
 from lingula.images import files as image_files
-from lingula.images.dicom.facts import dicom_facts, pseudonym, read_or_make_key
+from lingula.images.dicom.facts import pseudonym, read_dicom_facts, read_or_make_key
 from lingula.images.reading import read_image
 from lingula.settings.config import Config, vary
 from lingula.system.errors import ImageError, InputError
@@ -37,11 +37,11 @@ TEXT += ("UR", "UT")
 
 
 def facts(folder: Path, **tags: Any) -> Any:
-    return dicom_facts(save(dcm(FILM, 12, **tags), folder / "x.dcm"), KEY)
+    return read_dicom_facts(save(dcm(FILM, 12, **tags), folder / "x.dcm"), KEY)
 
 
 def test_every_fact(tmp_path: Path) -> None:
-    found = dicom_facts(
+    found = read_dicom_facts(
         save(
             dcm(
                 FILM,
@@ -94,10 +94,10 @@ def test_every_fact(tmp_path: Path) -> None:
 def test_ids_and_the_person_only_when_asked_for(tmp_path: Path) -> None:
     tags = {"PatientID": "SECRET123", "PatientAge": "062Y", "PatientSex": "M"}
     path = save(dcm(FILM, 12, **tags), tmp_path / "x.dcm")
-    plain = dicom_facts(path)
+    plain = read_dicom_facts(path)
     assert (plain.patient, plain.study, plain.age, plain.sex) == ("", "", None, None)
-    assert dicom_facts(path, keep_ids=True).patient == "SECRET123"
-    assert dicom_facts(path, demographics=True).age == 62
+    assert read_dicom_facts(path, keep_ids=True).patient == "SECRET123"
+    assert read_dicom_facts(path, demographics=True).age == 62
 
 
 # Case 42
@@ -141,14 +141,14 @@ def test_the_view_by_its_code(tmp_path: Path, code: str, view: str) -> None:
 )
 def test_ages(tmp_path: Path, stated: str, years: float | None) -> None:
     path = save(dcm(FILM, 12, PatientAge=stated), tmp_path / "x.dcm")
-    assert dicom_facts(path, demographics=True).age == years
+    assert read_dicom_facts(path, demographics=True).age == years
 
 
 def test_pixels_are_not_read(tmp_path: Path) -> None:
     path = save(dcm(FILM, 12, PatientID="p"), tmp_path / "x.dcm")
-    whole = dicom_facts(path, KEY)
+    whole = read_dicom_facts(path, KEY)
     path.write_bytes(path.read_bytes()[:-100])  # cut inside the pixels
-    assert dicom_facts(path, KEY) == whole
+    assert read_dicom_facts(path, KEY) == whole
 
 
 def test_what_is_no_dicom_is_named(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_what_is_no_dicom_is_named(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(data)
     for name in ("empty", "text", "cut", "absent"):
         with pytest.raises(ImageError, match=name) as caught:
-            dicom_facts(tmp_path / name, KEY)
+            read_dicom_facts(tmp_path / name, KEY)
         kinds[name] = caught.value.kind
     assert kinds == {
         "empty": "empty",
@@ -205,7 +205,7 @@ def test_the_key_is_made_once_and_for_its_owner_only(
 def test_a_file_that_is_no_key_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("diary")
-    with pytest.raises(InputError, match="holds no key"):
+    with pytest.raises(InputError, match="has no key"):
         read_or_make_key(path)
     assert path.read_text() == "diary"
     with pytest.raises(InputError, match="can't be read or made"):
@@ -272,7 +272,7 @@ def test_a_name_comes_out_nowhere(
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
             for file in sorted(folder.iterdir()):
-                for act in (read_image, dicom_facts, _with_person):
+                for act in (read_image, read_dicom_facts, _with_person):
                     try:
                         said.append(repr(act(file)))
                     except ImageError as error:
@@ -289,12 +289,12 @@ def test_a_name_comes_out_nowhere(
 
 
 def _with_person(path: Path) -> Any:
-    return dicom_facts(path, KEY, demographics=True)
+    return read_dicom_facts(path, KEY, demographics=True)
 
 
 def test_real_headers(real_data: Path) -> None:
     found = {
-        path.name: dicom_facts(path, KEY, demographics=True)
+        path.name: read_dicom_facts(path, KEY, demographics=True)
         for path in sorted((real_data / "dicom").glob("*.dcm"))
     }
     assert len(found) == 4

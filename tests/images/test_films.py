@@ -1,4 +1,4 @@
-"""Films that their headers say are no frontal chest films are counted and named, never refused."""
+"""Images that by their headers are not frontal chest radiographs are counted and named, never refused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ import pytest
 from PIL import Image
 
 from dicom_files import dcm, save
-from lingula.images.dicom.facts import ODDITIES, dicom_facts, facts_if_dicom, find_oddities
+from lingula.images.dicom.facts import (
+    ODDITIES,
+    find_oddities,
+    read_dicom_facts,
+    read_facts_if_dicom,
+)
 from lingula.system.errors import ImageError
 from lingula.tables.checking import check, to_text
 
@@ -26,19 +31,19 @@ CASES: list[tuple[dict[str, str | int], set[str]]] = [
     ({"ViewPosition": "AP"}, set()),
     ({"Modality": "CR", "BodyPartExamined": "CHEST PORTABLE"}, set()),
     ({"BodyPartExamined": "", "PresentationIntentType": "", "BurnedInAnnotation": ""}, set()),
-    ({"ViewPosition": "LL"}, {"films of another view"}),
-    ({"ViewPosition": "LATERAL"}, {"films of another view"}),
-    ({"ViewPosition": "PA LLD"}, {"films of another view"}),
-    ({"ViewPosition": ""}, {"films of an unknown view"}),
-    ({"ViewPosition": "SMITH"}, {"films of an unknown view"}),
-    ({"BodyPartExamined": "KNEE"}, {"films of another body part"}),
-    ({"BodyPartExamined": "SMITH"}, {"films of another body part"}),
+    ({"ViewPosition": "LL"}, {"images of another view"}),
+    ({"ViewPosition": "LATERAL"}, {"images of another view"}),
+    ({"ViewPosition": "PA LLD"}, {"images of another view"}),
+    ({"ViewPosition": ""}, {"images of an unknown view"}),
+    ({"ViewPosition": "SMITH"}, {"images of an unknown view"}),
+    ({"BodyPartExamined": "KNEE"}, {"images of another body part"}),
+    ({"BodyPartExamined": "SMITH"}, {"images of another body part"}),
     ({"Modality": "CT"}, {"images of another modality"}),
-    ({"PresentationIntentType": "FOR PROCESSING"}, {"films for processing"}),
-    ({"BurnedInAnnotation": "YES"}, {"films with burned-in text"}),
+    ({"PresentationIntentType": "FOR PROCESSING"}, {"images for processing"}),
+    ({"BurnedInAnnotation": "YES"}, {"images with burned-in text"}),
     (
         {"BurnedInAnnotation": "yes", "ViewPosition": "LL", "BodyPartExamined": "HAND"},
-        {"films with burned-in text", "films of another view", "films of another body part"},
+        {"images with burned-in text", "images of another view", "images of another body part"},
     ),
 ]
 
@@ -52,7 +57,7 @@ def dicom(path: Path, seed: int = 0, **tags: str | int) -> Path:
 def test_what_a_header_says_against_a_film(
     tags: dict[str, str | int], expected: set[str], tmp_path: Path
 ) -> None:
-    facts = dicom_facts(dicom(tmp_path / "x.dcm", **tags))
+    facts = read_dicom_facts(dicom(tmp_path / "x.dcm", **tags))
     assert set(find_oddities(facts)) == expected <= set(ODDITIES)
 
 
@@ -72,26 +77,26 @@ def test_check_counts_and_names_them_and_the_table_stays_fit(tmp_path: Path) -> 
         assert [fault.count for fault in warned] == [len(expected)] * bool(expected)
         assert set(report.odd.get(what, ())) == expected
     text = to_text(report)
-    assert "note: 4 films of another view: " in text and "4.dcm" in text
+    assert "note: 4 images of another view: " in text and "4.dcm" in text
     assert "SMITH" not in text and "SECRET" not in text
 
 
 def test_only_headers_are_read(tmp_path: Path) -> None:
     lateral, front = dicom(tmp_path / "l.dcm", ViewPosition="LL"), dicom(tmp_path / "f.dcm")
-    for path, expected in ((lateral, ("films of another view",)), (front, ())):
+    for path, expected in ((lateral, ("images of another view",)), (front, ())):
         path.write_bytes(path.read_bytes()[:-400])  # without most of their pixels
-        facts = facts_if_dicom(path)
+        facts = read_facts_if_dicom(path)
         assert facts is not None and find_oddities(facts) == expected
     Image.fromarray(np.eye(20, dtype=np.uint8)).save(tmp_path / "film.png")
-    assert facts_if_dicom(tmp_path / "film.png") is None
+    assert read_facts_if_dicom(tmp_path / "film.png") is None
     (tmp_path / "empty.dcm").write_bytes(b"")
     for name, kind in (("empty.dcm", "empty"), ("none.dcm", "missing")):
         with pytest.raises(ImageError) as caught:
-            facts_if_dicom(tmp_path / name)
+            read_facts_if_dicom(tmp_path / name)
         assert caught.value.kind == kind
 
 
 def test_an_image_of_several_frames_is_named(tmp_path: Path) -> None:
     x = np.random.default_rng(0).integers(0, 255, (2, 20, 20), np.uint8)
     path = save(dcm(x, 8, NumberOfFrames=2, **FRONTAL), tmp_path / "x.dcm")
-    assert find_oddities(dicom_facts(path)) == ("images of several frames",)
+    assert find_oddities(read_dicom_facts(path)) == ("images of several frames",)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lingula.images import files
-from lingula.images.files import absent, image_path, size_of
+from lingula.images.files import estimate_bytes, find_absent, image_path
 from lingula.system.errors import ImageError
 
 
@@ -21,15 +21,15 @@ def test_what_is_absent(tmp_path: Path) -> None:
         folder.mkdir(exist_ok=True)
         (folder / f"{i}.png").touch()
         paths.append(str(folder / f"{i}.png"))
-    assert absent(paths) == []
+    assert find_absent(paths) == []
     (tmp_path / "flat" / "link.png").symlink_to(tmp_path / "flat" / "1.png")
     (tmp_path / "flat" / "lost.png").symlink_to(tmp_path / "nowhere")
     (tmp_path / "flat" / "folder.png").mkdir()
     (tmp_path / "flat" / "3.png").unlink()
     odd = [f"{tmp_path}/flat/{name}" for name in ("link.png", "lost.png", "folder.png", "a\0b", "")]
     odd += [str(tmp_path / "s0" / ("n" * 300)), str(tmp_path / "no" / "such.png"), "relative.png"]
-    assert absent([*paths, *odd]) == [3, *range(41, 48)]
-    assert absent([]) == []
+    assert find_absent([*paths, *odd]) == [3, *range(41, 48)]
+    assert find_absent([]) == []
 
 
 def test_a_folder_that_may_be_entered_but_not_listed(
@@ -43,7 +43,7 @@ def test_a_folder_that_may_be_entered_but_not_listed(
         raise PermissionError(13, "Permission denied", folder)
 
     monkeypatch.setattr(os, "scandir", closed)
-    assert absent(paths) == [19]
+    assert find_absent(paths) == [19]
 
 
 def test_a_slow_disk_is_asked_many_questions_at_once(
@@ -65,9 +65,9 @@ def test_a_slow_disk_is_asked_many_questions_at_once(
 
     monkeypatch.setattr(os.path, "isfile", slow)
     monkeypatch.setattr(files, "_AT_ONCE", 20)
-    assert absent(flat) == [] and not asked
+    assert find_absent(flat) == [] and not asked
     began = time.monotonic()
-    assert absent(apart) == [] and len(asked) == 500
+    assert find_absent(apart) == [] and len(asked) == 500
     assert time.monotonic() - began < 5  # 10 seconds, one after the other
 
 
@@ -75,11 +75,11 @@ def test_sizes_are_known_from_a_sample(tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.png" for i in range(600)]
     for i, path in enumerate(paths):
         path.write_bytes(b"x" * (100 + i % 2))
-    assert size_of(paths, sample=600) == 60300
-    assert abs(size_of(paths) - 60300) < 301
-    assert size_of(paths[:1]) == 100 and size_of([]) == 0
-    assert size_of([paths[0], tmp_path / "lost"], sample=2) == 200
-    assert size_of([tmp_path / "lost"]) == 0
+    assert estimate_bytes(paths, sample=600) == 60300
+    assert abs(estimate_bytes(paths) - 60300) < 301
+    assert estimate_bytes(paths[:1]) == 100 and estimate_bytes([]) == 0
+    assert estimate_bytes([paths[0], tmp_path / "lost"], sample=2) == 200
+    assert estimate_bytes([tmp_path / "lost"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -175,7 +175,7 @@ def test_stray_bytes_before_a_marker_are_passed_over(
             path = stored(tmp_path, odd, "odd.jpg")
             assert np.array_equal(read_image(path), right)
             assert np.array_equal(read_image(path, 60), small)
-    assert "odd.jpg: stray bytes stand before a marker of the JPEG" in caplog.text
+    assert "odd.jpg: there are stray bytes before a marker of the JPEG" in caplog.text
     assert len(caplog.records) == 1  # once, not in every epoch
 
 

@@ -234,7 +234,7 @@ def test_faults_of_the_last_step_are_found_before_the_first(
         "table1", settings=["optim.batch_size=8", "optim.accumulate=5"], **here
     )
     told = refused("table1", cache=[tmp_path / "no-cache"], **here)
-    assert "no-cache is no image cache" in told
+    assert "no-cache is not an image cache" in told
     monkeypatch.setattr(files, "free_bytes", lambda folder: 1000)
     assert "has 1 kB free, and the checkpoints of 1 training need up to" in refused(
         "table1", **here

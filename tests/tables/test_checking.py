@@ -250,7 +250,7 @@ def test_what_was_passed_over_is_told_of_each_film(
     assert lost.examples == ("1.dcm", "2.dcm") and "stretched instead" in lost.message
     assert report.odd[lost.what] == lost.examples
     assert found["images: the window can't be used"].examples == ("3.dcm",)
-    assert found["images: stray bytes stand before a marker of the JPEG"].examples == ("4.dcm",)
+    assert found["images: there are stray bytes before a marker of the JPEG"].examples == ("4.dcm",)
     assert "images: blank" not in found and not caplog.records  # told here, and not in the log
 
 

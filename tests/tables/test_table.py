@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lingula.images.files import absent, image_path
+from lingula.images.files import find_absent, image_path
 from lingula.settings.label_space import LabelSpace, canonical, groups, label_space
 from lingula.system.errors import ImageError, InputError
 from lingula.tables.checking import check
@@ -512,7 +512,7 @@ def test_such_tables_are_checked_and_joined(form: str, tmp_path: Path) -> None:
     joined = union([first, second], None, None)
     assert joined.root == tmp_path
     assert all(image_path(joined.root, cell).is_file() for cell in joined.images)
-    assert not absent([image_path(first.root, name) for name in first.images])
+    assert not find_absent([image_path(first.root, name) for name in first.images])
 
 
 def test_counts(tmp_path: Path) -> None:

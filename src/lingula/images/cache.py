@@ -137,11 +137,11 @@ def open_cache(folders: str | Path | Sequence[str | Path]) -> CacheIndex:
 
 
 def read_settings(folder: Path) -> CacheSettings:
-    """The settings of a cache; `InputError` if the folder is not one."""
+    """Read the settings of a cache; `InputError` if the folder is not one."""
     path = folder / "cache.json"
     if not path.is_file():
         raise InputError(
-            f"{folder} is no image cache: it has no cache.json. "
+            f"{folder} is not an image cache: it has no cache.json. "
             f"`lingula data cache TABLE --out {folder}` makes one."
         )
     try:
@@ -193,7 +193,7 @@ def _read_index(path: Path) -> list[Entry]:
 def find_current(
     index: CacheIndex, names: Sequence[str], paths: Sequence[Path]
 ) -> list[Entry | None]:
-    """The entry of each image that is of its file as it is now; None where there is none."""
+    """Find the entry of each image that is of its file as it is now; None where there is none."""
     found = [index.entries.get(cache_key(name), ()) for name in names]
     starts = range(0, len(names), 256)
 
@@ -314,7 +314,7 @@ def _places_of(index: CacheIndex, entries: Sequence[Entry]) -> CachedImages:
 
 
 def join_cached(parts: Sequence[CachedImages]) -> CachedImages:
-    """The images of several tables, one after the other."""
+    """Join the images of several tables, one after the other."""
     files: tuple[tuple[str, int], ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
     places = np.concatenate([part.places for part in parts])

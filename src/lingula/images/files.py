@@ -32,8 +32,8 @@ _AT_ONCE = 1024  # files a thread looks for before it takes others
 _LISTED = 8  # wanted files of a folder from which on one listing is less work than asking for each
 
 
-def absent(paths: Sequence[str | Path]) -> list[int]:
-    """The places in `paths` at which there is no file; links to files are files.
+def find_absent(paths: Sequence[str | Path]) -> list[int]:
+    """Find the places in `paths` at which there is no file; links to files are files.
 
     A path that no file can have, and one in a folder that may not be entered, is absent.
     """
@@ -73,8 +73,8 @@ def _absent_in(folder: str, wanted: Sequence[tuple[int, str]]) -> list[int]:
     ]
 
 
-def size_of(paths: Sequence[str | Path], sample: int = 256) -> int:
-    """About how many bytes files have together, by evenly spaced ones of them; 0 if none is there.
+def estimate_bytes(paths: Sequence[str | Path], sample: int = 256) -> int:
+    """Estimate the bytes of many files together from evenly spaced ones; 0 if there are none.
 
     Args:
         paths: the files.
@@ -105,10 +105,10 @@ def image_path(root: Path, cell: str) -> Path:
     """Where an image cell points: a path below `root`, whatever links there are on the way.
 
     An absolute path (also as `file:///...`) may be given if it lies there. Where there is no file
-    of the name as it stands, `\\` is taken for `/`.
+    of the name as it is written, `\\` is taken for `/`.
 
     Raises:
-        ImageError: the cell is blank, holds a NUL, a drive or a URL, or leads out of the root.
+        ImageError: the cell is blank, contains a NUL, a drive or a URL, or leads out of the root.
     """
     if cell and cell[0] not in "./\\" and _MAY_LEAD_OUT.search(cell) is None:
         return root / cell  # as nearly all are, of hundreds of thousands
@@ -123,7 +123,8 @@ def image_path(root: Path, cell: str) -> Path:
     if inside is None:
         raise ImageError(
             "outside the data root",
-            f"Image {cell!r} is not a path inside the data root {root}. {_mend(root, cell, plain)}",
+            f"Image {cell!r} is not a path inside the data root {root}. "
+            + _how_to_fix(root, cell, plain),
         )
     # Inner `..` are resolved by name, so that no link can turn them into a way out.
     if "\\" in cell and ".." not in cell and not plain.startswith("/") and _is_there(root / cell):
@@ -168,8 +169,8 @@ def _names_of(root: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.rstrip("/") for name in names))
 
 
-def _mend(root: Path, cell: str, plain: str) -> str:
-    """How a cell that leads elsewhere is mended: what to strip, if the rest is below the root."""
+def _how_to_fix(root: Path, cell: str, plain: str) -> str:
+    """How to fix a cell that leads elsewhere: what to strip, if the rest is below the root."""
     parts = plain.split("/")
     for begin in range(1, len(parts)):
         rest = "/".join(parts[begin:])
@@ -277,7 +278,7 @@ class Remark(enum.StrEnum):
     BAD_TABLE = "the table of grey levels can't be used"
     BAD_MODALITY = "the table of modality values can't be used"
     BAD_RESCALE = "the rescale slope or intercept can't be used"
-    STRAY_BYTES = "stray bytes stand before a marker of the JPEG"
+    STRAY_BYTES = "there are stray bytes before a marker of the JPEG"
 
 
 REMARKS = {

@@ -23,7 +23,7 @@ FEW = 64
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker")
 _SEQUENTIAL = (0xC0, 0xC1)
 _FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
-_LARGEST = 65500  # pixels of a side
+_LARGEST = 65500  # pixels per side
 _MOST_SCANS, _MOST_INTERVALS = 100, 20_000  # that are looked at one by one
 _END = b"\xff\xd9"
 # What ends entropy-coded data: a marker, but no stuffed zero and no restart.
@@ -31,8 +31,8 @@ _MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
 _RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 
 
-def decode(data: bytes, form: str, **limits: int) -> tuple[NDArray[np.uint8], bool]:
-    """Levels (H, W, 1) or (H, W, 4) of `form`, and whether stray bytes were passed over.
+def decode_jpeg(data: bytes, form: str, **limits: int) -> tuple[NDArray[np.uint8], bool]:
+    """Decode levels (H, W, 1) or (H, W, 4) of `form`; and whether stray bytes were passed over.
 
     Args:
         data: a JPEG of 8 bits.
@@ -55,15 +55,14 @@ def decode(data: bytes, form: str, **limits: int) -> tuple[NDArray[np.uint8], bo
     return simplejpeg.decode_jpeg(data, form, strict=False, **limits), True
 
 
-def bare(data: bytes) -> bytes:
-    """A JPEG of what is needed to decode it: no strays, comments or applications' segments before
-    its first scan."""
+def strip_jpeg(data: bytes) -> bytes:
+    """Strip a JPEG of strays, comments and applications' segments before its first scan."""
     head, _ = _parts(data)
     if head is None:
         return data
     kept = [
         head.data[begin:end]
-        for marker, begin, end in placed_segments(head.data, 2)
+        for marker, begin, end in locate_segments(head.data, 2)
         if marker in (*_FRAMES, 0xC4, 0xDB, 0xDD)  # besides the frame: tables and intervals
     ]
     return b"\xff\xd8" + b"".join(kept) + data[head.end :]
@@ -110,7 +109,7 @@ def _may_be_strays(found: bytes) -> bool:
 
 @dataclass(frozen=True)
 class _Head:
-    """What stands before the first scan, without strays, and what it says.
+    """What comes before the first scan, without strays, and what it says.
 
     `end` is where the first scan begins in the file, `frame` the place of the frame's header in
     `data`, `interval` the MCUs of a restart interval (0: none), `unit` an MCU's width and height,
@@ -141,7 +140,7 @@ def _parts(data: bytes) -> tuple[_Head | None, list[_Scan]]:
     first, place, scans, at = b"", 0, list[_Scan](), 2
     while True:
         head = b""
-        for marker, begin, end in placed_segments(data, at):
+        for marker, begin, end in locate_segments(data, at):
             if marker == 0xDA and end <= len(data):
                 break
             head += data[begin:end]
@@ -158,7 +157,7 @@ def _parts(data: bytes) -> tuple[_Head | None, list[_Scan]]:
 
 def _read_head(data: bytes, place: int) -> _Head | None:
     frame, interval = None, 0
-    for marker, begin, end in placed_segments(data, 2):
+    for marker, begin, end in locate_segments(data, 2):
         if marker in _FRAMES and end - begin >= 13:
             frame = (begin, data[begin:end])
         elif marker == 0xDD and end - begin >= 6:
@@ -215,7 +214,7 @@ def _without_strays(before: bytes, content: bytes, form: str) -> bytes | None:
     def told(strays: int) -> str:
         return _complaint(before + content[: len(content) - strays] + _END, form)
 
-    few, many = 0, 0  # to take away: strays are left; what belongs to the film is gone
+    few, many = 0, 0  # to take away: strays are left; what belongs to the image is gone
     while _STRAY.search(complaint := told(many)):
         if many == len(content):
             return None
@@ -231,18 +230,18 @@ def _without_strays(before: bytes, content: bytes, form: str) -> bytes | None:
     return None if complaint or not _may_be_strays(content[kept:]) else content[:kept]
 
 
-def segments(data: bytes, *, strays: bool = True) -> Iterator[tuple[int, bytes]]:
-    """Markers and contents of a JPEG, up to its first scan; without `strays`, to stray bytes."""
+def read_segments(data: bytes, *, strays: bool = True) -> Iterator[tuple[int, bytes]]:
+    """Read a JPEG's markers and contents up to its first scan; without `strays`, to stray bytes."""
     last = 2
-    for marker, begin, end in placed_segments(data, 2):
+    for marker, begin, end in locate_segments(data, 2):
         if marker == 0xDA or not (strays or data[last:begin].strip(b"\xff") == b""):
             return
         yield marker, data[begin + 4 : end]
         last = end
 
 
-def placed_segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
-    """Marker, begin and end of a JPEG's segments from a place on, a scan's header being the last.
+def locate_segments(data: bytes, at: int) -> Iterator[tuple[int, int, int]]:
+    """Marker, begin and end of a JPEG's segments from a place on; a scan's header is the last.
 
     Stray and fill bytes between them are skipped. An end may lie behind that of the data.
     """

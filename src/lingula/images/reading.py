@@ -30,7 +30,7 @@ from PIL import (
 )
 
 from lingula.images.files import HEAD, MAX_PIXELS, Remark, check_size, open_image, remark
-from lingula.images.jpeg import decode, segments
+from lingula.images.jpeg import decode_jpeg, read_segments
 from lingula.system.errors import ImageError
 
 MAX_BYTES = 8 * MAX_PIXELS
@@ -57,8 +57,7 @@ def read_image(
     Args:
         path: JPEG, PNG, TIFF, BMP, GIF or DICOM, recognised by content.
         size: side of the square result in pixels.
-        bits: bits in use in 16-bit files, if fewer than 16. 8-bit files and DICOM do not heed
-            it.
+        bits: bits in use in 16-bit files, if fewer than 16. 8-bit files and DICOM ignore it.
 
     Raises:
         ImageError: with its kind and the file's name. Kinds: `missing`, `unreadable`, `empty`,
@@ -97,7 +96,7 @@ def read_pixels(
 
 
 def _read_bytes(file: Path) -> tuple[bytes, str]:
-    """The file's bytes, only the first ones where it is no image; and its kind."""
+    """The file's bytes, only the first ones if it is not an image; and its kind."""
     with open_image(file) as (stream, kind):
         size = os.fstat(stream.fileno()).st_size
         if size > MAX_BYTES:
@@ -114,7 +113,7 @@ def _broken(file: Path, kind: str, reason: str) -> ImageError:
 
 def _jpeg(data: bytes, file: Path, at_least: int | None) -> Pixels:
     turned, adobe, components = 1, False, 0
-    for marker, content in segments(data):
+    for marker, content in read_segments(data):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(content) >= 6:
             precision, height, width, components = struct.unpack_from(">BHHB", content)
             check_size(width, height, file)
@@ -130,7 +129,7 @@ def _jpeg(data: bytes, file: Path, at_least: int | None) -> Pixels:
         raise _broken(file, "jpeg", "truncated before its size")
     limits = {} if at_least is None else {"min_height": at_least, "min_width": at_least}
     try:
-        levels, strays = decode(data, "CMYK" if components == 4 else "GRAY", **limits)
+        levels, strays = decode_jpeg(data, "CMYK" if components == 4 else "GRAY", **limits)
     except ValueError as error:
         raise _broken(file, "jpeg", str(error)) from None
     if strays:
@@ -166,7 +165,7 @@ def _check_png(data: bytes, file: Path) -> None:
 
 
 def _all_rows(data: bytes) -> bool:
-    """Whether a checked PNG holds all its rows; Pillow leaves missing ones black, silently."""
+    """Whether a checked PNG has all its rows; Pillow leaves missing ones black, silently."""
     width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     if interlaced:
         return True
@@ -196,7 +195,7 @@ def _picture(data: bytes, kind: str, file: Path, bits: int | None) -> Pixels:
                 )
             picture.load()
             # Pillow turns a TIFF itself while loading it.
-            turned = 1 if kind == "tiff" else _orientation(_exif(picture))
+            turned = 1 if kind == "tiff" else _orientation(picture.info.get("exif"))
             pixels = _grey(picture, file, bits)
             if kind == "png" and not pixels[-1].any() and not _all_rows(data):
                 raise _broken(file, kind, "truncated: it has too few rows")
@@ -206,11 +205,6 @@ def _picture(data: bytes, kind: str, file: Path, bits: int | None) -> Pixels:
     except Exception as error:  # Pillow's parsers raise nearly anything on wild bytes
         reason = str(error) or type(error).__name__
         raise _broken(file, kind, reason) from None
-
-
-def _exif(picture: Image.Image) -> bytes:
-    found = picture.info.get("exif", b"")
-    return found if isinstance(found, bytes) else b""
 
 
 def _grey(picture: Image.Image, file: Path, bits: int | None) -> Pixels:
@@ -256,36 +250,27 @@ def _full_range(
     return levels
 
 
-def _orientation(exif: bytes) -> int:
+def _orientation(exif: object) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none, or where the EXIF is damaged."""
-    if not exif:
+    if not isinstance(exif, bytes) or not exif:
         return 1
     tags = Image.Exif()
     try:
         tags.load(exif)
         found = tags.get(0x0112, 1)
-    except Exception:  # damaged EXIF beside sound pixels is no reason to refuse a film
+    except Exception:  # damaged EXIF beside sound pixels is no reason to refuse an image
         return 1
     return found if found in range(1, 9) else 1
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
     """Pixels (H, W) as they are to be seen."""
-    down, right = _FLIPS[orientation]
+    down, right = _FLIPS[(orientation - 1) % 4]
     return (pixels.T if orientation >= 5 else pixels)[::down, ::right]
 
 
-# EXIF orientation: steps along rows and columns, after the transpose for 5 to 8.
-_FLIPS = {
-    1: (1, 1),
-    2: (1, -1),
-    3: (-1, -1),
-    4: (-1, 1),
-    5: (1, 1),
-    6: (1, -1),
-    7: (-1, -1),
-    8: (-1, 1),
-}
+# Steps along rows and columns for the EXIF orientations 1 to 4, and 5 to 8 after the transpose.
+_FLIPS = ((1, 1), (1, -1), (-1, -1), (-1, 1))
 
 
 def resize(pixels: NDArray[Any], size: int) -> NDArray[np.uint8] | NDArray[np.float32]:

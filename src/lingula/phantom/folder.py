@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from lingula.images.files import absent
+from lingula.images.files import find_absent
 from lingula.phantom.drawing import draw
 from lingula.phantom.population import SHARE, Seeds, Study, plan_studies
 from lingula.phantom.style import CXR_LT, Style, style_of
@@ -109,7 +109,7 @@ def _finished(out: Path, images: list[_Image]) -> bool:
     known = _read(out / "labels.json").get("sha256")
     if not table.is_file() or not (out / "boxes.csv").is_file() or files.sha256(table) != known:
         return False
-    return not absent([out / "images" / f"{image.name}.png" for image in images])
+    return not find_absent([out / "images" / f"{image.name}.png" for image in images])
 
 
 def _description(sha: str, settings: dict[str, Any], style: Style) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lingula.images.dicom.facts import ODDITIES, facts_if_dicom, find_oddities
+from lingula.images.dicom.facts import ODDITIES, find_oddities, read_facts_if_dicom
 from lingula.images.files import REMARKS, Remark, collect_remarks, image_path
 from lingula.images.reading import is_blank, read_pixels
 from lingula.settings.config import Data
@@ -174,7 +174,7 @@ def _look(root: Path, name: str) -> _Look:
         path = image_path(root, name)
         with collect_remarks() as remarked:
             pixels = read_pixels(path, at_least=_SIDE)
-        facts = facts_if_dicom(path)
+        facts = read_facts_if_dicom(path)
     except ImageError as error:
         return _Look(error.kind, str(error))
     shape = str((pixels.dtype, pixels.shape)).encode()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lingula.images.files import absent, image_path
+from lingula.images.files import find_absent, image_path
 from lingula.system import files
 from lingula.system.claims import OTHER_CONTENT, claim
 from lingula.system.errors import ImageError, InputError, examples
@@ -60,7 +60,7 @@ def with_images(table: Table, drop: bool) -> tuple[Table, tuple[str, ...]]:
 
     Raises `InputError` if none is there, with one full path that was tried.
     """
-    rows = absent([_place(table.root, name) for name in table.images])
+    rows = find_absent([_place(table.root, name) for name in table.images])
     if not rows:
         return table, ()
     names = tuple(table.images[i] for i in rows)

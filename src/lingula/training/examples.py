@@ -13,7 +13,7 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 
 from lingula.images.cache import locate, open_cache
-from lingula.images.files import absent, image_path, size_of
+from lingula.images.files import estimate_bytes, find_absent, image_path
 from lingula.loading.batches import (
     Loaded,
     Memory,
@@ -163,7 +163,7 @@ def _missing(dataset: Radiographs) -> list[str]:
     """The images that are not there; what is in a cache need not be."""
     if dataset.cached is not None:
         return []
-    return [str(dataset.paths[place]) for place in absent(dataset.paths.tolist())]
+    return [str(dataset.paths[place]) for place in find_absent(dataset.paths.tolist())]
 
 
 def check_there(dataset: Radiographs, what: str) -> None:
@@ -183,10 +183,11 @@ def _tell_of_reading(dataset: Radiographs) -> None:
 
 def reading(paths: Sequence[str], size: int) -> str:
     """What an epoch over image files reads, and how to spare that, in two sentences."""
+    amount = files.byte_count(estimate_bytes(paths))
     return (
-        f"Without a cache every epoch reads and decodes {files.byte_count(size_of(paths))} of "
-        f"image files ({len(paths)}). `lingula data cache TABLE --size {size} --out DIR` decodes "
-        "them once; data.cache=DIR (`lingula reproduce`: --cache DIR) trains on what it kept."
+        f"Without a cache every epoch reads and decodes {amount} of image files ({len(paths)}). "
+        f"`lingula data cache TABLE --size {size} --out DIR` decodes them once; "
+        "data.cache=DIR (`lingula reproduce`: --cache DIR) trains on what it kept."
     )
 
 

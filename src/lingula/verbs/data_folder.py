@@ -108,10 +108,10 @@ def data_folder(
 
 def _facts(age_and_sex: bool) -> Callable[[Path], Found]:
     def read(path: Path) -> Found:
-        from lingula.images.dicom.facts import UNKNOWN, dicom_facts
+        from lingula.images.dicom.facts import UNKNOWN, read_dicom_facts
 
         # The ids are needed as they are, to find their rows; they are hidden when written.
-        facts = dicom_facts(path, keep_ids=True, demographics=age_and_sex)
+        facts = read_dicom_facts(path, keep_ids=True, demographics=age_and_sex)
         ids = {
             "patient": facts.patient,
             "study": facts.study,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lingula
-from lingula.images.dicom.pixels import syntaxes
+from lingula.images.dicom.pixels import readable_syntaxes
 from lingula.images.reading import FORMATS
 from lingula.training.run_folder import PACKAGES, installed_version
 
@@ -30,7 +30,7 @@ def doctor() -> dict[str, Any]:
         "packages": {name: installed_version(name) for name in (*PACKAGES, *_OTHERS)},
         "extras": {extra: installed_version(package) for extra, package in _EXTRAS.items()},
         "image_formats": list(FORMATS),
-        "dicom_syntaxes": syntaxes(),
+        "dicom_syntaxes": readable_syntaxes(),
     }
     facts["devices"] = _devices()
     facts["problems"] = _problems(facts)

@@ -1,7 +1,7 @@
-"""What a DICOM header says of a film, without what says whose it is.
+"""What a DICOM header says of an image, without what says whose it is.
 
 Identifiers become keyed hashes. Codes are taken from closed lists, so that no free text, which may
-hold a name, comes through. Names, birth dates, addresses and descriptions are never even parsed.
+contain a name, comes through. Names, birth dates, addresses and descriptions are never even parsed.
 """
 
 from __future__ import annotations
@@ -81,14 +81,14 @@ class DicomFacts:
     sex: str | None = None
 
 
-def dicom_facts(
+def read_dicom_facts(
     path: str | Path,
     key: bytes | None = None,
     *,
     keep_ids: bool = False,
     demographics: bool = False,
 ) -> DicomFacts:
-    """Facts of a DICOM file, from its header alone: the pixels are not read.
+    """Read the facts of a DICOM file from its header alone, not the pixels.
 
     Args:
         path: the file.
@@ -134,7 +134,7 @@ def dicom_facts(
 
 
 def pseudonym(key: bytes, kind: str, value: str) -> str:
-    """A value's keyed hash, 16 hex digits: HMAC-SHA256 of its kind and itself.
+    """Hash a value with a key, to 16 hex digits: HMAC-SHA256 of its kind and itself.
 
     The same value of another kind, or under another key, has another hash; without the key, values
     can't be found by trying.
@@ -144,10 +144,10 @@ def pseudonym(key: bytes, kind: str, value: str) -> str:
 
 
 def read_or_make_key(path: str | Path) -> bytes:
-    """The key in a file of 64 hex digits; made at random, readable by its owner only, if absent.
+    """Read the key in a file of 64 hex digits; if absent, make one that only its owner may read.
 
     Raises:
-        InputError: the file can't be read or written, or holds no key.
+        InputError: the file can't be read or written, or has no key in it.
     """
     file = Path(path)
     try:
@@ -155,12 +155,13 @@ def read_or_make_key(path: str | Path) -> bytes:
             _make_key(file)
         written = file.read_text(encoding="ascii", errors="replace").strip()
         if os.name == "posix" and file.stat().st_mode & 0o077:
-            log.warning("Others may read the key %s: chmod 600 mends it.", file)
+            log.warning("Others may read the key %s: chmod 600 fixes it.", file)
     except OSError as error:
         raise InputError(f"The key {file} can't be read or made: {error.strerror}.") from None
     if not re.fullmatch("[0-9a-f]{64}", written):
         raise InputError(
-            f"{file} holds no key (64 hex digits). Name another: one that is not there is made."
+            f"{file} has no key (64 hex digits) in it. Name a file that does not exist yet, and a "
+            "key is made there."
         )
     return bytes.fromhex(written)
 
@@ -297,15 +298,15 @@ _BODY_PARTS = frozenset(
 )
 
 
-def facts_if_dicom(path: Path) -> DicomFacts | None:
-    """The header's facts without ids; None for files of other kinds.
+def read_facts_if_dicom(path: Path) -> DicomFacts | None:
+    """Read the header's facts without ids; None for files of other kinds.
 
     Raises:
         ImageError: the file is missing or unreadable, or its header is damaged.
     """
     with open_image(path) as (_, kind):
         pass
-    return dicom_facts(path) if kind == "dicom" else None
+    return read_dicom_facts(path) if kind == "dicom" else None
 
 
 def find_oddities(facts: DicomFacts) -> tuple[str, ...]:
@@ -314,34 +315,34 @@ def find_oddities(facts: DicomFacts) -> tuple[str, ...]:
     Nothing is refused for it, since headers are wrong at times. What a header does not state speaks
     against nothing, except that a view which is not stated is said to be unknown.
     """
-    return tuple(what for what, (_, holds) in _ODDITIES.items() if holds(facts))
+    return tuple(what for what, (_, applies) in _ODDITIES.items() if applies(facts))
 
 
 _FRONTAL = frozenset(("PA", "AP", "AP ERECT", "AP SUPINE", "AP HORIZONTAL"))
 _NOT_STATED = frozenset((UNKNOWN, OTHER))
 
 _ODDITIES: dict[str, tuple[str, Callable[[DicomFacts], bool]]] = {
-    "films of another view": (
-        "A model of frontal films says nothing of these; filter by `view`.",
+    "images of another view": (
+        "A model of frontal radiographs says nothing of these; filter by `view`.",
         lambda facts: facts.view not in _FRONTAL | _NOT_STATED,
     ),
-    "films of an unknown view": (
+    "images of an unknown view": (
         "Their headers do not say, in a known way, that they are frontal.",
         lambda facts: facts.view in _NOT_STATED,
     ),
-    "films of another body part": (
-        "A model of chest films says nothing of these, if it is so.",
+    "images of another body part": (
+        "If so, a model of chest radiographs says nothing of these.",
         lambda facts: facts.body_part not in {"CHEST", "THORAX", "LUNG", UNKNOWN},
     ),
     "images of another modality": (
         "Radiographs are CR, DX or RG: are these radiographs?",
         lambda facts: facts.modality not in {"CR", "DX", "RG", UNKNOWN},
     ),
-    "films for processing": (
-        "They may look unlike films for presentation, which models know.",
+    "images for processing": (
+        "They may look unlike images for presentation, which models know.",
         lambda facts: facts.intent == "FOR PROCESSING",
     ),
-    "films with burned-in text": (
+    "images with burned-in text": (
         "It may name the patient, and a model may learn to read it.",
         lambda facts: facts.burned_in is True,
     ),

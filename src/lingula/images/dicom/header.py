@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 MAX_INFLATED = 1 << 27
-"""Deflated data sets that unpack to more bytes are refused: no film needs them."""
+"""Deflated data sets that unpack to more bytes are refused: no image needs them."""
 
 PIXEL_TAGS = (
     "SOPClassUID",
@@ -106,7 +106,7 @@ class Layout:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What the DICOM packages say while this thread reads reaches neither logs nor warnings."""
+    """Keep what the DICOM packages say while this thread reads out of logs and warnings."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_from_elsewhere)  # once: a filter is not added twice
     # Not catch_warnings: it swaps the process's list of filters, which other threads use as well.
@@ -127,7 +127,7 @@ def _from_elsewhere(record: logging.LogRecord) -> bool:
 def parse(
     stream: BinaryIO, file: Path, keywords: Sequence[str], *, pixels: bool
 ) -> tuple[Dataset, str]:
-    """The named elements of a DICOM file, and the UID of its transfer syntax.
+    """Parse the named elements of a DICOM file; and the UID of its transfer syntax.
 
     Args:
         stream: at the file's first byte.
@@ -172,7 +172,7 @@ def _syntax(stream: BinaryIO, file: Path) -> str:
     at = 132 if head[128:] == b"DICM" else 0
     stream.seek(at)
     if at == 0 and head[:2] != b"\x02\x00":
-        # Without a meta header the standard's default holds, but some such files are explicit.
+        # Without a meta header the standard's default applies, but some such files are explicit.
         return EXPLICIT if head[4:6].isalpha() and head[4:6].isupper() else IMPLICIT
     meta = read_dataset(
         stream,
@@ -270,7 +270,7 @@ def layout_of(dataset: Dataset, syntax: str, file: Path) -> Layout:
     """How the samples lie, checked before any memory is taken for them.
 
     Raises:
-        ImageError: the object is no image, or lacks or contradicts a size.
+        ImageError: the object is not an image, or lacks or contradicts a size.
     """
     kind = sop_class(dataset)
     if kind and "Image Storage" not in kind:
@@ -294,7 +294,7 @@ def layout_of(dataset: Dataset, syntax: str, file: Path) -> Layout:
         )
     if samples not in (1, 3) or (samples == 3) != (photometric in COLOURS):
         raise ImageError(
-            "damaged", f"{file} has {samples} samples a pixel and contradictory colours."
+            "damaged", f"{file} has {samples} samples per pixel and contradictory colours."
         )
     if allocated not in (8, 16, 32) or not stored - 1 <= high < allocated or not 0 < stored <= 16:
         raise ImageError(
@@ -326,8 +326,8 @@ def _needed(dataset: Dataset, keyword: str, file: Path) -> int:
     return found
 
 
-def first_frame(data: bytes, encapsulated: bool, frames: int, file: Path) -> bytes:
-    """The codestream of the first frame: its fragments, without the offset table, joined.
+def extract_first_frame(data: bytes, encapsulated: bool, frames: int, file: Path) -> bytes:
+    """Extract the codestream of the first frame: its fragments, without the offset table, joined.
 
     Args:
         data: the value of the pixel data element.

@@ -1,4 +1,4 @@
-"""Stored samples of a DICOM film, by transfer syntax: bytes to grey or colour codes.
+"""Stored samples of a DICOM image, by transfer syntax: bytes to grey or colour codes.
 
 Every codestream's own header is compared with the file's before it is decoded, and its length is
 checked by us: decoders fill in what is missing, or take the memory that a damaged header claims.
@@ -25,26 +25,26 @@ from lingula.images.dicom.header import (
     EXPLICIT,
     IMPLICIT,
     Layout,
-    first_frame,
+    extract_first_frame,
     syntax_name,
 )
 from lingula.images.files import Remark, remark
-from lingula.images.jpeg import bare, decode, placed_segments, segments
+from lingula.images.jpeg import decode_jpeg, locate_segments, read_segments, strip_jpeg
 from lingula.system.errors import ImageError
 
 Codes = NDArray[Any]
 """Unsigned codes: uint8 of up to 8 bits, uint16 of up to 16."""
 
 MAX_THIN, THINNEST = 4_000_000, 300
-"""Films of more pixels with more pixels a byte are refused: blank or cut, and slow to find out."""
+"""Images of more pixels with more pixels per byte are refused: blank or cut, and slow to decode."""
 
 _START_OF_FRAME = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), 0xF7)
 
 
-def stored_samples(
+def read_samples(
     data: bytes, encapsulated: bool, vr: str, layout: Layout, file: Path
 ) -> tuple[Codes, Layout]:
-    """Samples as unsigned codes of the bits in use: (H, W), or (H, W, 3) for colour.
+    """Read samples as unsigned codes of the bits in use: (H, W), or (H, W, 3) for colour.
 
     Args:
         data: the value of the pixel data element.
@@ -73,7 +73,7 @@ def stored_samples(
             "store it in another way (e.g. as JPEG 2000) and try again.",
         )
     _require(module, file, f"stored as {syntax_name(layout.syntax)}")
-    frame = first_frame(data, encapsulated, layout.frames, file)
+    frame = extract_first_frame(data, encapsulated, layout.frames, file)
     pixels = layout.rows * layout.columns
     if pixels > MAX_THIN and len(frame) * THINNEST < pixels:
         raise ImageError(
@@ -88,8 +88,8 @@ def stored_samples(
     return _masked(codes, layout), layout
 
 
-def syntaxes() -> dict[str, bool]:
-    """Names of all the transfer syntaxes that can be read, and whether their package is there.
+def readable_syntaxes() -> dict[str, bool]:
+    """Names of all transfer syntaxes that can be read, and whether their package is installed.
 
     Empty without pydicom.
     """
@@ -197,10 +197,10 @@ def _levels(data: Any, precision: int, layout: Layout, file: Path) -> Codes:
 
 
 def _start_of_frame(frame: bytes, layout: Layout, file: Path, *, strays: bool = False) -> Layout:
-    """The layout by the header of a JPEG or JPEG-LS codestream, which may hold `strays`."""
+    """The layout by the header of a JPEG or JPEG-LS codestream, which may contain `strays`."""
     if frame[:2] != b"\xff\xd8":
         raise _damaged(file, layout)
-    for marker, content in segments(frame, strays=strays):
+    for marker, content in read_segments(frame, strays=strays):
         if marker in _START_OF_FRAME and len(content) >= 6:
             precision, rows, columns, samples = struct.unpack_from(">BHHB", content)
             return _described(layout, columns, rows, samples, precision, file)
@@ -212,7 +212,7 @@ def _jpeg(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]:
     # The data of more bits are coded as those of 8 are: under that name they are checked alike.
     eight = frame if found.stored == 8 else _as_eight_bits(frame, file)
     try:
-        grey, strays = decode(eight, "GRAY")
+        grey, strays = decode_jpeg(eight, "GRAY")
     except ValueError as error:
         words = ("premature", "truncated")
         if any(word in str(error).lower() for word in words):
@@ -222,7 +222,7 @@ def _jpeg(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]:
         remark(file, Remark.STRAY_BYTES)
     if found.stored != 8:
         # It aborts on strays among the header's segments, and on what it does not know there.
-        data, found = _by_gdcm(bare(frame), dataclasses.replace(found, syntax=_EXTENDED))
+        data, found = _by_gdcm(strip_jpeg(frame), dataclasses.replace(found, syntax=_EXTENDED))
         return _levels(data, found.stored, found, file), found
     # Grey is all that is wanted of colours, and libjpeg makes it itself.
     return grey[..., 0], dataclasses.replace(found, samples=1)
@@ -230,7 +230,7 @@ def _jpeg(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]:
 
 def _as_eight_bits(frame: bytes, file: Path) -> bytes:
     """A JPEG whose header says 8 bits; `ImageError` unless it is a grey one of 12, for gdcm."""
-    for marker, begin, _ in placed_segments(frame, 2):
+    for marker, begin, _ in locate_segments(frame, 2):
         if marker in (0xC1, 0xC2) and (frame[begin + 4], frame[begin + 9]) == (12, 1):
             _require("gdcm", file, "a 12-bit lossy JPEG")
             return frame[: begin + 4] + b"\x08" + frame[begin + 5 :]

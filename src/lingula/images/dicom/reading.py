@@ -1,4 +1,4 @@
-"""DICOM films to grey levels: what a file stores is one thing, what it shows another.
+"""DICOM images to grey levels: what a file stores is one thing, what it shows another.
 
 Stored samples become grey by a table over all codes, in the standard's order: sign, modality
 (rescale or table), window (or table, or robust percentiles), inversion of MONOCHROME1, padding.
@@ -27,7 +27,7 @@ from lingula.images.dicom.header import (
     text,
     whole_number,
 )
-from lingula.images.dicom.pixels import Codes, stored_samples
+from lingula.images.dicom.pixels import Codes, read_samples
 from lingula.images.files import Remark, remark
 from lingula.system.errors import ImageError
 
@@ -39,7 +39,7 @@ TAIL = 0.005
 
 CONTRAST, GREY, FLAT = 0.1, 0.05, 0.03
 """A window leaves nothing if it gives less of the range from black to white, or if a smaller share
-of the pixels is neither; not asked of films whose own levels are a smaller part of their range."""
+of the pixels is neither; not asked of images whose own levels are a smaller part of their range."""
 
 _SAMPLE = 250_000  # pixels by which a window is judged
 
@@ -47,7 +47,7 @@ Table = NDArray[np.float64]
 
 
 def read_dicom(data: bytes, file: Path, *, window: int | None = None) -> Codes:
-    """Grey levels of a film in a DICOM file: (H, W), 0 black; uint8 of 8 bits, else uint16.
+    """Read the grey levels of a DICOM file: (H, W), 0 black; uint8 of 8 bits, else uint16.
 
     Args:
         data: the file's bytes.
@@ -89,9 +89,7 @@ def read_stored(data: bytes, file: Path) -> tuple[Dataset, Codes, Layout]:
             raise ImageError("truncated", f"{file} is truncated: it ends inside its pixels.")
         raise ImageError("damaged", f"{file} is DICOM without pixel data.")
     element = dataset["PixelData"]
-    codes, layout = stored_samples(
-        pixels, element.is_undefined_length, str(element.VR), layout, file
-    )
+    codes, layout = read_samples(pixels, element.is_undefined_length, str(element.VR), layout, file)
     return dataset, codes, layout
 
 
@@ -206,7 +204,7 @@ def _shades(
     sample[padding] = 0
     shades = _windowed(dataset, layout, values, sample, file, window)
     if shades is None and layout.stored <= 8:
-        # 8-bit films were made for showing: their range is the declared one.
+        # 8-bit images were made for showing: their range is the declared one.
         shades = (values - values.min()) / (values.max() - values.min() or 1)
     if shades is None:
         counts = _counts(codes, len(values))
@@ -219,7 +217,7 @@ def _shades(
 
 
 def _counts(codes: Codes, n: int) -> NDArray[np.intp]:
-    """How many pixels have each code; by rows, since bincount takes 8 bytes a pixel."""
+    """How many pixels have each code; by rows, since bincount takes 8 bytes per pixel."""
     counts = np.zeros(n, np.intp)
     step = max(1, 4_000_000 // codes.shape[1])
     for row in range(0, len(codes), step):
@@ -228,7 +226,7 @@ def _counts(codes: Codes, n: int) -> NDArray[np.intp]:
 
 
 def _padding(dataset: Dataset, layout: Layout) -> NDArray[np.bool_]:
-    """Which codes stand for nothing: pixels outside the exposed field."""
+    """Which codes mean nothing: pixels outside the exposed field."""
     values = _signed(layout)
     found = [whole_number(dataset, f"PixelPadding{end}") for end in ("Value", "RangeLimit")]
     # As stored, these may be two's complement read as unsigned.
@@ -249,7 +247,7 @@ def _windowed(
 ) -> Table | None:
     """Shades by the file's table or window; None if it has none that can be used.
 
-    One that leaves nothing of the film, whose pixels have each code so often as `counts` says, is
+    One that leaves nothing of the image, whose pixels have each code as often as `counts` says, is
     passed over, but not the `window` that was asked for.
     """
     for item in items(dataset, "VOILUTSequence") if window is None else ():
@@ -287,10 +285,10 @@ def _windowed(
 def _leaves_enough(
     shades: Table, values: Table, counts: NDArray[np.intp], *, step: bool = False
 ) -> bool:
-    """Whether shades tell a film's grey levels apart; of films that hardly have any, too.
+    """Whether shades tell an image's grey levels apart; true of images that hardly have any.
 
-    They do not if they differ by less than `CONTRAST` from one robust end of the film to the other;
-    or if hardly a pixel is neither black nor white, unless the window is a `step` by itself.
+    They do not if they differ by less than `CONTRAST` from one robust end of the image to the
+    other; or if hardly a pixel is neither black nor white, unless the window is a `step` by itself.
     """
     low, high = _ends(values, counts)
     if high - low <= FLAT * (values.max() - values.min()):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingula.reporting.reviewing import COLUMNS, apply_corrections, disagreements
+from lingula.reporting.review import COLUMNS, apply_corrections, disagreements
 from lingula.scores.predictions import Predictions, read_scores, write_scores
 from lingula.settings.label_space import LabelSpace
 from lingula.system.errors import InputError

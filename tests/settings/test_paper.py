@@ -247,12 +247,12 @@ def test_the_table_in_three_formats() -> None:
     bare = Line("b", ("<i>", ""), "a", 0.31, 0.01, note="not run: needs <weights>")
     ladder = Ladder("T", ("encoder", "separate"), (run, bare), comparable=False, facts=("one",))
     text = to_markdown(ladder)
-    assert text.count("\n| a |") == 2 and "not to be compared" in text and "| +0.0100 |" in text
+    assert text.count("\n| a |") == 2 and "can't be compared" in text and "| +0.0100 |" in text
     own = to_markdown(Ladder("T", ("encoder", "separate"), (run, bare), True, ()))
-    assert "| 0.3000 | 0.2000 | 0.2100 |" in own and "not to be compared" not in own
+    assert "| 0.3000 | 0.2000 | 0.2100 |" in own and "can't be compared" not in own
     both = to_markdown(Ladder("T", ("encoder", "separate"), (child,), True, ()))
     assert "| +0.0200 (0.0040) | -0.0100 (-0.0200 to +0.0100) |" in both
-    page = to_html(ladder, "for research")
+    page = to_html(ladder)
     assert "&lt;weights&gt;" in page and "<weights>" not in page and "http" not in page
     written = to_csv(Ladder("T", ladder.columns, (run, bare, child), False, ()))
     rows = list(csv.DictReader(written.splitlines()))

@@ -19,7 +19,7 @@ from lingula.model.checkpoint import newest_checkpoint
 from lingula.model.text import embed
 from lingula.model.tiny_text import save_tiny
 from lingula.reporting.ladder import Ladder, Line, to_csv
-from lingula.reporting.reviewing import apply_corrections, disagreements, write_corrections
+from lingula.reporting.review import apply_corrections, disagreements, write_corrections
 from lingula.scores.ensembles import model_wise
 from lingula.scores.predictions import Predictions, read_scores, write_scores
 from lingula.settings.config import Config, vary

@@ -60,7 +60,7 @@ def whole(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """The page of a run takes longer than these trainings; the real one is `page`."""
     monkeypatch.setattr("lingula.verbs.report.report", lambda *_, **__: None)
-    monkeypatch.setattr("lingula.verbs.report.DRAWS", 20)
+    monkeypatch.setattr("lingula.reporting.report.DRAWS", 20)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from lingula.system.errors import InputError
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lingula.verbs.report.DRAWS", 20)
+    monkeypatch.setattr("lingula.reporting.report.DRAWS", 20)
 
 
 @pytest.fixture

@@ -16,13 +16,13 @@ from PIL import Image
 import lingula
 from builders import write_tiny
 from lingula.reporting import figures
+from lingula.reporting.report import distinct_names
 from lingula.scores.subgroups import parted
 from lingula.settings.config import vary
 from lingula.settings.recipe import recipe
 from lingula.system import files
 from lingula.system.errors import InputError
 from lingula.tables.reading import read_table
-from lingula.verbs.report import told_apart
 
 
 @pytest.fixture(scope="module")
@@ -180,12 +180,12 @@ def test_runs_of_one_name_are_told_apart_in_a_report(place: Path, tmp_path: Path
     for folder in ("x", "y"):
         shutil.copytree(place / "run", tmp_path / folder / "run")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("lingula.verbs.report.DRAWS", 20)
+        patched.setattr("lingula.reporting.report.DRAWS", 20)
         lingula.report([tmp_path / "x" / "run", tmp_path / "y" / "run"], out=tmp_path / "two.html")
     page = (tmp_path / "two.html").read_text()
     assert page.count("x/run") >= 2 and page.count("y/run") >= 2  # in the table and the figure
     a, b, c = Path("p/x/run"), Path("q/x/run"), Path("other")
-    assert told_apart([a, b, c]) == {a: "p/x/run", b: "q/x/run", c: "other"}
+    assert distinct_names([a, b, c]) == {a: "p/x/run", b: "q/x/run", c: "other"}
 
 
 def test_names_in_any_script_are_in_the_figures_without_a_word(place: Path) -> None:
@@ -193,8 +193,8 @@ def test_names_in_any_script_are_in_the_figures_without_a_word(place: Path) -> N
     x = np.linspace(0, 1, 5)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        drawn = figures.curves([figures.Curve("肺炎", x, x)], [figures.Curve("عظم", x, x)])
-        history = figures.history(
+        drawn = figures.plot_curves([figures.Curve("肺炎", x, x)], [figures.Curve("عظم", x, x)])
+        history = figures.plot_history(
             {
                 "Öffentlich 測試": [{"epoch": 1, "loss": 1.0, "dev_mAP": 0.5, "dev_AUROC": 0.5}],
                 "b": [],

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lingula.reporting.document import document, paragraph, table
+from lingula.reporting.pages import render_page
 from lingula.system.csv_cells import plain_csv
 
 Interval = tuple[float, float] | None
@@ -14,20 +13,20 @@ Interval = tuple[float, float] | None
 
 @dataclass(frozen=True)
 class Line:
-    """A row: the paper's figures, ours, and what is to be said about it.
+    """A row: the paper's figures, ours, and a note.
 
     Attributes:
         name: the recipe's or ensemble's name.
-        design: what it consists of, one text a column of the paper's table.
-        parent: the row that it changes one thing of, or empty.
+        design: what it consists of, one text per column of the paper's table.
+        parent: the row that it differs from in one thing, or empty.
         paper: the paper's mAP, and `paper_gain` over its parent.
-        dev: our mAP on dev, the mean over seeds; None where it was not run.
+        dev: our mAP on dev, the mean over seeds; None if it was not run.
         test: our mAP on test, the mean over seeds, and `spread`: their standard deviation.
         alone: test mAP minus the parent's of the same seed: mean and deviation over seeds.
         gain: test mAP minus the parent's, on scores averaged over seeds, and its interval.
         tail: test mAP over the tail classes; `tail_gain` over the first row, with its interval.
-        seconds: what its trainings took, together; 0 where it shares one.
-        note: why it was not run, or what stood in for what.
+        seconds: the time of all its trainings; 0 if it shares another row's.
+        note: why it was not run, or which parts were replaced by others.
     """
 
     name: str
@@ -56,8 +55,8 @@ class Ladder:
         title: what it reproduces.
         columns: names of the design columns.
         lines: its rows.
-        comparable: whether the paper's absolute figures may stand beside ours: they are of another
-            data set where ours are of the phantom, and then stand in a table of their own.
+        comparable: whether ours are of the paper's data at the paper's scale; if not, the paper's
+            absolute figures are in a table of their own.
         facts: sentences below the table.
     """
 
@@ -81,12 +80,14 @@ def _with_interval(value: float | None, ci: Interval) -> str:
     return _number(value, sign=True) + around
 
 
-def _head(ladder: Ladder) -> list[str]:
+def _rows(ladder: Ladder) -> list[list[str]]:
+    """The table as texts; the first row is its head."""
     paper = ["paper mAP"] if ladder.comparable else []
     ours = ["dev mAP", "test mAP", "sd over seeds", "gain, same seed (sd)"]
     ours += ["gain, averaged seeds (95 %)", "the paper's gain"]
     tail = ["tail mAP", "tail gain over the first row (95 %)", "seconds", "note"]
-    return ["row", *ladder.columns, "parent", *paper, *ours, *tail]
+    head = ["row", *ladder.columns, "parent", *paper, *ours, *tail]
+    return [head, *(_cells(ladder, line) for line in ladder.lines)]
 
 
 def _cells(ladder: Ladder, line: Line) -> list[str]:
@@ -113,13 +114,12 @@ def _paper_table(ladder: Ladder) -> list[list[str]]:
     return [["row", "the paper's mAP"], *([x.name, _number(x.paper)] for x in ladder.lines)]
 
 
-_APART = "The paper's own figures, on MIMIC-CXR; not to be compared with those above"
+_APART = "The paper's own figures, on MIMIC-CXR, which can't be compared with those above"
 
 
 def to_markdown(ladder: Ladder) -> str:
     """The table as markdown."""
-    rows = [_head(ladder), *(_cells(ladder, line) for line in ladder.lines)]
-    text = [f"## {ladder.title}", "", *_markdown(rows), ""]
+    text = [f"## {ladder.title}", "", *_markdown(_rows(ladder)), ""]
     if not ladder.comparable:
         text += [f"{_APART}:", "", *_markdown(_paper_table(ladder)), ""]
     return "\n".join([*text, *(f"- {fact}" for fact in ladder.facts)]) + "\n"
@@ -144,11 +144,7 @@ def to_csv(ladder: Ladder) -> str:
     return plain_csv(["row", *ladder.columns, "parent", *figures], rows)
 
 
-def to_html(ladder: Ladder, notice: str) -> str:
-    """The table as one page that needs nothing else; `notice` stands at its foot."""
-    rows = [_head(ladder), *(_cells(ladder, line) for line in ladder.lines)]
-    body = table(rows)
-    if not ladder.comparable:
-        body += paragraph(f"{_APART}:") + table(_paper_table(ladder))
-    facts = "".join(f"<li>{html.escape(fact)}</li>" for fact in ladder.facts)
-    return document(ladder.title, f"{body}<ul>{facts}</ul>", notice)
+def to_html(ladder: Ladder) -> str:
+    """The table as one page that needs nothing else."""
+    paper = [] if ladder.comparable else _paper_table(ladder)
+    return render_page("ladder.html", ladder=ladder, rows=_rows(ladder), paper=paper, apart=_APART)

@@ -101,7 +101,7 @@ def write_results(request: Request, jobs: Mapping[str, Job], table: Table, join:
         facts=_facts(request, jobs, measure, scale),
     )
     files.write_text(request.folder / f"{request.table}.csv", to_csv(ladder))
-    files.write_text(request.folder / f"{request.table}.html", to_html(ladder, lingula.NOTICE))
+    files.write_text(request.folder / f"{request.table}.html", to_html(ladder))
     files.write_text(request.folder / f"{request.table}.md", to_markdown(ladder))
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-import lingula
 from lingula.images.files import image_path
 from lingula.images.reading import read_image
 from lingula.settings.config import Data
@@ -78,7 +77,7 @@ def data_check(
 
 
 def _write_page(found: CheckReport, path: Path, data: Data, page: Path, images: bool) -> None:
-    from lingula.reporting.check_page import render
+    from lingula.reporting.pages import render_page
 
     pictures: dict[str, list[tuple[str, str]]] = {}
     try:
@@ -92,11 +91,11 @@ def _write_page(found: CheckReport, path: Path, data: Data, page: Path, images: 
         good = [name for name in dict.fromkeys(table.images) if name not in bad]
         order = np.random.default_rng(0).permutation(len(good))[:SHEET]
         pictures[""] = _pictures(table, [good[i] for i in order])
-    files.write_text(page, render(to_json(found), pictures, lingula.NOTICE))
+    files.write_text(page, render_page("check.html", check=to_json(found), pictures=pictures))
 
 
 def _pictures(table: Table, names: list[str] | tuple[str, ...]) -> list[tuple[str, str]]:
-    from lingula.reporting.figures import png
+    from lingula.reporting.figures import png_uri
 
     rows = {name: row for row, name in enumerate(table.images)}
     shown = []
@@ -107,5 +106,7 @@ def _pictures(table: Table, names: list[str] | tuple[str, ...]) -> list[tuple[st
             continue  # it is among the problems
         labels = table.labels[rows[name]]
         present = [c for c, cell in zip(table.space.classes, labels, strict=True) if cell >= 0.5]
-        shown.append((png(Image.fromarray(pixels)), f"{name}: {', '.join(present) or 'nothing'}"))
+        shown.append(
+            (png_uri(Image.fromarray(pixels)), f"{name}: {', '.join(present) or 'nothing'}")
+        )
     return shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lingula.reporting.reviewing import Corrected, apply_corrections
+from lingula.reporting.review import Corrected, apply_corrections
 from lingula.system import files
 from lingula.system.claims import claim
 from lingula.tables.reading import read_table, write_table

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingula.reporting.page import mean_prevalence
+from lingula.reporting.report import DRAWS, mean_prevalence
 from lingula.scores.evaluation import in_words, to_json
 from lingula.scores.predictions import read_scores
 from lingula.scoring.attention import known_rates
@@ -22,7 +22,7 @@ from lingula.training import run_folder
 from lingula.training.run_labels import labels_of, measured
 from lingula.verbs.data_phantom import data_phantom
 from lingula.verbs.ensemble import ensemble
-from lingula.verbs.report import DRAWS, report
+from lingula.verbs.report import report
 from lingula.verbs.train import train
 
 log = logging.getLogger("lingula")

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-import lingula
 from lingula.images.files import image_path
 from lingula.images.reading import read_image
 from lingula.model.facts import read_facts
 from lingula.reporting import figures
-from lingula.reporting.overlays import Overlay, Sheet, render
+from lingula.reporting.pages import Overlay, Sheet, render_page
 from lingula.scoring.attention import Rate, described, in_parts, known_rates
 from lingula.system import files
 from lingula.system.claims import NOT_EMPTY, claim
@@ -100,7 +99,8 @@ def explain(
         _sheet(trained, root, name, folder, limits, classes, top, known, boxes) for name in chosen
     ]
     files.write_text(folder / "explain.csv", _csv(sheets))
-    files.write_text(folder / "index.html", render(sheets, str(place), why, lingula.NOTICE))
+    page = render_page("explain.html", sheets=sheets, run=str(place), thresholds=why)
+    files.write_text(folder / "index.html", page)
     lost = [sheet.image for sheet in sheets if sheet.failure]
     if lost:
         log.warning("%d films can't be read: %s.", len(lost), examples(lost))
@@ -160,7 +160,9 @@ def _sheet(
         )
         if len(found) == top:
             break
-    return Sheet(name, "", _save(figures.film(film, SIDE), folder, name, "film"), tuple(found))
+    return Sheet(
+        name, "", _save(figures.grey_picture(film, SIDE), folder, name, "film"), tuple(found)
+    )
 
 
 def _draw(
@@ -171,7 +173,7 @@ def _draw(
     name: str,
     finding: str,
 ) -> str:
-    picture = figures.overlay(film, attention, true, SIDE)
+    picture = figures.draw_overlay(film, attention, true, SIDE)
     return _save(picture, folder, name, finding)
 
 

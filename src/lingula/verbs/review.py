@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingula.reporting.review import render_review, thumbnails
-from lingula.reporting.reviewing import Disagreement, disagreements, write_corrections
+from lingula.reporting.review import (
+    Disagreement,
+    disagreements,
+    render_review,
+    write_corrections,
+)
 from lingula.scores.predictions import read_scores
 from lingula.system import files
 from lingula.system.claims import claim
@@ -54,8 +58,8 @@ def review(
     warn_of_other_labels([(Path(scores), Path(labels), table.sha256)])
     found = disagreements(predictions, table, split=split, top=top)
     claim(folder, "and may contain decisions.", overwrite=overwrite).make_room()
-    shown = thumbnails([one.image for one in found], table.root)
-    text = render_review(found, shown, scores=Path(scores).name, labels=Path(labels).name)
+    names = {"scores": Path(scores).name, "labels": Path(labels).name}
+    text = render_review(found, table.root, **names)
     page, sheet = folder / "review.html", folder / "corrections.csv"
     files.write_text(page, text)
     write_corrections(found, sheet)

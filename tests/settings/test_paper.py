@@ -19,9 +19,11 @@ import pytest
 import lingula
 from builders import imagenet_of
 from lingula.reporting.ladder import Ladder, Line, to_csv, to_html, to_markdown
+from lingula.reproduction.request import SCALES
+from lingula.reproduction.request import scale_config as scaled
 from lingula.reproduction.results import average_seeds
 from lingula.settings.config import Config, diff, read_config, vary
-from lingula.settings.paper import ASSUMED, NINE, SCALES, TABLE_1, TABLE_2, row_config, scaled
+from lingula.settings.paper import ASSUMED, NINE, TABLE_1, TABLE_2, row_config
 from lingula.settings.recipe import RECIPES, recipe
 from lingula.system.errors import InputError
 

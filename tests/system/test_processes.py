@@ -1,4 +1,4 @@
-"""Which processes work together: only those that torchrun or srun started."""
+"""Which processes work together, those that torchrun or srun started, and waiting for the first."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
+import lingula
+from lingula.settings.config import Config, vary, write_config
 from lingula.system import processes
-from lingula.system.errors import InputError
+from lingula.system.errors import InputError, StoppedError
 from lingula.system.processes import Ranks
+from lingula.system.signals import Interrupted
 
 LAUNCHERS = re.compile(
     r"(WORLD_SIZE|RANK|LOCAL_|GROUP_RANK|MASTER_|SLURM_|TORCHELASTIC_|OMPI_|PMI|MV2_|JSM_|LSB_)"
@@ -37,7 +41,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
 def given(environment: pytest.MonkeyPatch, told: Mapping[str, object]) -> Ranks:
     for name, value in told.items():
         environment.setenv(name, str(value))
-    return processes.here()
+    return processes.read_ranks()
 
 
 TORCHRUN = {
@@ -70,15 +74,17 @@ BATCH = {
 
 
 def test_torchrun_and_srun_start_processes_that_work_together(
-    environment: pytest.MonkeyPatch,
+    environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert processes.here() == Ranks() and processes.is_first() and processes.notice() is None
+    assert processes.read_ranks() == Ranks() and processes.is_first()
     found = given(environment, STEP)
     assert found == Ranks(6, 5, 2, 1, 2, "srun", "SLURM_STEP_NUM_TASKS=6") and found.nodes == 3
     # torchrun in a step of Slurm: torchrun's processes, not Slurm's tasks.
     found = given(environment, TORCHRUN)
     assert found == Ranks(8, 6, 4, 2, 1, "torchrun", "WORLD_SIZE=8") and found.nodes == 2
-    assert not processes.is_first() and processes.notice() is None
+    assert not processes.is_first()
+    processes.warn_if_alone()
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(
@@ -131,12 +137,15 @@ def test_nodes_with_different_numbers_are_refused(environment: pytest.MonkeyPatc
     ],
 )
 def test_what_others_leave_behind_makes_no_group(
-    environment: pytest.MonkeyPatch, told: dict[str, object], words: str | None
+    environment: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    told: dict[str, object],
+    words: str | None,
 ) -> None:
     found = given(environment, told)
     assert (found.count, found.rank) == (1, 0) and processes.is_first()
-    said = processes.notice()
-    assert (said is None) if words is None else re.search(words, said or "")
+    processes.warn_if_alone()
+    assert (not caplog.text) if words is None else re.search(words, caplog.text)
 
 
 @pytest.mark.parametrize(
@@ -161,9 +170,9 @@ from lingula.system.errors import InputError, StoppedError
 import logging
 logging.basicConfig(format="%(message)s", level=logging.INFO)
 signals.stop_at_once()
-meeting._FIRST_WORD, meeting.AGENT_PATIENCE = 0.3, 1.0
+meeting.FIRST_WORD, meeting.AGENT_PATIENCE = 0.3, 1.0
 try:
-    place = meeting.meet(processes.here())
+    place = meeting.meet(processes.read_ranks())
     print("met")
 except signals.Interrupted as asked:
     sys.exit(asked.status)
@@ -249,3 +258,69 @@ def test_a_process_that_waits_in_a_library_ends_too() -> None:
         process.send_signal(signal.SIGTERM)
         wrong = process.communicate(timeout=20)[1]
     assert process.returncode == 143 and "SIGTERM" in wrong
+
+
+SECOND = {
+    "torchrun": TORCHRUN | {"WORLD_SIZE": 2, "RANK": 1, "LOCAL_WORLD_SIZE": 2, "LOCAL_RANK": 1},
+    "srun": STEP
+    | {"SLURM_STEP_NUM_TASKS": 2, "SLURM_STEP_TASKS_PER_NODE": "2", "SLURM_PROCID": 1}
+    | {"SLURM_NODEID": 0},
+}
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_the_second_process_waits_for_the_phantom_that_the_first_draws(
+    launcher: str, tmp_path: Path, environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "phantom"
+    assert given(environment, SECOND[launcher]).rank == 1
+    environment.setattr(processes, "LOOK", 0.01)
+    code = f"import lingula; lingula.data_phantom({str(out)!r}, n=60, size=32)"
+    with caplog.at_level("INFO", "lingula"):
+        first = subprocess.Popen([sys.executable, "-c", code], env=clean())
+        table = lingula.data_phantom(out, n=60, size=32)
+    assert first.wait() == 0 and table == out / "labels.csv"
+    assert len(table.read_text().splitlines()) == 61
+    assert "Waiting for the first process" in caplog.text
+    with pytest.raises(InputError, match="n: 60 there, 61 now"):
+        lingula.data_phantom(out, n=61, size=32)
+
+
+def test_waiting_ends_by_a_signal_and_where_nothing_happens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "LOOK", 0.01)
+    monkeypatch.setattr(processes, "PATIENCE", 0.2)
+    began = time.monotonic()
+    with pytest.raises(StoppedError, match="may have ended before"):
+        processes.wait_for_first(lambda: None, "a thing is made", tmp_path)
+    assert time.monotonic() - began < 5
+
+    def stop() -> None:
+        raise Interrupted(15)
+
+    with pytest.raises(Interrupted):
+        processes.wait_for_first(stop, "a thing is made", tmp_path)  # type: ignore[arg-type]
+
+    files = iter(range(1000))
+
+    def look() -> Path | None:
+        time.sleep(0.05)  # a file every now and then is a sign of life
+        (tmp_path / str(next(files))).touch()
+        return tmp_path if time.monotonic() - began > 1.5 else None
+
+    assert processes.wait_for_first(look, "a thing is made", tmp_path) == tmp_path
+
+
+@pytest.mark.slow
+def test_a_run_on_two_processes_draws_its_phantom_once(tiny_config: Config, tmp_path: Path) -> None:
+    config = vary(tiny_config, data__table="phantom", optim__epochs=1)
+    write_config(config, tmp_path / "c.yaml")
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words += ["-m", "lingula", "train", str(tmp_path / "c.yaml"), "--out", str(tmp_path / "run")]
+    done = subprocess.run(
+        words, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "finished.json").is_file()
+    assert done.stderr.count("Waiting for the first process") == 1

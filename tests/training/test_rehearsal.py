@@ -14,7 +14,7 @@ import torch
 import lingula
 from builders import write_tiny
 from lingula.settings.config import Config, vary
-from lingula.system import locks
+from lingula.system import claims
 from lingula.system.errors import InputError
 from lingula.training import run_folder
 
@@ -160,7 +160,7 @@ def test_runs_that_are_there(
     with pytest.raises(InputError, match="table has changed"):
         lingula.train(once, out=run, dry_run=True)
     assert everything(run) == before
-    with locks.held(run, "training in"), pytest.raises(InputError, match="Another process"):
+    with claims.lock_folder(run, "training in"), pytest.raises(InputError, match="Another process"):
         lingula.train(once, out=run, dry_run=True)
 
 

@@ -105,10 +105,8 @@ def make_fabric(device: str, precision: str) -> Fabric:
             "a tenth to a half of the speed of fp32, which is exact too. Use precision=fp32 "
             "(--precision fp32) here."
         )
-    together = processes.here()
-    alone = processes.notice()
-    if alone is not None:
-        log.warning("%s", alone)
+    together = processes.read_ranks()
+    processes.warn_if_alone()
     here, nodes = _devices(device, together)
     # Named, for Fabric's own look at the environment takes left-over variables for a cluster.
     environment: ClusterEnvironment = LightningEnvironment()

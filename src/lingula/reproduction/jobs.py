@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lingula.reproduction.request import TEXTS, Request
+from lingula.reproduction.request import scale_config as scaled
 from lingula.settings.config import Config, absolute, diff, overridden, vary
 from lingula.settings.label_space import SPACES
-from lingula.settings.paper import EXOGENOUS, TABLE_1, TABLE_2, EnsembleRow, Row, scaled
+from lingula.settings.paper import EXOGENOUS, TABLE_1, TABLE_2, EnsembleRow, Row
 from lingula.settings.recipe import recipe
 from lingula.settings.weight_sources import TEXT_SOURCES, find_text
-from lingula.system.processes import is_first
-from lingula.system.waiting import waited
+from lingula.system.processes import is_first, wait_for_first
 from lingula.training import run_folder
 
 SPLITS_SCORED = ("dev", "test")
@@ -83,7 +83,9 @@ def _save_tiny_text(place: Path) -> Path:
         words = [finding for space in SPACES.values() for finding in space.classes]
         return save_tiny(place, "t5" if place.name == "clinical-t5" else "bert", words)
     config = place / "config.json"
-    waited(lambda: config if config.is_file() else None, f"{place} is being made", place.parent)
+    wait_for_first(
+        lambda: config if config.is_file() else None, f"{place} is being made", place.parent
+    )
     return place
 
 

@@ -272,7 +272,7 @@ def _build(config: Config, images: Images) -> Sizes:
 
 
 def _check_steps(config: Config, images: Images, run: Path, here: bool) -> None:
-    optim.plan(config, images.rows(config), processes.here().count if here else 1)
+    optim.plan(config, images.rows(config), processes.read_ranks().count if here else 1)
     if not here:
         return
     now, before = resolve(config), run / "config.yaml"

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lingula.images.cache import CachedImages
 from lingula.settings.config import Config
-from lingula.system import files, locks
+from lingula.system import claims, files
 from lingula.system.errors import InputError
 from lingula.system.progress import counting, progress
 
@@ -91,7 +91,7 @@ def lock_blocks(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
     Raises:
         InputError: another prediction writes there now, or has just finished.
     """
-    with locks.held(folder, "predicting by way of"):
+    with claims.lock_folder(folder, "predicting by way of"):
         if read_settings(folder) is None:
             # Blocks without settings are left over from a folder that was being removed.
             for left_over in folder.glob(_NAMES):

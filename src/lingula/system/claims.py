@@ -1,9 +1,16 @@
-"""The place of an output, before it is written: free, done already, to be renamed, or refused."""
+"""The place of an output: whether a command may write there, and a lock while it does.
+
+A place is free, has the output already, is renamed, or is refused. The lock of a folder ends with
+the process that has it, however that ends.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
-from collections.abc import Collection, Iterable, Mapping
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +18,14 @@ from typing import Any
 from lingula.system import files
 from lingula.system.errors import InputError, changes, differences
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 log = logging.getLogger("lingula")
+
+LOCK = ".lock"
 
 # Conflicts, for `claim`.
 OTHER_CONTENT = "with something else in it."
@@ -102,3 +116,72 @@ def read_settings_beside(output: Path) -> dict[str, Any] | None:
     """From what an output was made; None where no file says it."""
     path = settings_beside(output)
     return files.read_object(path) if path.is_file() else None
+
+
+@contextlib.contextmanager
+def lock_folder(folder: Path, doing: str) -> Iterator[bool]:
+    """Keep other processes from `doing` their work in `folder`, which is made if it is not there.
+
+    The lock is `flock` on an empty file. Where the system or the file system has no such locks,
+    False is yielded. Reading a folder needs no lock. Raises `InputError` if another process has
+    the lock, or if the folder can't be made.
+    """
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise files.unwritable(folder, error) from error
+    try:
+        with contextlib.ExitStack() as stack:
+            yield fcntl is not None and _lock(folder, doing, stack)
+    finally:
+        if is_new and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def _lock(folder: Path, doing: str, stack: contextlib.ExitStack) -> bool:
+    """Take the lock of a folder until `stack` ends; False where it has none."""
+    handle = os.open(folder, os.O_RDONLY)
+    stack.callback(os.close, handle)
+    while True:
+        try:
+            lock = os.open(LOCK, os.O_RDWR | os.O_CREAT, 0o666, dir_fd=handle)
+        except FileNotFoundError:
+            raise InputError(
+                f"Another process has just finished with {folder}; give this line again."
+            ) from None
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EROFS):
+                return False  # nothing can be written here, so there is nothing to keep apart
+            raise files.unwritable(folder / LOCK, error) from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise InputError(
+                f"Another process is {doing} {folder}. Wait for its end, or stop it (`fuser "
+                f"{folder / LOCK}` names it); or choose another --out."
+            ) from None
+        except OSError as error:
+            os.close(lock)
+            log.warning("%s can't be locked (%s): start only one process.", folder, error.strerror)
+            return False
+        if _is_there(lock, handle):
+            break
+        os.close(lock)  # its last holder removed it between the two lines above
+    stack.callback(os.close, lock)
+    # By the folder's handle, for it may have been renamed; before the lock is given back.
+    stack.callback(_remove, handle)
+    return True
+
+
+def _is_there(lock: int, folder: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(lock), os.stat(LOCK, dir_fd=folder))
+    except FileNotFoundError:
+        return False
+
+
+def _remove(folder: int) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(LOCK, dir_fd=folder)

@@ -28,7 +28,7 @@ log = logging.getLogger("lingula")
 
 PATIENCE = 1800.0  # seconds; torch's own. Nodes may load torch from a slow disk
 AGENT_PATIENCE = 20.0  # torchrun's store is there before its processes are
-_FIRST_WORD, _AGAIN, _LOOK = 5.0, 30.0, 0.2
+FIRST_WORD, _AGAIN, _LOOK = 5.0, 30.0, 0.2
 
 
 def meet(here: Ranks) -> object:
@@ -141,7 +141,7 @@ def _store(here: Ranks, host: str, port: int, *, serve: bool, is_served: bool) -
 def _wait(done: Callable[[], bool], patience: float, words: Callable[[], str]) -> None:
     """Look until `done`; say what is waited for now and then, and give up after `patience`."""
     began = time.monotonic()
-    next_word = began + _FIRST_WORD
+    next_word = began + FIRST_WORD
     while not done():
         now = time.monotonic()
         if now - began > patience:

@@ -1,18 +1,29 @@
-"""How many processes work together, which of them this one is, and who started them; no torch.
+"""How many processes work together, which of them this one is, and waiting for the first one.
 
-The one place that decides it. torchrun and srun start processes that work together. Nothing else
-does: what other launchers, notebooks and batch scripts leave in the environment makes no group, and
-a process that it names works alone, or is refused where it would be one of several.
+`read_ranks` alone decides it, without torch. torchrun and srun start processes that work together.
+Nothing else does: what other launchers, notebooks and batch scripts leave in the environment makes
+no group, and a process that it names works alone, or is refused where it would be one of several.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import re
+import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Literal
 
-from lingula.system.errors import InputError
+from lingula.system.errors import InputError, StoppedError
+
+log = logging.getLogger("lingula")
+
+LOOK, TELL, PATIENCE = 1.0, 60.0, 600.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Ranks:
         return self.count // self.local
 
 
-def here() -> Ranks:
+def read_ranks() -> Ranks:
     """The processes that torchrun or srun started; one alone where neither did.
 
     Raises `InputError` for a process that another launcher names as one of several but not the
@@ -66,18 +77,19 @@ def here() -> Ranks:
 
 def is_first() -> bool:
     """Whether this is the first, or the only, process."""
-    return here().rank == 0
+    return read_ranks().rank == 0
 
 
-def notice() -> str | None:
-    """Why this process works alone although the environment speaks of more; None if it doesn't."""
-    if here().launcher != "none":
-        return None
-    for _, size, _, mend in _OTHERS:
+def warn_if_alone() -> None:
+    """One warning where this process works alone although the environment speaks of several."""
+    if read_ranks().launcher != "none":
+        return
+    for _, size, _, advice in _OTHERS:
         count = _number(size)
         if count is not None and count > 1:
-            return f"{size}={count} is in the environment, but {mend.format(count=count)}"
-    return None
+            words = advice.format(count=count)
+            log.warning("%s=%d is in the environment, but %s", size, count, words)
+            return
 
 
 _ALONE = "this process works alone. For {count} processes: "
@@ -162,3 +174,62 @@ def _number(name: str) -> int | None:
     """The whole number in a variable; None where it is not set or holds something else."""
     text = os.environ.get(name, "").strip()
     return int(text) if text.isdecimal() else None
+
+
+def wait_for_first(look: Callable[[], Path | None], what: str, folder: Path) -> Path:
+    """What `look` finds, once the first process has made it.
+
+    It says what it waits for every minute. Any signal that stops a process stops it.
+
+    Args:
+        look: gives None as long as it is not there.
+        what: what is waited for.
+        folder: where the first process writes it, file by file.
+
+    Raises:
+        StoppedError: nothing has been written there for ten minutes.
+    """
+    changed, before = time.monotonic(), 0
+    told: float | None = None
+    while (found := look()) is None:
+        now, sign = time.monotonic(), _sign(folder)
+        if sign != before:
+            before, changed = sign, now
+        if now - changed > PATIENCE:
+            raise StoppedError(
+                f"The first process has written nothing to {folder} for {PATIENCE / 60:.0f} "
+                f"minutes; it may have ended before {what}. The same line again continues."
+            )
+        if told is None or now - told >= TELL:
+            log.info("Waiting for the first process: %s.", what)
+            told = now
+        time.sleep(LOOK)
+    return found
+
+
+def _sign(folder: Path) -> int:
+    """What changes when a file appears in the folder; 0 where it is not there yet."""
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@contextlib.contextmanager
+def let_others_wait() -> Iterator[bool]:
+    """Yield whether this process is to do the block's work; the others wait until it is done.
+
+    They wait where the processes are connected, that is after a training, however long it takes.
+    Processes that have had nothing to do together are not, and need not wait.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    group = None
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        # A group of its own: the usual one gives up after minutes.
+        group = distributed.new_group(backend="gloo", timeout=timedelta(days=7))
+    yield is_first()
+    if group is not None and distributed is not None:
+        try:
+            distributed.barrier(group=group)
+        except RuntimeError as error:
+            raise StoppedError("The first process ended before its work was done.") from error

@@ -68,7 +68,7 @@ def fit_and_score(plan: Plan, *, resuming: bool, report: Callable[[Path], None])
     """Do what is left to do of a run: train, score dev and test, evaluate, report."""
     run, table = plan.run, plan.table
     # On a node without its device, too.
-    if processes.here().count == 1 and run_folder.is_finished(run):
+    if processes.read_ranks().count == 1 and run_folder.is_finished(run):
         _open(plan, plan.config)
         log.info("%s is finished; nothing to do.", run)
         return
@@ -295,9 +295,7 @@ def rehearse(plan: Plan, *, resuming: bool, overwrite: bool) -> None:
     """
     run, table = plan.run, plan.table
     config = plan.config if resuming else resolve(plan.config)
-    alone = processes.notice()
-    if alone is not None:
-        log.warning("%s", alone)
+    processes.warn_if_alone()
     if (not overwrite or run.is_file()) and run_folder.find_standing(run, config) != "new":
         if len(table):
             check_same_data(run, data_sha256(plan.table, plan.outside))
@@ -307,14 +305,14 @@ def rehearse(plan: Plan, *, resuming: bool, overwrite: bool) -> None:
             return
     files.check_place(run)
     if len(table):
-        _check_steps(config, plan, processes.here().count)
+        _check_steps(config, plan, processes.read_ranks().count)
         for split in ("train", "dev"):
             check_there(dataset_of(subset(table, rows_of(table, split)), config), split)
         for other in plan.outside:
             check_there(dataset_of(other.table, config), "outside")
         tell_of_test(config, table)
     else:
-        optim.plan(config, Rows(_DRAWN), processes.here().count)
+        optim.plan(config, Rows(_DRAWN), processes.read_ranks().count)
     network, _, _ = build(config, table, {}, kept_start(run, config))
     if config.model.checkpointing:
         recompute_activations(network.encoder)

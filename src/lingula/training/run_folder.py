@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import lingula
 from lingula.settings.config import Config, diff, read_config, write_config
-from lingula.system import files, locks
+from lingula.system import claims, files
 from lingula.system.errors import InputError, differences
 
 if TYPE_CHECKING:  # they take longer to import than the answer to wrong settings takes
@@ -143,7 +143,7 @@ def find_table(run: Path, table: str) -> Path:
 
 
 _PHANTOMS = ("phantom", "phantom-nih", "phantom-chexpert")
-_MADE_BEFORE_CONFIG = (locks.NAME, *_PHANTOMS, "table.csv", "table.json")
+_MADE_BEFORE_CONFIG = (claims.LOCK, *_PHANTOMS, "table.csv", "table.json")
 _WRITTEN = (
     r"config|environment|table|metrics|model|step-\d+|(dev|test)(\.failed)?|attention|report"
     r"|finished"
@@ -155,7 +155,7 @@ def lock_run(run: Path) -> Iterator[None]:
     """Keep other processes from training in `run`, a folder that is created if need be."""
     if run.is_file():
         raise InputError(f"{run} is there already and is no run; choose another --out.")
-    with locks.held(run, "training in") as alone:
+    with claims.lock_folder(run, "training in") as alone:
         if alone:  # what was left half-written is nobody's now
             for name in (".", "best", "checkpoints", "scores"):
                 files.sweep(run / name, _WRITTEN)

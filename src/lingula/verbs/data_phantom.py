@@ -8,9 +8,8 @@ from typing import Any
 
 from lingula.phantom import find_phantom, write_phantom
 from lingula.system.errors import InputError
-from lingula.system.processes import is_first
+from lingula.system.processes import is_first, wait_for_first
 from lingula.system.progress import counting, progress
-from lingula.system.waiting import waited
 
 
 def data_phantom(
@@ -63,6 +62,6 @@ def data_phantom(
     }
     if not is_first():
         what = f"{place} is being drawn"
-        return waited(lambda: find_phantom(place, **asked), what, place / "images")
+        return wait_for_first(lambda: find_phantom(place, **asked), what, place / "images")
     with progress(f"drawing {place.name}") as tick:
         return write_phantom(place, **asked, overwrite=overwrite, progress=counting(tick))

@@ -25,7 +25,7 @@ from lingula.reproduction.request import Request, check_request
 from lingula.settings.paper import EnsembleRow
 from lingula.system import files
 from lingula.system.errors import InputError
-from lingula.system.waiting import by_the_first
+from lingula.system.processes import let_others_wait
 from lingula.verbs.data_phantom import data_phantom
 from lingula.verbs.ensemble import ensemble
 from lingula.verbs.predict import predict
@@ -183,7 +183,7 @@ def _run(request: Request, join: bool) -> Path:
             there = {"device": "auto"} if arguments["out"].is_file() else {}
             predict(**arguments | there)
     assert images.table is not None
-    with by_the_first() as first:
+    with let_others_wait() as first:
         if first:
             write_results(request, jobs, images.table, partial(_join, request))
     return request.folder / f"{request.table}.md"

@@ -18,7 +18,7 @@ from lingula.settings.config import (
 )
 from lingula.settings.label_space import SPACES
 from lingula.settings.recipe import RECIPES, recipe
-from lingula.system import files, locks, processes
+from lingula.system import claims, files, processes
 from lingula.system.errors import InputError, differences, examples
 from lingula.training import run_folder
 
@@ -233,7 +233,7 @@ def _rehearse(config: Config, run: Path, *, resuming: bool, overwrite: bool) -> 
         _describe(plan)
     from lingula.training.fitting import rehearse
 
-    with locks.held(run, "training in") if run.is_dir() else contextlib.nullcontext():
+    with claims.lock_folder(run, "training in") if run.is_dir() else contextlib.nullcontext():
         rehearse(plan, resuming=resuming, overwrite=overwrite)
 
 

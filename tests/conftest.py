@@ -13,7 +13,7 @@ import pytest
 
 from builders import write_tiny
 from lingula.settings.config import Config, vary
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 
 
 @pytest.fixture(scope="session", autouse=True)

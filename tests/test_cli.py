@@ -20,7 +20,7 @@ from lingula.cli import app
 from lingula.cli.signatures import PYTHON_ONLY, read_verb
 from lingula.settings import config as config_module
 from lingula.settings.config import KEYS, Config, diff, from_plain, overridden, to_yaml
-from lingula.settings.recipe import RECIPES, recipe
+from lingula.settings.recipes import RECIPES, recipe
 from lingula.system.errors import InputError
 
 # Children that touch the network die of it: see its sitecustomize. They run the package that these

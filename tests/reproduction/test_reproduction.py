@@ -24,7 +24,7 @@ from lingula.phantom import write_phantom
 from lingula.reproduction.jobs import find_texts, plan_jobs
 from lingula.reproduction.request import Request
 from lingula.settings.label_space import SPACES
-from lingula.settings.paper import DENSENET, TABLE_2
+from lingula.settings.recipes import DENSENET, TABLE_2
 from lingula.system import files
 from lingula.system.errors import InputError
 
@@ -44,7 +44,7 @@ def tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The paper's ResNet-50 becomes a tiny one, and no weights are on this machine."""
-    monkeypatch.setattr("lingula.settings.paper.RESNET", "test_resnet.r160_in1k")
+    monkeypatch.setattr("lingula.settings.recipes.RESNET", "test_resnet.r160_in1k")
     monkeypatch.setenv("LINGULA_WEIGHTS", str(tmp_path / "no-weights"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "no-weights"))
 
@@ -240,7 +240,7 @@ def test_faults_of_the_last_step_are_found_before_the_first(
         "table1", **here
     )
     monkeypatch.undo()
-    monkeypatch.setattr("lingula.settings.paper.RESNET", "test_resnet.r160_in1k")
+    monkeypatch.setattr("lingula.settings.recipes.RESNET", "test_resnet.r160_in1k")
     other = tmp_path / "o" / "trainings" / "t1r1-s0"
     other.mkdir(parents=True)
     (other / "config.yaml").write_text("optim:\n  epochs: 3\n")
@@ -346,7 +346,7 @@ def test_ensembles_of_other_members_make_room(
     tables: dict[str, Path], tmp_path: Path, cheap: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that is run later joins the ensembles; the old ones are kept aside."""
-    monkeypatch.setattr("lingula.settings.paper.DENSENET", "test_resnet.r160_in1k")
+    monkeypatch.setattr("lingula.settings.recipes.DENSENET", "test_resnet.r160_in1k")
     save_tiny(tmp_path / "no-weights" / "med-kebert", "bert", CLASSES)
     asked: dict[str, Any] = {"data": tables["cxr-lt"], "rows": [2], "out": tmp_path / "o"}
     asked |= {"epochs": 1, "settings": [*SMALL, "model.weights=none"]}
@@ -519,7 +519,7 @@ def test_the_whole_bill(
     tables: dict[str, Path], tmp_path: Path, cheap: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing but the table is there: no weights, no text encoder."""
-    monkeypatch.setattr("lingula.settings.paper.DENSENET", "test_resnet.r160_in1k")
+    monkeypatch.setattr("lingula.settings.recipes.DENSENET", "test_resnet.r160_in1k")
     monkeypatch.setattr("lingula.reproduction.estimate.STEPS", 3)
     monkeypatch.setattr("lingula.reproduction.estimate.SECONDS", 1.0)
     settings = [*SMALL, "model.decoder.layers=1", "model.decoder.width=32"]

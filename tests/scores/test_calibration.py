@@ -27,7 +27,7 @@ from lingula.scores.predictions import Predictions, aligned, failed, read_scores
 from lingula.scores.reliability import reliability
 from lingula.scores.thresholds import Rule, distinct, parsed, threshold
 from lingula.settings.config import Config, vary, write_config
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 from lingula.system.errors import InputError
 from lingula.tables.reading import read_table
 from lingula.tables.table import rows_of, subset, targets

@@ -16,7 +16,7 @@ from lingula.scores import ensembles, metrics
 from lingula.scores.members import failures, same_rows
 from lingula.scores.predictions import Predictions, failed, read_scores, write_scores
 from lingula.settings.config import vary, write_config
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 from lingula.system.errors import InputError
 from lingula.verbs.ensemble import ensemble, ensemble_apply
 

@@ -13,7 +13,7 @@ from builders import write_tiny
 from lingula.scores.calibration import expit
 from lingula.scores.predictions import doubt
 from lingula.settings.config import vary
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 
 TWICE = "All scores lie between 0.5 and 0.732: a sigmoid may have been applied twice"
 UNTRAINED = "All scores lie between 0.45 and 0.55: the model may not have been trained"

@@ -13,7 +13,7 @@ import lingula
 from lingula.phantom import write_phantom
 from lingula.scoring.attention import Look, described, from_json, look, rates, to_json
 from lingula.settings.config import vary
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 from lingula.system.errors import InputError
 from lingula.tables.reading import read_boxes
 

@@ -32,7 +32,7 @@ from lingula.scoring.scoring import (
     score_batch,
 )
 from lingula.settings.config import vary
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 from lingula.system.errors import InputError
 from lingula.verbs import predict as predicting
 

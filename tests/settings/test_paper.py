@@ -23,8 +23,7 @@ from lingula.reproduction.request import SCALES
 from lingula.reproduction.request import scale_config as scaled
 from lingula.reproduction.results import average_seeds
 from lingula.settings.config import Config, diff, read_config, vary
-from lingula.settings.paper import ASSUMED, NINE, TABLE_1, TABLE_2, row_config
-from lingula.settings.recipe import RECIPES, recipe
+from lingula.settings.recipes import ASSUMED, NINE, RECIPES, TABLE_1, TABLE_2, recipe, row_config
 from lingula.system.errors import InputError
 
 # Tables 1 and 2 of the paper, typed off it: encoder, text, separate, factor, MixUp, TTA, mAP.

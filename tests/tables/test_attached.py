@@ -318,7 +318,7 @@ def test_patients_whose_rows_differ_are_not_named(
 def test_trained_on_dicom_and_predicted_by_study(hospital: Path) -> None:
     from lingula.scores.predictions import read_scores
     from lingula.settings.config import vary
-    from lingula.settings.recipe import recipe
+    from lingula.settings.recipes import recipe
 
     (hospital / "map.yaml").write_text("Cardiomegally: Cardiomegaly\n")
     made = lingula.data_folder(

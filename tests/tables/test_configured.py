@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lingula.settings.config import Config, vary
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 from lingula.system.errors import InputError
 from lingula.tables.checking import check
 from lingula.tables.configured import prepared_table

@@ -107,7 +107,7 @@ def test_two_shared_file_names_are_two_too_many(tmp_path: Path) -> None:
 
 
 def test_a_run_on_three_tables(phantoms: dict[str, Path], tmp_path: Path) -> None:
-    from lingula.settings.recipe import recipe
+    from lingula.settings.recipes import recipe
 
     config = vary(
         recipe("smoke"),
@@ -167,7 +167,7 @@ def test_three_public_data_sets_as_they_lie_on_disk(tmp_path: Path) -> None:
     from builders import CHEXPERT_HEAD, csv, cxr_lt_2023, film, mimic_images, nih_row, nih_tree
     from lingula.model.tiny_text import save_tiny
     from lingula.settings.config import vary
-    from lingula.settings.recipe import recipe
+    from lingula.settings.recipes import recipe
 
     own = lingula.data_cxr_lt(
         mimic_images(tmp_path / "mimic", range(33)),

@@ -38,7 +38,7 @@ from lingula.model.loader import load_encoder
 from lingula.model.network import Architecture
 from lingula.scores.predictions import read_scores
 from lingula.settings.config import Config, vary, write_config
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 from lingula.system import files, signals
 from lingula.system.errors import InputError, StoppedError
 from lingula.training import examples, fitting, loop, run_folder

@@ -17,7 +17,7 @@ import lingula
 from builders import CLASSES, write_tiny
 from lingula.model.tiny_text import save_tiny
 from lingula.settings.config import Config, read_config, vary
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 from lingula.system import signals
 from lingula.system.errors import InputError
 from lingula.training import loop

@@ -11,7 +11,7 @@ import pytest
 import lingula
 from builders import write_tiny
 from lingula.settings.config import vary
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 from lingula.system.errors import InputError
 
 

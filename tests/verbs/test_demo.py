@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 from lingula.system.progress import spoken
 from lingula.verbs import demo
 from lingula.verbs.demo import FULL, Rates, announce, estimate_seconds

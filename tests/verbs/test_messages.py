@@ -19,7 +19,7 @@ from lingula.reporting import figures
 from lingula.reporting.report import distinct_names
 from lingula.scores.subgroups import parted
 from lingula.settings.config import vary
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 from lingula.system import files
 from lingula.system.errors import InputError
 from lingula.tables.reading import read_table

@@ -24,7 +24,7 @@ from lingula.reproduction.jobs import (
 from lingula.reproduction.request import Request, count
 from lingula.settings.config import Config, read_config, vary
 from lingula.settings.label_space import SPACES
-from lingula.settings.paper import EXOGENOUS
+from lingula.settings.recipes import EXOGENOUS
 from lingula.system import files, processes
 from lingula.system.errors import InputError, differences
 from lingula.tables.configured import check_table, configured_outside, configured_table

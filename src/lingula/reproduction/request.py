@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lingula.settings.config import Config, overridden, vary
-from lingula.settings.paper import TABLE_1, TABLE_2
+from lingula.settings.recipes import TABLE_1, TABLE_2
 from lingula.settings.weight_sources import TEXT_SOURCES
 from lingula.system.errors import InputError, nearest
 

@@ -20,7 +20,7 @@ from lingula.scores.members import same_rows
 from lingula.scores.predictions import Predictions, class_columns, read_scores
 from lingula.settings.config import Data
 from lingula.settings.label_space import groups
-from lingula.settings.paper import TABLE_1, TABLE_2, EnsembleRow, Row
+from lingula.settings.recipes import TABLE_1, TABLE_2, EnsembleRow, Row
 from lingula.system import files
 from lingula.tables.table import Table, class_counts, rows_of
 

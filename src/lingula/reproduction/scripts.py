@@ -16,7 +16,7 @@ import jinja2
 from lingula.reproduction.jobs import Job, phantoms_to_draw, predictions_to_make, starts_to_train
 from lingula.reproduction.request import Request, command_line, count
 from lingula.settings.config import Config, diff
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 from lingula.system import files
 from lingula.system.errors import InputError
 

@@ -7,7 +7,7 @@ arguments. Unknown keys are refused with the nearest name.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -341,30 +341,31 @@ def write_config(config: Config, path: str | Path) -> None:
 OUTSIDE_PHANTOMS = {"phantom:nih": "nih", "phantom:chexpert": "chexpert"}
 
 
-def absolute(config: Config) -> Config:
-    """Paths made absolute, so that the run can be continued from any working folder."""
-    data, model = config.data, config.model
-    if data.table != "phantom":
-        data = data.model_copy(update={"table": str(files.expanded(data.table).resolve())})
-    outside = tuple(
-        place if place in OUTSIDE_PHANTOMS else str(files.expanded(place).resolve())
-        for place in data.outside
-    )
-    data = data.model_copy(update={"outside": outside})
-    if data.root is not None:
-        data = data.model_copy(update={"root": str(files.expanded(data.root).resolve())})
-    if data.cache is not None:
-        places = [data.cache] if isinstance(data.cache, str) else data.cache
-        caches = tuple(str(files.expanded(place).resolve()) for place in places)
-        cache = caches[0] if isinstance(data.cache, str) else caches
-        data = data.model_copy(update={"cache": cache})
-    if config.loss.worst.run is not None:
-        run = str(files.expanded(config.loss.worst.run).resolve())
-        worst = config.loss.worst.model_copy(update={"run": run})
-        loss = config.loss.model_copy(update={"worst": worst})
-        config = config.model_copy(update={"loss": loss})
-    for field in ("weights", "text"):
-        place = files.expanded(getattr(model, field))
-        if getattr(model, field) not in ("none", "imagenet", "orthogonal") and place.exists():
-            model = model.model_copy(update={field: str(place.resolve())})
-    return config.model_copy(update={"data": data, "model": model})
+def with_absolute_paths(config: Config) -> Config:
+    """The config with paths made absolute, so that a run can be continued from any folder."""
+    changes: dict[str, Any] = {}
+    for key, value in leaves(config):
+        if key in _PATHS and isinstance(value, str):
+            changes[key.replace(".", "__")] = _absolute(key, value)
+        elif key in _PATHS and value is not None:
+            changes[key.replace(".", "__")] = [_absolute(key, one) for one in value]
+    return vary(config, **changes)
+
+
+# Settings that are paths, and the names that they may have instead.
+_PATHS: dict[str, Collection[str]] = {
+    "data.table": ("phantom",),
+    "data.root": (),
+    "data.cache": (),
+    "data.outside": OUTSIDE_PHANTOMS,
+    "loss.worst.run": (),
+    "model.weights": ("none", "imagenet"),
+    "model.text": ("orthogonal",),
+}
+
+
+def _absolute(key: str, text: str) -> str:
+    """The absolute path that a setting gives; the text itself where it is a name."""
+    place = files.expanded(text)
+    is_name = text in _PATHS[key] or (key.startswith("model.") and not place.exists())
+    return text if is_name else str(place.resolve())

@@ -16,7 +16,7 @@ from lingula.scores.predictions import read_scores
 from lingula.scoring.attention import known_rates
 from lingula.settings.config import Config, vary
 from lingula.settings.label_space import CXR_LT_2023
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import recipe
 from lingula.system.progress import spoken
 from lingula.training import run_folder
 from lingula.training.run_labels import labels_of, measured

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lingula.settings.config import Config
-from lingula.settings.paper import TABLE_1, TABLE_2
-from lingula.settings.recipe import recipe
+from lingula.settings.recipes import TABLE_1, TABLE_2, recipe
 from lingula.settings.weight_sources import TEXT_SOURCES, find_text, missing_text, weights_folder
 from lingula.system import files
 from lingula.system.errors import InputError

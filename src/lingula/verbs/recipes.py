@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from lingula.settings.config import to_yaml
-from lingula.settings.paper import ASSUMED, EXOGENOUS, TABLE_1, TABLE_2, Row
-from lingula.settings.recipe import ENSEMBLES, RECIPES, recipe
+from lingula.settings.recipes import (
+    ASSUMED,
+    ENSEMBLES,
+    EXOGENOUS,
+    RECIPES,
+    TABLE_1,
+    TABLE_2,
+    Row,
+    recipe,
+)
 
 
 def recipes(name: str | None = None) -> str:

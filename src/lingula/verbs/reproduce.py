@@ -22,7 +22,7 @@ from lingula.reproduction.jobs import (
     starts_to_train,
 )
 from lingula.reproduction.request import Request, check_request
-from lingula.settings.paper import EnsembleRow
+from lingula.settings.recipes import EnsembleRow
 from lingula.system import files
 from lingula.system.errors import InputError
 from lingula.system.processes import let_others_wait

@@ -12,12 +12,12 @@ from lingula.settings.config import (
     OUTSIDE_PHANTOMS,
     Config,
     Worst,
-    absolute,
     overridden,
     read_config,
+    with_absolute_paths,
 )
 from lingula.settings.label_space import SPACES
-from lingula.settings.recipe import RECIPES, recipe
+from lingula.settings.recipes import RECIPES, recipe
 from lingula.system import claims, files, processes
 from lingula.system.errors import InputError, differences, examples
 from lingula.training import run_folder
@@ -109,13 +109,13 @@ def _settings(
             raise InputError(
                 f"A resumed run keeps its settings; these differ:\n{differences(changed)}"
             )
-        config = absolute(config)
+        config = with_absolute_paths(config)
         _check_table_there(config, run)
         return config, run
     if name is None or out is None:
         raise InputError("Say what to train and where: lingula train RECIPE|config.yaml --out RUN.")
     config = overridden(settings_of(name), overrides)
-    return absolute(config), Path(out)
+    return with_absolute_paths(config), Path(out)
 
 
 def _check_table_there(config: Config, run: Path) -> None:

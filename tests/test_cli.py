@@ -19,7 +19,7 @@ import lingula as package
 from lingula.cli import app
 from lingula.cli.signatures import PYTHON_ONLY, read_verb
 from lingula.settings import config as config_module
-from lingula.settings.config import KEYS, Config, diff, from_plain, overridden, to_yaml
+from lingula.settings.config import KEYS, Config, diff, override_settings, parse_config, to_yaml
 from lingula.settings.recipes import RECIPES, recipe
 from lingula.system.errors import InputError
 
@@ -303,7 +303,7 @@ def test_recipes_come_back_from_their_yaml(name: str, tmp_path: Path) -> None:
 
 
 def test_overrides_change_what_they_name() -> None:
-    config = overridden(
+    config = override_settings(
         Config(), ["optim.lr=1e-3", "loss.class_weights.Pleural Other=2", "augment.scale=[0.5,1]"]
     )
     assert diff(Config(), config) == {
@@ -317,9 +317,9 @@ def test_wrong_settings_are_named(tmp_path: Path) -> None:
     from lingula.settings.config import read_config
 
     with pytest.raises(InputError, match=r"unknown key 'model.decoder.layer'.*layers"):
-        from_plain({"model": {"decoder": {"layer": 2}}})
+        parse_config({"model": {"decoder": {"layer": 2}}})
     with pytest.raises(InputError, match=r"optim.lr"):
-        overridden(Config(), ["optim.lr=fast"])
+        override_settings(Config(), ["optim.lr=fast"])
     (tmp_path / "evil.yaml").write_text('!!python/object/apply:os.system ["touch pwned"]')
     with pytest.raises(InputError):
         read_config(tmp_path / "evil.yaml")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lingula.settings.config import KEYS, Config, overridden, read_config, to_yaml, vary
+from lingula.settings.config import KEYS, Config, override_settings, read_config, to_yaml, vary
 from lingula.system.errors import InputError
 
 
@@ -20,7 +20,7 @@ def test_no_number_is_infinite_or_none(value: str, tmp_path: Path) -> None:
     words |= {"data.outside", "data.ignore_columns"}
     for key in [*(key for key in KEYS if key not in words), "loss.class_weights.Edema"]:
         with pytest.raises(InputError, match=key.removeprefix("loss.class_weights.")):
-            overridden(Config(), [f"{key}={value}"])
+            override_settings(Config(), [f"{key}={value}"])
     place = tmp_path / "c.yaml"
     place.write_text(f"optim:\n  lr: {value}\n")
     with pytest.raises(InputError, match=r"c\.yaml: optim\.lr="):
@@ -37,14 +37,14 @@ def _of(config: Config, key: str) -> object:
 @pytest.mark.parametrize("weight", ["-1", "-0.5", "0"])
 def test_class_weights_are_positive(weight: str) -> None:
     with pytest.raises(InputError, match=r"loss\.class_weights\.Edema=.*greater than 0"):
-        overridden(Config(), [f"loss.class_weights.Edema={weight}"])
+        override_settings(Config(), [f"loss.class_weights.Edema={weight}"])
 
 
 def test_a_piece_has_two_images(tmp_path: Path) -> None:
     """Cases 90 and 100: batch norm has no statistics of one."""
     for size, pieces in ((8, 8), (7, 4), (2, 2)):
         with pytest.raises(InputError, match=f"optim.batch_size={2 * pieces} or more"):
-            overridden(Config(), [f"optim.batch_size={size}", f"optim.accumulate={pieces}"])
+            override_settings(Config(), [f"optim.batch_size={size}", f"optim.accumulate={pieces}"])
     with pytest.raises(InputError, match=r"optim\.batch_size=1: .*greater than or equal to 2"):
         vary(Config(), optim__batch_size=1)
     for size, pieces in ((8, 4), (9, 4), (2, 1)):
@@ -56,19 +56,19 @@ def test_a_setting_is_taken_as_it_stands(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("SECRET", "hunter2")
     monkeypatch.chdir(tmp_path)
     for text in ("${oc.env:SECRET}", "${optim.lr}", "${oc.decode:'1'}"):
-        config = overridden(Config(), [f"data.root={text}"])
+        config = override_settings(Config(), [f"data.root={text}"])
         assert config.data.root == text
         place = tmp_path / "c.yaml"
         place.write_text(to_yaml(config))
         assert read_config(place) == config and "hunter2" not in place.read_text()
     with pytest.raises(InputError, match=r"optim\.lr="):
-        overridden(Config(), ["optim.lr=${optim.min_lr}"])
+        override_settings(Config(), ["optim.lr=${optim.min_lr}"])
     place.write_text('data:\n  root: !!python/object/apply:os.system ["touch pwned"]\n')
     with pytest.raises(InputError, match="is not a YAML configuration"):
         read_config(place)
     for text in ('!!python/object/apply:os.system ["touch pwned"]', "[", "{a"):
         with pytest.raises(InputError, match="These settings can't be read"):
-            overridden(Config(), [f"optim.lr={text}"])
+            override_settings(Config(), [f"optim.lr={text}"])
     assert not (tmp_path / "pwned").exists()
 
 
@@ -113,10 +113,10 @@ NAMES = (
 @pytest.mark.parametrize("name", NAMES)
 def test_a_text_is_what_stands_behind_the_sign(name: str, tmp_path: Path) -> None:
     for key in ("data.table", "data.root", "model.weights", "model.text", "loss.worst.run"):
-        assert _of(overridden(Config(), [f"{key}={name}"]), key) == name
-    found = overridden(Config(), [f"data.outside={name}"]).data.outside
+        assert _of(override_settings(Config(), [f"{key}={name}"]), key) == name
+    found = override_settings(Config(), [f"data.outside={name}"]).data.outside
     assert found == ((name,) if name != "[a]" else ("a",))
-    listed = overridden(
+    listed = override_settings(
         Config(),
         [f'data.outside=["{name}", b]' if '"' not in name else f"data.outside=['{name}', b]"],
     )
@@ -137,32 +137,37 @@ def test_lists_of_texts() -> None:
         ("[]", ()),
         ("a, b", ("a, b",)),
     ):
-        assert overridden(Config(), [f"data.outside={text}"]).data.outside == wanted
-    assert overridden(Config(), ["data.classes=[Edema, Mass]"]).data.classes == ("Edema", "Mass")
-    assert overridden(Config(), ["data.classes=cxr-lt-2023"]).data.classes == "cxr-lt-2023"
-    assert overridden(Config(), ["data.cache=/c, d"]).data.cache == "/c, d"
+        assert override_settings(Config(), [f"data.outside={text}"]).data.outside == wanted
+    assert override_settings(Config(), ["data.classes=[Edema, Mass]"]).data.classes == (
+        "Edema",
+        "Mass",
+    )
+    assert override_settings(Config(), ["data.classes=cxr-lt-2023"]).data.classes == "cxr-lt-2023"
+    assert override_settings(Config(), ["data.cache=/c, d"]).data.cache == "/c, d"
 
 
 def test_none_is_said_where_there_may_be_none() -> None:
     config = vary(Config(), data__root="x", data__blank="zero", augment__mixup=0.2)
     for text in ("null", ""):
         given = [f"data.root={text}", f"data.blank={text}", f"augment.mixup={text}"]
-        found = overridden(config, given)
+        found = override_settings(config, given)
         assert (found.data.root, found.data.blank, found.augment.mixup) == (None, None, None)
-    assert overridden(config, ["data.table=null"]).data.table == "null"
+    assert override_settings(config, ["data.table=null"]).data.table == "null"
     with pytest.raises(InputError, match=r"data\.table= is empty"):
-        overridden(config, ["data.table="])
+        override_settings(config, ["data.table="])
 
 
 def test_words_and_numbers_are_read_as_what_the_setting_is() -> None:
     given = ["channels_last=no", "data.soft=yes", "optim.lr=1e-3", "optim.epochs=1e2"]
-    found = overridden(Config(), [*given, "augment.scale=[0.5, 1]", "loss.class_weights={Mass: 2}"])
+    found = override_settings(
+        Config(), [*given, "augment.scale=[0.5, 1]", "loss.class_weights={Mass: 2}"]
+    )
     assert (found.channels_last, found.data.soft, found.optim.lr) == ("no", True, 1e-3)
     assert (found.optim.epochs, found.augment.scale) == (100, (0.5, 1.0))
-    found = overridden(found, ["loss.class_weights.Edema, acute v1.2=3"])
+    found = override_settings(found, ["loss.class_weights.Edema, acute v1.2=3"])
     assert found.loss.class_weights == {"Mass": 2.0, "Edema, acute v1.2": 3.0}
     with pytest.raises(InputError, match="device="):
-        overridden(Config(), ["device=gpu"])
+        override_settings(Config(), ["device=gpu"])
 
 
 def test_a_yaml_file_says_to_quote_a_number_that_is_a_name(tmp_path: Path) -> None:

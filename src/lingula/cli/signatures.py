@@ -269,9 +269,9 @@ class _WholeNumber(click.ParamType[int | str]):
 def _names(_: click.Context, __: click.Parameter, text: str | None) -> Any:
     """A name of a label space, or a list of classes; `["a, b"]` has one with a comma in it."""
     if text is not None and text.strip().startswith("["):
-        from lingula.settings.values import texts
+        from lingula.settings.values import parse_texts
 
-        return texts(text.strip())
+        return parse_texts(text.strip())
     if text is None or "," not in text:
         return text
     return [name.strip() for name in text.split(",") if name.strip()]

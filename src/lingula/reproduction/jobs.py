@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from lingula.reproduction.request import TEXTS, Request
 from lingula.reproduction.request import scale_config as scaled
-from lingula.settings.config import Config, diff, overridden, vary, with_absolute_paths
+from lingula.settings.config import Config, diff, override_settings, vary, with_absolute_paths
 from lingula.settings.label_space import SPACES
 from lingula.settings.recipes import EXOGENOUS, TABLE_1, TABLE_2, EnsembleRow, Row, recipe
 from lingula.settings.weight_sources import TEXT_SOURCES, find_text
@@ -129,7 +129,7 @@ def _config(request: Request, name: str) -> Config:
     if request.cache:
         places = [str(place) for place in request.cache]
         config = vary(config, data__cache=places[0] if len(places) == 1 else places)
-    return with_absolute_paths(overridden(config, request.settings))
+    return with_absolute_paths(override_settings(config, request.settings))
 
 
 def start_weights(request: Request, encoder: str) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lingula.settings.config import Config, overridden, vary
+from lingula.settings.config import Config, override_settings, vary
 from lingula.settings.recipes import TABLE_1, TABLE_2
 from lingula.settings.weight_sources import TEXT_SOURCES
 from lingula.system.errors import InputError, nearest
@@ -244,7 +244,7 @@ _OPTIONS = {
 
 def _check_settings(settings: Sequence[str]) -> None:
     """Refuse settings that no training would accept, or that would change what the rows compare."""
-    overridden(Config(), settings)
+    override_settings(Config(), settings)
     rows = {key.replace("__", ".") for row in TABLE_1 for key in row.changes} | {"data.unmentioned"}
     for assignment in settings:
         key = assignment.partition("=")[0]

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from lingula.settings.values import value_of
+from lingula.settings.values import parse_value
 from lingula.system import files
 from lingula.system.errors import InputError, nearest
 
@@ -240,10 +240,10 @@ def vary(config: Config, **changes: Any) -> Config:
         for section in sections:
             place = place[section]
         place[leaf] = value
-    return from_plain(plain)
+    return parse_config(plain)
 
 
-def from_plain(plain: Mapping[str, Any], where: str = "the configuration") -> Config:
+def parse_config(plain: Mapping[str, Any], where: str = "the configuration") -> Config:
     """A config from nested plain values; `InputError` names every wrong key and its mend."""
     try:
         return Config.model_validate(dict(plain))
@@ -269,8 +269,8 @@ def _explain(detail: Mapping[str, Any]) -> str:
     return f"{key}={detail['input']!r}: {message}" if key else message
 
 
-def overridden(config: Config, assignments: Sequence[str]) -> Config:
-    """The config with `key=value` assignments applied; see `value_of` for what a value may be."""
+def override_settings(config: Config, assignments: Sequence[str]) -> Config:
+    """The config with `key=value` assignments applied, their values read by `parse_value`."""
     plain = config.model_dump(mode="json")
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -282,9 +282,9 @@ def overridden(config: Config, assignments: Sequence[str]) -> Config:
         place = plain
         for section in sections:
             place = place[section]
-        value = value_of(key, text, float if key.startswith(_WEIGHT) else _annotation(key))
+        value = parse_value(key, text, float if key.startswith(_WEIGHT) else _annotation(key))
         place[leaf] = place[leaf] | value if isinstance(value, dict) else value
-    return from_plain(plain, "the settings given")
+    return parse_config(plain, "the settings given")
 
 
 _WEIGHT = "loss.class_weights."
@@ -329,7 +329,7 @@ def read_config(path: str | Path) -> Config:
         raise InputError(f"{file} is not a YAML configuration: {error}") from None
     if not isinstance(plain, dict):
         raise InputError(f"{file} is not a YAML configuration: it holds no keys.")
-    return from_plain({str(key): value for key, value in plain.items()}, str(file))
+    return parse_config({str(key): value for key, value in plain.items()}, str(file))
 
 
 def write_config(config: Config, path: str | Path) -> None:

@@ -177,7 +177,7 @@ def is_known(name: str) -> bool:
     return fold(name) in _CANONICAL
 
 
-def likely(name: str) -> str | None:
+def nearest_finding(name: str) -> str | None:
     """The known finding that an unknown name nearly spells, or is the plural of; None if none is.
 
     Compared with every spelling and synonym, not only with the canonical names.

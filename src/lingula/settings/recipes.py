@@ -206,7 +206,6 @@ class Recipe:
     make: Callable[[], Config]
     purpose: str
     cost: str
-    parent: str | None = None
 
 
 def demo() -> Config:
@@ -288,14 +287,11 @@ RECIPES = {
             partial(row_config, row.number),
             f"row {row.number} of the paper's Table 1, dev mAP {row.mAP:.4f} there",
             paper_cost(),
-            None if row.parent is None else f"paper/t1r{row.parent}",
         )
         for row in TABLE_1
     },
     **{
-        other.name: Recipe(
-            partial(exogenous_config, other), other.purpose, paper_cost(other), "paper/t1r9"
-        )
+        other.name: Recipe(partial(exogenous_config, other), other.purpose, paper_cost(other))
         for other in EXOGENOUS
     },
 }

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from lingula.system.errors import InputError
 
 
-def value_of(key: str, text: str, annotation: Any) -> Any:
+def parse_value(key: str, text: str, annotation: Any) -> Any:
     """The value of a setting, as pydantic takes it.
 
     Text is taken as it stands; `null` is none where a setting may be none; `[a, "b, c"]` is a list
@@ -35,7 +35,7 @@ def value_of(key: str, text: str, annotation: Any) -> Any:
     if tuple in kinds:
         bare = text.strip()
         if bare.startswith("[") and bare.endswith("]"):
-            return texts(bare)
+            return parse_texts(bare)
         return text if str in kinds else [text]
     if str in kinds:
         if not text:
@@ -70,7 +70,7 @@ def _kinds(annotation: Any) -> set[Any]:
     return kinds
 
 
-def texts(text: str) -> list[str]:
+def parse_texts(text: str) -> list[str]:
     """The texts of `[a, "b, c", 'd']`, each as it stands but for blanks around the bare ones."""
     with contextlib.suppress(ValueError):
         found = json.loads(text)

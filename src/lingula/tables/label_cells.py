@@ -16,7 +16,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from lingula.settings.label_space import SPACES, LabelSpace, canonical, fold, is_known, likely
+from lingula.settings.label_space import (
+    SPACES,
+    LabelSpace,
+    canonical,
+    fold,
+    is_known,
+    nearest_finding,
+)
 from lingula.settings.vocabulary import split_of
 from lingula.system.errors import examples, nearest
 from lingula.tables.cells import Fault, with_decimal_points
@@ -182,7 +189,7 @@ def _warn_of_typo(column: str, file: Path) -> None:
         return
     names = {fold(name): name for name in NAMES.values()}
     close = difflib.get_close_matches(fold(column), list(names), n=1, cutoff=0.88)
-    meant = likely(column) or (names[close[0]] if close else None)
+    meant = nearest_finding(column) or (names[close[0]] if close else None)
     if meant is not None:
         log.warning("%s: '%s' is read as a class of its own. Is it '%s'?", file, column, meant)
 

@@ -37,7 +37,7 @@ from lingula.scoring.blocks import (
     remove_blocks,
     score_all,
 )
-from lingula.settings.config import Config, from_plain, vary
+from lingula.settings.config import Config, parse_config, vary
 from lingula.settings.label_space import fold
 from lingula.system import files
 from lingula.system.claims import claim, other_settings, read_settings_beside, settings_beside
@@ -188,7 +188,7 @@ def _scoring_config(facts: dict[str, Any], device: str, precision: str) -> Confi
     from lingula.model.devices import resolve_device  # imports torch
 
     precision = "fp32" if precision == "auto" else precision
-    return resolve_device(vary(from_plain(facts["config"]), device=device, precision=precision))
+    return resolve_device(vary(parse_config(facts["config"]), device=device, precision=precision))
 
 
 def _hash_names(images: tuple[str, ...]) -> str:

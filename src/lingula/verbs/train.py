@@ -12,7 +12,7 @@ from lingula.settings.config import (
     OUTSIDE_PHANTOMS,
     Config,
     Worst,
-    overridden,
+    override_settings,
     read_config,
     with_absolute_paths,
 )
@@ -103,7 +103,7 @@ def _settings(
         found = stored.data.model_copy(
             update={"table": str(run_folder.find_table(run, stored.data.table))}
         )
-        config = overridden(stored.model_copy(update={"data": found}), overrides)
+        config = override_settings(stored.model_copy(update={"data": found}), overrides)
         changed = run_folder.changed_settings(stored, config)
         if changed:
             raise InputError(
@@ -114,7 +114,7 @@ def _settings(
         return config, run
     if name is None or out is None:
         raise InputError("Say what to train and where: lingula train RECIPE|config.yaml --out RUN.")
-    config = overridden(settings_of(name), overrides)
+    config = override_settings(settings_of(name), overrides)
     return with_absolute_paths(config), Path(out)
 
 

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from lingula.verbs.data_cache import data_cache_join as data_cache_join
     from lingula.verbs.data_cache import data_cache_verify as data_cache_verify
     from lingula.verbs.data_check import data_check as data_check
-    from lingula.verbs.data_correct import data_correct as data_correct
     from lingula.verbs.data_folder import data_folder as data_folder
     from lingula.verbs.data_phantom import data_phantom as data_phantom
     from lingula.verbs.data_source import data_chexpert as data_chexpert
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from lingula.verbs.recipes import recipes as recipes
     from lingula.verbs.report import report as report
     from lingula.verbs.reproduce import reproduce as reproduce
+    from lingula.verbs.review import data_correct as data_correct
     from lingula.verbs.review import review as review
     from lingula.verbs.submit import submit as submit
     from lingula.verbs.train import train as train
@@ -87,7 +87,7 @@ MODULES = {
     "data_cache_verify": "verbs.data_cache",
     "data_check": "verbs.data_check",
     "data_chexpert": "verbs.data_source",
-    "data_correct": "verbs.data_correct",
+    "data_correct": "verbs.review",
     "data_cxr_lt": "verbs.data_source",
     "data_filter": "verbs.data_tables",
     "data_folder": "verbs.data_folder",

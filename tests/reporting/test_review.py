@@ -18,8 +18,7 @@ from lingula.settings.label_space import LabelSpace
 from lingula.system.errors import InputError
 from lingula.tables.reading import read_table
 from lingula.tables.table import BLANK, UNCERTAIN, Table
-from lingula.verbs.data_correct import data_correct
-from lingula.verbs.review import review
+from lingula.verbs.review import data_correct, review
 
 
 def table(labels: Any, classes: str = "Edema,Mass", **columns: Any) -> Table:

@@ -27,9 +27,9 @@ from lingula.settings.label_space import LabelSpace
 from lingula.system.csv_cells import original_cell, plain_cell, plain_csv
 from lingula.system.errors import InputError
 from lingula.tables.checking import check
+from lingula.tables.making import keep_rows
 from lingula.tables.mapping import read_map
 from lingula.tables.reading import read_boxes, read_table, write_table
-from lingula.tables.rows import keep_rows
 from lingula.tables.table import Table
 from lingula.training import examples
 from lingula.verbs import ensemble as ensemble_verb

@@ -18,7 +18,7 @@ from lingula.system.progress import counting, progress
 from lingula.tables.cells import FOLDER_TO_TABLE
 from lingula.tables.checking import CheckReport, check, to_json
 from lingula.tables.configured import checked_table
-from lingula.tables.rows import keep_rows
+from lingula.tables.making import keep_rows
 from lingula.tables.table import Table
 
 SHEET = 24

@@ -1,4 +1,4 @@
-"""`lingula review`: where labels and model disagree, as a page and a sheet to fill in."""
+"""`lingula review`: where labels and model disagree; `data correct`: the decisions on them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lingula.reporting.review import (
+    Corrected,
     Disagreement,
+    apply_corrections,
     disagreements,
     render_review,
     write_corrections,
@@ -15,7 +17,7 @@ from lingula.reporting.review import (
 from lingula.scores.predictions import read_scores
 from lingula.system import files
 from lingula.system.claims import claim
-from lingula.tables.reading import read_table
+from lingula.tables.reading import read_table, write_table
 from lingula.training.run_labels import warn_of_other_labels
 
 
@@ -64,3 +66,31 @@ def review(
     files.write_text(page, text)
     write_corrections(found, sheet)
     return Review(page, sheet, found)
+
+
+def data_correct(
+    table: str | Path,
+    corrections: str | Path,
+    *,
+    out: str | Path,
+    ignore_columns: Sequence[str] = (),
+    soft: bool = False,
+) -> Corrected:
+    """Write a new table with the sheet's decisions; the old one stays as it is.
+
+    Args:
+        table: the table that was reviewed.
+        corrections: the sheet that `lingula review` wrote, with its column `decision` filled in.
+        out: the new table (.csv or .parquet); it must not exist.
+        ignore_columns: columns of the table that are neither ids nor classes; they are not copied.
+        soft: the table's cells may be probabilities.
+    """
+    file = Path(out)
+    files.check_suffix(file, (".csv", ".parquet"), "a table")
+    for path in (file, file.with_suffix(".json")):
+        claim(path, "and is never overwritten.", overwrite=None)
+    made = apply_corrections(
+        read_table(table, ignore_columns=ignore_columns, soft=soft), corrections
+    )
+    write_table(made.table, file)
+    return made

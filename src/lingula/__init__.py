@@ -33,16 +33,16 @@ if TYPE_CHECKING:
     from lingula.verbs.data_check import data_check as data_check
     from lingula.verbs.data_folder import data_folder as data_folder
     from lingula.verbs.data_phantom import data_phantom as data_phantom
-    from lingula.verbs.data_source import data_chexpert as data_chexpert
-    from lingula.verbs.data_source import data_cxr_lt as data_cxr_lt
-    from lingula.verbs.data_source import data_medmnist as data_medmnist
-    from lingula.verbs.data_source import data_mimic as data_mimic
-    from lingula.verbs.data_source import data_nih as data_nih
-    from lingula.verbs.data_source import data_padchest as data_padchest
-    from lingula.verbs.data_source import data_vindr as data_vindr
+    from lingula.verbs.data_tables import data_chexpert as data_chexpert
+    from lingula.verbs.data_tables import data_cxr_lt as data_cxr_lt
     from lingula.verbs.data_tables import data_filter as data_filter
     from lingula.verbs.data_tables import data_join as data_join
+    from lingula.verbs.data_tables import data_medmnist as data_medmnist
+    from lingula.verbs.data_tables import data_mimic as data_mimic
+    from lingula.verbs.data_tables import data_nih as data_nih
+    from lingula.verbs.data_tables import data_padchest as data_padchest
     from lingula.verbs.data_tables import data_split as data_split
+    from lingula.verbs.data_tables import data_vindr as data_vindr
     from lingula.verbs.demo import demo as demo
     from lingula.verbs.doctor import doctor as doctor
     from lingula.verbs.ensemble import ensemble as ensemble
@@ -86,19 +86,19 @@ MODULES = {
     "data_cache_join": "verbs.data_cache",
     "data_cache_verify": "verbs.data_cache",
     "data_check": "verbs.data_check",
-    "data_chexpert": "verbs.data_source",
+    "data_chexpert": "verbs.data_tables",
     "data_correct": "verbs.review",
-    "data_cxr_lt": "verbs.data_source",
+    "data_cxr_lt": "verbs.data_tables",
     "data_filter": "verbs.data_tables",
     "data_folder": "verbs.data_folder",
     "data_join": "verbs.data_tables",
-    "data_medmnist": "verbs.data_source",
-    "data_mimic": "verbs.data_source",
-    "data_nih": "verbs.data_source",
-    "data_padchest": "verbs.data_source",
+    "data_medmnist": "verbs.data_tables",
+    "data_mimic": "verbs.data_tables",
+    "data_nih": "verbs.data_tables",
+    "data_padchest": "verbs.data_tables",
     "data_phantom": "verbs.data_phantom",
     "data_split": "verbs.data_tables",
-    "data_vindr": "verbs.data_source",
+    "data_vindr": "verbs.data_tables",
 }
 
 __all__ = ["NOTICE", "__version__", *MODULES]

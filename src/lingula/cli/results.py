@@ -223,9 +223,9 @@ def _check(report: Any) -> tuple[Any, str]:
 
 
 def _table(made: Any) -> tuple[Any, str]:
-    from lingula.tables.making import made_json, made_text
+    from lingula.tables.making import summary_as_json, summary_as_text
 
-    return made_json(made), made_text(made)
+    return summary_as_json(made), summary_as_text(made)
 
 
 def _doctor(facts: Any) -> tuple[Any, str]:

@@ -38,7 +38,7 @@ log = logging.getLogger("lingula")
 
 
 @dataclass(frozen=True)
-class Made:
+class NewTable:
     """A table that was written: where, what stands in it, and what is known of its classes.
 
     `missing` names the images that are not there, `dropped` says whether their rows were left out.
@@ -59,7 +59,7 @@ def _place(root: Path, name: str) -> Path:
         return root / name
 
 
-def with_images(table: Table, drop: bool) -> tuple[Table, tuple[str, ...]]:
+def _find_images(table: Table, drop: bool) -> tuple[Table, tuple[str, ...]]:
     """The table and the names of images that are not there; without their rows if `drop`.
 
     Raises `InputError` if none is there, with one full path that was tried.
@@ -88,25 +88,37 @@ def check_not_an_input(out: str | Path, inputs: Sequence[str | Path]) -> None:
         raise InputError(f"{out} is an input of this command. Name another file to write.")
 
 
-def write_new(table: Table, out: Path, overwrite: bool = False) -> None:
-    """Write a table that is not there yet.
+def write_new_table(
+    table: Table,
+    out: str | Path,
+    *,
+    images: bool,
+    drop_missing: bool = False,
+    overwrite: bool = False,
+) -> NewTable:
+    """Write a table, with `images` after looking for its images.
 
-    Raises `InputError` if something else is there, unless `overwrite`, which renames a table that
-    lingula wrote, and nothing else.
+    A table that is the same already stays. Raises `InputError` if something else is there, unless
+    `overwrite`, which renames a table that lingula wrote, and nothing else.
     """
-    files.check_suffix(out, (".csv", ".parquet"), "a table")
-    there = [path for path in (out, out.with_suffix(".json")) if path.exists()]
-    if len(there) == 2 and _same(table, out):
-        claim(out, None)
-        return
-    place, *beside = there or [out]
-    if there and "sha256" not in read_description(out):  # as lingula writes it
-        claim(place, "and lingula did not write it.", overwrite=None)
-    claim(place, OTHER_CONTENT, overwrite=overwrite, beside=beside).make_room()
-    write_table(table, out)
+    missing: tuple[str, ...] = ()
+    if images:
+        table, missing = _find_images(table, drop_missing)
+    path = Path(out)
+    files.check_suffix(path, (".csv", ".parquet"), "a table")
+    there = [file for file in (path, path.with_suffix(".json")) if file.exists()]
+    place, *beside = there or [path]
+    if len(there) == 2 and _is_same(table, path):
+        claim(path, None)
+    else:
+        if there and "sha256" not in read_description(path):  # as lingula writes it
+            claim(place, "and lingula did not write it.", overwrite=None)
+        claim(place, OTHER_CONTENT, overwrite=overwrite, beside=beside).make_room()
+        write_table(table, path)
+    return NewTable(path, table, coverage([table], table.space), missing, drop_missing)
 
 
-def _same(table: Table, out: Path) -> bool:
+def _is_same(table: Table, out: Path) -> bool:
     """Whether a file and its description are what `table` would be written as."""
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:
         again = Path(folder) / out.name
@@ -125,28 +137,11 @@ def _described(table: Path) -> dict[str, Any] | None:
         return None
 
 
-def made(
-    table: Table,
-    out: str | Path,
-    *,
-    images: bool,
-    drop_missing: bool = False,
-    overwrite: bool = False,
-) -> Made:
-    """Look for the images if asked to, write the table, and say what is in it."""
-    missing: tuple[str, ...] = ()
-    if images:
-        table, missing = with_images(table, drop_missing)
-    path = Path(out)
-    write_new(table, path, overwrite)
-    return Made(path, table, coverage([table], table.space), missing, drop_missing)
-
-
-def made_json(found: Made) -> dict[str, Any]:
+def summary_as_json(made: NewTable) -> dict[str, Any]:
     """The summary as plain values."""
-    table = found.table
+    table = made.table
     return {
-        "table": str(found.path),
+        "table": str(made.path),
         "images": len(table),
         "patients": _distinct(table.patients),
         "studies": _distinct(table.studies),
@@ -160,28 +155,28 @@ def made_json(found: Made) -> dict[str, Any]:
                 "uncertain_cells": known.uncertain,
                 "blank_cells": known.blank,
             }
-            for known in found.coverage
+            for known in made.coverage
         },
         "classes": _counts(table),
         "blank_means": blank_means(table),
         "without_positive": {s: list(n) for s, n in classes_missing(table).items()},
-        "missing_images": len(found.missing),
-        "missing_dropped": found.dropped and bool(found.missing),
+        "missing_images": len(made.missing),
+        "missing_dropped": made.dropped and bool(made.missing),
         "sexes": dict(sorted(Counter(table.sexes or ()).items())),
         "ages_known": sum(bool(age) for age in table.ages or ()),
     }
 
 
-def made_text(found: Made) -> str:
+def summary_as_text(made: NewTable) -> str:
     """The summary as lines for a terminal; the table's path stands last."""
-    facts = made_json(found)
+    facts = summary_as_json(made)
     splits = ", ".join(f"{n} {split}" for split, n in facts["splits"].items())
     people = "patients unknown" if facts["patients"] is None else f"{facts['patients']} patients"
     lines = [f"{facts['images']} images, {people}; {splits or 'no split: training makes one'}"]
-    if found.table.sexes is not None:
+    if made.table.sexes is not None:
         shown = ", ".join(f"{n} {sex or 'not stated'}" for sex, n in facts["sexes"].items())
         lines.append(f"sex: {shown}")
-    if found.table.ages is not None:
+    if made.table.ages is not None:
         lines.append(
             f"age: {facts['ages_known']} known, {facts['images'] - facts['ages_known']} not"
         )
@@ -191,21 +186,21 @@ def made_text(found: Made) -> str:
     for name, counts in facts["classes"].items():
         lines.append(f"  {name:<{width}}  " + " ".join(f"{n:>8}" for n in counts.values()))
     lines.append(f"blank cells: {facts['blank_means']}")
-    lines.append(coverage_text(found.coverage, found.table.space))
-    known = {name for source in found.coverage for name in source.knows}
+    lines.append(coverage_text(made.coverage, made.table.space))
+    known = {name for source in made.coverage for name in source.knows}
     for split, every in facts["without_positive"].items():
         names = [name for name in every if name in known]  # the others are named above
         if names:
             lines.append(f"without a positive in {split}: {examples(names, 26)}")
     if facts["splits"].get("train") and "dev" not in facts["splits"]:
         lines.append(
-            f"no dev split: lingula data split {found.path} --within train --fractions .9 .1 0 "
+            f"no dev split: lingula data split {made.path} --within train --fractions .9 .1 0 "
             "--out NEW"
         )
-    if found.missing:
-        what = "left out" if found.dropped else "still in the table"
-        lines.append(f"images that are not there ({what}): {examples(found.missing)}")
-    lines.append(str(found.path))
+    if made.missing:
+        what = "left out" if made.dropped else "still in the table"
+        lines.append(f"images that are not there ({what}): {examples(made.missing)}")
+    lines.append(str(made.path))
     return "\n".join(lines)
 
 

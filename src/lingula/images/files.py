@@ -267,6 +267,13 @@ def check_size(width: int, height: int, file: Path) -> None:
         raise ImageError("damaged", f"{file} says that it is {width} x {height} pixels.")
 
 
+def describe_damage(file: Path, kind: str, reason: str) -> ImageError:
+    """The error for a file that can't be decoded: truncated or damaged, by the reason's words."""
+    words = ("truncated", "premature", "end of file", "incomplete")
+    name = "truncated" if any(word in reason.lower() for word in words) else "damaged"
+    return ImageError(name, f"{file} is a {name} {kind.upper()}: {reason.rstrip('.')}.")
+
+
 class Remark(enum.StrEnum):
     """What was passed over in an image file that was read all the same."""
 

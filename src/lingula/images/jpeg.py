@@ -12,17 +12,20 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+
+from lingula.images.files import Remark, describe_damage, remark
 
 FEW = 64
 """So many bytes before a marker may be strays; any number of one and the same may."""
 
 _STRAY = re.compile(r"(\d+) extraneous bytes before marker")
 _SEQUENTIAL = (0xC0, 0xC1)
-_FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
+FRAMES = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 _LARGEST = 65500  # pixels per side
 _MOST_SCANS, _MOST_INTERVALS = 100, 20_000  # that are looked at one by one
 _END = b"\xff\xd9"
@@ -31,28 +34,40 @@ _MARKER = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
 _RESTART = re.compile(rb"\xff+([\xd0-\xd7])")
 
 
-def decode_jpeg(data: bytes, form: str, **limits: int) -> tuple[NDArray[np.uint8], bool]:
-    """Decode levels (H, W, 1) or (H, W, 4) of `form`; and whether stray bytes were passed over.
+def decode_jpeg(data: bytes, form: str, file: Path, **limits: int) -> NDArray[np.uint8]:
+    """Decode a JPEG of 8 bits to levels (H, W, 1) or (H, W, 4), passing over stray bytes.
 
     Args:
-        data: a JPEG of 8 bits.
+        data: the JPEG.
         form: `GRAY` or `CMYK`.
+        file: for messages and remarks.
         limits: `min_width`, `min_height` of what is decoded.
 
     Raises:
-        ValueError: it is damaged or cut, in the decoder's words.
+        ImageError: it is damaged or truncated.
     """
+    levels: NDArray[np.uint8]
     try:
-        return simplejpeg.decode_jpeg(data, form, strict=True, **limits), False
-    except ValueError as error:
-        if not _STRAY.search(str(error)):
-            raise
-        head, scans = _parts(data)
-        if head is None or not _is_whole(head, scans, form):
-            raise ValueError(f"{error}, and that is not all") from None
-    # Among the header's segments they are refused, strict or not; behind them they are skipped.
-    data = head.data + data[head.end :]
-    return simplejpeg.decode_jpeg(data, form, strict=False, **limits), True
+        levels = simplejpeg.decode_jpeg(data, form, strict=True, **limits)
+    except ValueError as complaint:
+        try:
+            data = _pass_over_strays(data, form, str(complaint))
+            levels = simplejpeg.decode_jpeg(data, form, strict=False, **limits)
+        except ValueError as error:
+            raise describe_damage(file, "jpeg", str(error)) from None
+        remark(file, Remark.STRAY_BYTES)
+    return levels
+
+
+def _pass_over_strays(data: bytes, form: str, complaint: str) -> bytes:
+    """A JPEG that the decoder need not be strict with; `ValueError` if more than strays is wrong."""
+    if not _STRAY.search(complaint):
+        raise ValueError(complaint)
+    head, scans = _parts(data)
+    if head is None or not _is_whole(head, scans, form):
+        raise ValueError(f"{complaint}, and that is not all")
+    # Among the header's segments strays are refused, strict or not; behind them they are skipped.
+    return head.data + data[head.end :]
 
 
 def strip_jpeg(data: bytes) -> bytes:
@@ -63,7 +78,7 @@ def strip_jpeg(data: bytes) -> bytes:
     kept = [
         head.data[begin:end]
         for marker, begin, end in locate_segments(head.data, 2)
-        if marker in (*_FRAMES, 0xC4, 0xDB, 0xDD)  # besides the frame: tables and intervals
+        if marker in (*FRAMES, 0xC4, 0xDB, 0xDD)  # besides the frame: tables and intervals
     ]
     return b"\xff\xd8" + b"".join(kept) + data[head.end :]
 
@@ -158,7 +173,7 @@ def _parts(data: bytes) -> tuple[_Head | None, list[_Scan]]:
 def _read_head(data: bytes, place: int) -> _Head | None:
     frame, interval = None, 0
     for marker, begin, end in locate_segments(data, 2):
-        if marker in _FRAMES and end - begin >= 13:
+        if marker in FRAMES and end - begin >= 13:
             frame = (begin, data[begin:end])
         elif marker == 0xDD and end - begin >= 6:
             (interval,) = struct.unpack_from(">H", data, begin + 4)

@@ -29,8 +29,8 @@ from PIL import (
     TiffImagePlugin,
 )
 
-from lingula.images.files import HEAD, MAX_PIXELS, Remark, check_size, open_image, remark
-from lingula.images.jpeg import decode_jpeg, read_segments
+from lingula.images.files import HEAD, MAX_PIXELS, check_size, describe_damage, open_image
+from lingula.images.jpeg import FRAMES, decode_jpeg, read_segments
 from lingula.system.errors import ImageError
 
 MAX_BYTES = 8 * MAX_PIXELS
@@ -104,17 +104,10 @@ def _read_bytes(file: Path) -> tuple[bytes, str]:
         return stream.read(HEAD if kind == "unknown" else -1), kind
 
 
-def _broken(file: Path, kind: str, reason: str) -> ImageError:
-    """`truncated` or `damaged`, by the decoder's words."""
-    words = ("truncated", "premature", "end of file", "incomplete")
-    name = "truncated" if any(word in reason.lower() for word in words) else "damaged"
-    return ImageError(name, f"{file} is a {name} {kind.upper()}: {reason.rstrip('.')}.")
-
-
 def _jpeg(data: bytes, file: Path, at_least: int | None) -> Pixels:
     turned, adobe, components = 1, False, 0
     for marker, content in read_segments(data):
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(content) >= 6:
+        if marker in FRAMES and len(content) >= 6:
             precision, height, width, components = struct.unpack_from(">BHHB", content)
             check_size(width, height, file)
             if precision != 8:
@@ -126,14 +119,9 @@ def _jpeg(data: bytes, file: Path, at_least: int | None) -> Pixels:
         elif marker == 0xEE and content.startswith(b"Adobe"):
             adobe = True
     if not components:
-        raise _broken(file, "jpeg", "truncated before its size")
+        raise describe_damage(file, "jpeg", "truncated before its size")
     limits = {} if at_least is None else {"min_height": at_least, "min_width": at_least}
-    try:
-        levels, strays = decode_jpeg(data, "CMYK" if components == 4 else "GRAY", **limits)
-    except ValueError as error:
-        raise _broken(file, "jpeg", str(error)) from None
-    if strays:
-        remark(file, Remark.STRAY_BYTES)
+    levels = decode_jpeg(data, "CMYK" if components == 4 else "GRAY", file, **limits)
     if components == 4:
         # Adobe stores CMYK inverted, and says so by its marker.
         ink = Image.fromarray(levels if not adobe else 255 - levels, "CMYK")
@@ -144,23 +132,25 @@ def _jpeg(data: bytes, file: Path, at_least: int | None) -> Pixels:
 def _check_png(data: bytes, file: Path) -> None:
     """Size from the header, then every chunk's name and checksum up to the end chunk."""
     if len(data) < 33:
-        raise _broken(file, "png", "truncated before its size")
+        raise describe_damage(file, "png", "truncated before its size")
     width, height = struct.unpack_from(">II", data, 16)
     check_size(width, height, file)
     at, name = 8, b""
     view = memoryview(data)
     while name != b"IEND":
         if at + 12 > len(data):
-            raise _broken(file, "png", f"truncated at byte {len(data)}, before its end chunk")
+            raise describe_damage(
+                file, "png", f"truncated at byte {len(data)}, before its end chunk"
+            )
         length, name = struct.unpack_from(">I4s", data, at)
         if not name.isalpha():
-            raise _broken(file, "png", f"the chunk at byte {at} has no name")
+            raise describe_damage(file, "png", f"the chunk at byte {at} has no name")
         end = at + 12 + length
         if end > len(data):
-            raise _broken(file, "png", f"truncated inside the chunk at byte {at}")
+            raise describe_damage(file, "png", f"truncated inside the chunk at byte {at}")
         (stored,) = struct.unpack_from(">I", data, end - 4)
         if name in (b"IHDR", b"PLTE", b"IDAT") and zlib.crc32(view[at + 4 : end - 4]) != stored:
-            raise _broken(file, "png", f"wrong checksum of the chunk at byte {at}")
+            raise describe_damage(file, "png", f"wrong checksum of the chunk at byte {at}")
         at = end
 
 
@@ -198,13 +188,13 @@ def _picture(data: bytes, kind: str, file: Path, bits: int | None) -> Pixels:
             turned = 1 if kind == "tiff" else _orientation(picture.info.get("exif"))
             pixels = _grey(picture, file, bits)
             if kind == "png" and not pixels[-1].any() and not _all_rows(data):
-                raise _broken(file, kind, "truncated: it has too few rows")
+                raise describe_damage(file, kind, "truncated: it has too few rows")
             return _upright(pixels, turned)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # Pillow's parsers raise nearly anything on wild bytes
         reason = str(error) or type(error).__name__
-        raise _broken(file, kind, reason) from None
+        raise describe_damage(file, kind, reason) from None
 
 
 def _grey(picture: Image.Image, file: Path, bits: int | None) -> Pixels:

@@ -28,7 +28,6 @@ from lingula.images.dicom.header import (
     extract_first_frame,
     syntax_name,
 )
-from lingula.images.files import Remark, remark
 from lingula.images.jpeg import decode_jpeg, locate_segments, read_segments, strip_jpeg
 from lingula.system.errors import ImageError
 
@@ -211,15 +210,7 @@ def _jpeg(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]:
     found = _start_of_frame(frame, layout, file, strays=True)
     # The data of more bits are coded as those of 8 are: under that name they are checked alike.
     eight = frame if found.stored == 8 else _as_eight_bits(frame, file)
-    try:
-        grey, strays = decode_jpeg(eight, "GRAY")
-    except ValueError as error:
-        words = ("premature", "truncated")
-        if any(word in str(error).lower() for word in words):
-            raise _cut(file, "its JPEG ends too soon") from None
-        raise _damaged(file, layout) from None
-    if strays:
-        remark(file, Remark.STRAY_BYTES)
+    grey = decode_jpeg(eight, "GRAY", file)
     if found.stored != 8:
         # It aborts on strays among the header's segments, and on what it does not know there.
         data, found = _by_gdcm(strip_jpeg(frame), dataclasses.replace(found, syntax=_EXTENDED))

@@ -10,7 +10,7 @@ import torch
 
 import lingula
 from lingula.loading.warp import Warp, draw_warps, warp_images, warp_levels
-from lingula.model.transfer import send
+from lingula.model.devices import send
 from lingula.scores.predictions import read_scores
 from lingula.settings.config import Config, vary
 

@@ -14,14 +14,13 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from builders import TINY
-from lingula.loading.draws import draws, draws_per_item
+from lingula.loading.order import draws, draws_per_item
 from lingula.loading.warp import Warp, draw_warps, warp_images, warp_levels
-from lingula.model.decoder import Attention
 from lingula.model.encoders import build_encoder
 from lingula.model.loader import load_encoder
-from lingula.model.network import Network
-from lingula.model.text import embed, orthogonal, phrase
-from lingula.model.tiny_text import save_tiny
+from lingula.model.network import Attention, Network
+from lingula.model.text import embed, orthogonal
+from lingula.model.text_encoder import phrase, save_tiny
 from lingula.scoring.folding import for_scoring
 from lingula.scoring.scoring import (
     FLOOR,

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lingula.model.text import embed
-from lingula.model.tiny_text import save_tiny
+from lingula.model.text_encoder import save_tiny
 from lingula.system.errors import InputError
 
 NAMES = ("Edema", "Mass", "Fracture")

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 import lingula
 from lingula.cli import app
-from lingula.model.tiny_text import save_tiny
+from lingula.model.text_encoder import save_tiny
 from lingula.phantom import write_phantom
 from lingula.reproduction.jobs import find_texts, plan_jobs
 from lingula.reproduction.request import Request

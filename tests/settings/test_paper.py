@@ -118,7 +118,7 @@ def test_text_encoders_that_are_not_here_say_how_to_get_them(
         embed(("Mass",), "med-kebert")
     with pytest.raises(InputError, match="PhysioNet"):
         embed(("Mass",), "clinical-t5")
-    from lingula.model.tiny_text import save_tiny
+    from lingula.model.text_encoder import save_tiny
 
     save_tiny(tmp_path / "clinical-t5", "t5", ("Mass",))
     assert embed(("Mass",), "clinical-t5").origin.startswith("clinical-t5, mean")
@@ -154,7 +154,7 @@ class Hub:
         monkeypatch.setattr(huggingface_hub, "hf_hub_download", self.file)
 
     def snapshot(self, hub: str, local_dir: Path | None = None, **_: object) -> None:
-        from lingula.model.tiny_text import save_tiny
+        from lingula.model.text_encoder import save_tiny
 
         self.reach(hub)
         assert local_dir is not None

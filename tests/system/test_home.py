@@ -11,7 +11,7 @@ import torch
 import lingula
 from lingula.model.loader import load_imagenet
 from lingula.model.text import embed
-from lingula.model.tiny_text import save_tiny
+from lingula.model.text_encoder import save_tiny
 from lingula.settings.config import Config, vary
 from lingula.settings.weight_sources import cache_folder, fetched_text, find_text, weights_folder
 from lingula.system import files

@@ -17,7 +17,7 @@ from PIL import Image
 import lingula
 from lingula.model.checkpoint import newest_checkpoint
 from lingula.model.text import embed
-from lingula.model.tiny_text import save_tiny
+from lingula.model.text_encoder import save_tiny
 from lingula.reporting.ladder import Ladder, Line, to_csv
 from lingula.reporting.review import apply_corrections, disagreements, write_corrections
 from lingula.scores.ensembles import model_wise

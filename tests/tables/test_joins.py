@@ -165,7 +165,7 @@ def test_worst_first_and_undefined_never(tmp_path: Path) -> None:
 def test_three_public_data_sets_as_they_lie_on_disk(tmp_path: Path) -> None:
     """One command each, joined, and trained on by the paper's recipe with a tiny encoder."""
     from builders import CHEXPERT_HEAD, csv, cxr_lt_2023, film, mimic_images, nih_row, nih_tree
-    from lingula.model.tiny_text import save_tiny
+    from lingula.model.text_encoder import save_tiny
     from lingula.settings.config import vary
     from lingula.settings.recipes import recipe
 

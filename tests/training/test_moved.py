@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import lingula
 from builders import CLASSES, write_tiny
-from lingula.model.tiny_text import save_tiny
+from lingula.model.text_encoder import save_tiny
 from lingula.settings.config import Config, read_config, vary
 from lingula.settings.recipes import recipe
 from lingula.system import signals

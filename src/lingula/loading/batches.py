@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lingula.images.cache import CachedImages, check_cached, join_cached, read_cached
 from lingula.images.reading import read_image
-from lingula.loading.draws import draws_per_item
+from lingula.loading.order import draws_per_item
 from lingula.system.errors import ImageError, StoppedError
 
 # Up to this many bytes of decoded images are kept in memory when no worker processes are used.

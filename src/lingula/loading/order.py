@@ -1,26 +1,52 @@
-"""Which rows each step of a run takes: a pure function of (seed, epoch).
+"""Random numbers that follow from their use, and from them the rows that each step takes.
 
-So a run can be taken up at any step, and every process of a distributed run works out its share.
+No generator is carried along: a run can be resumed at any step, and every process of a distributed
+run works out its own share. A stream is named by the run's seed, an index (an epoch or a step), a
+purpose and an item (an image). Philox is a function of a key of two words and a counter of four,
+whose first word counts the numbers drawn. The item and the purpose have a word each: however many
+numbers one image draws, they are never those of another image or purpose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.loading.draws import draws
 from lingula.system.errors import InputError
+
+Purpose = Literal["order", "warp", "mixup", "mirror"]
+_PURPOSES: dict[Purpose, int] = {"order": 0, "warp": 1, "mixup": 2, "mirror": 3}
+
+
+def draws(seed: int, index: int, purpose: Purpose) -> np.random.Generator:
+    """The numbers of a whole epoch or step (`index`) for one purpose."""
+    counter = [0, 0, 0, _PURPOSES[purpose]]
+    return np.random.Generator(np.random.Philox(key=[seed, index], counter=counter))
+
+
+def draws_per_item(
+    seed: int, index: int, purpose: Purpose, items: Sequence[int]
+) -> Iterator[np.random.Generator]:
+    """For each item its own numbers; each generator must be used before the next is taken."""
+    # One generator, set to each item's own counter: making one anew takes ten times as long.
+    source = np.random.Philox(key=[seed, index], counter=[0, 0, 0, _PURPOSES[purpose]])
+    generator, start = np.random.Generator(source), source.state
+    for item in items:
+        start["state"]["counter"][1] = item
+        source.state = start
+        yield generator
 
 
 @dataclass(frozen=True)
 class Rows:
     """What an epoch is made of: `all` rows, the last `outside` of them from other tables.
 
-    Without a `ratio` every row stands once in an epoch. With one, each epoch has as many rows from
-    outside as `ratio` times the table's own, drawn anew, each once before any twice.
+    Without a `ratio` an epoch has every row once. With one, it has `ratio` times as many rows from
+    outside as of the table itself, drawn anew for each epoch, each once before any twice.
     """
 
     all: int
@@ -45,9 +71,9 @@ def epoch_batches(
 ) -> list[NDArray[np.intp]]:
     """The global batches of an epoch, in the order of `epoch_order`.
 
-    A last batch with fewer than two rows a process is joined to the one before it: batch norm has
-    no statistics of a single row, and no process may be left without work. Raises `InputError`
-    where that can't be had, because the batches or all the rows are too few.
+    A last batch with fewer than two rows per process is joined to the one before it: batch norm has
+    no statistics of a single row, and no process may be left without work. Raises `InputError` if
+    the batches are too small for that, or the rows too few.
     """
     order = epoch_order(rows, seed=seed, epoch=epoch)
     least, each = 2 * world, "" if world == 1 else f" for each of the {world} processes"

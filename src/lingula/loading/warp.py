@@ -1,4 +1,4 @@
-"""TODO."""
+"""The one random affine warp of augmentation, drawn per image, applied to a batch on its device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lingula.loading.draws import draws_per_item
+from lingula.loading.order import draws_per_item
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Warp:
 def draw_warps(
     warp: Warp, images: NDArray[np.intp], *, seed: int, epoch: int
 ) -> NDArray[np.float32]:
-    """Affine matrices (B, 2, 3), output to input in [-1, 1] coordinates, one an image index."""
+    """Affine matrices (B, 2, 3), output to input in [-1, 1] coordinates, one per image."""
     own = draws_per_item(seed, epoch, "warp", images.tolist())
     drawn = [_matrix(warp, *generator.random(5).tolist()) for generator in own]
     return np.array(drawn, dtype=np.float32).reshape(-1, 2, 3)
@@ -37,7 +37,7 @@ def draw_warps(
 def _matrix(
     warp: Warp, area: float, x: float, y: float, turn: float, coin: float
 ) -> list[list[float]]:
-    """The matrix that five numbers from 0 to 1 stand for."""
+    """The matrix that follows from five numbers between 0 and 1."""
     side = math.sqrt(warp.scale[0] + (warp.scale[1] - warp.scale[0]) * area)
     angle = math.radians(warp.rotation) * (2 * turn - 1)
     mirror = -1.0 if coin < warp.flip else 1.0

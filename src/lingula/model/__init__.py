@@ -1,1 +1,1 @@
-"""The network and what trains it: encoders, text, decoder, losses, augmentation, checkpoints."""
+"""The model: encoders, class embeddings, network, devices; weights in and out."""

@@ -6,12 +6,15 @@ import atexit
 import logging
 import os
 import warnings
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from numpy.typing import NDArray
+from torch import Tensor
 
 from lingula.model.encoders import is_dense
 from lingula.settings.config import Config
@@ -147,3 +150,15 @@ def _devices(device: str, together: Ranks) -> tuple[int, int]:
         )
     os.environ["LOCAL_RANK"] = str(place)
     return here, together.count // here
+
+
+def send(values: Tensor | NDArray[Any], device: torch.device) -> Tensor:
+    """The values on `device`; to a CUDA device by way of pinned memory.
+
+    A copy from ordinary memory waits until the device has done all that was asked of it before; one
+    from pinned memory takes its place in the queue, so that the next batch is made meanwhile.
+    """
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

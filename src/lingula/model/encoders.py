@@ -50,8 +50,10 @@ def build_encoder(
     plain = name.partition(".")[0]
     if not timm.is_model(plain):
         raise InputError(f"timm has no model '{name}'.{nearest(plain, timm.list_models())}")
-    for build in (_headless, _features) if stage == 0 else (_features,):
-        encoder = build(plain, image_size, stage)
+    last_map: dict[str, Any] = {"features_only": True, "out_indices": (-1 - stage,)}
+    headless = {"num_classes": 0, "global_pool": ""}
+    for kind in (headless, last_map) if stage == 0 else (last_map,):
+        encoder = _create(plain, image_size, kind)
         channels = _map_channels(encoder, image_size) if encoder is not None else None
         if encoder is not None and channels is not None:
             return encoder, channels, _normalisation(name)
@@ -74,31 +76,13 @@ class _LastMap(nn.Module):
         return features.permute(0, 3, 1, 2) if last else features
 
 
-def _sized(image_size: int) -> list[dict[str, Any]]:
+def _create(name: str, image_size: int, kind: dict[str, Any]) -> nn.Module | None:
+    """timm's model of a kind; None if timm has none of that kind."""
     # Only models with position embeddings take `img_size`; the others raise TypeError for it.
-    return [{"img_size": image_size}, {}]
-
-
-def _headless(name: str, image_size: int, stage: int) -> nn.Module | None:
-    for size in _sized(image_size):
+    for settings in ({**kind, "img_size": image_size}, kind):
         try:
-            model: nn.Module = timm.create_model(
-                name, pretrained=False, num_classes=0, global_pool="", **size
-            )
-            return model
-        except (TypeError, RuntimeError, AssertionError):
-            continue
-    return None
-
-
-def _features(name: str, image_size: int, stage: int) -> nn.Module | None:
-    for size in _sized(image_size):
-        try:
-            return _LastMap(
-                timm.create_model(
-                    name, pretrained=False, features_only=True, out_indices=(-1 - stage,), **size
-                )
-            )
+            model: nn.Module = timm.create_model(name, pretrained=False, **settings)
+            return _LastMap(model) if "features_only" in kind else model
         except (TypeError, RuntimeError, AssertionError, IndexError):
             continue
     return None

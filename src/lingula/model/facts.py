@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a model folder says of its model, `model.json`: read without torch."""
 
 from __future__ import annotations
 

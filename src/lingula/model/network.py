@@ -1,16 +1,21 @@
-"""The whole network: encoder, per-token MLP, decoder over class queries, classifier."""
+"""The model: encoder, per-token MLP, decoder over class queries, classifier (paper section 2.1).
+
+Shapes: B batch, L image tokens, K classes, D width, E length of a class embedding. The decoder's
+layers are pre-norm; their defaults are those of the nearest public code (4 layers, 4 heads,
+feed-forward 1024, dropout 0.1).
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from lingula.model.decoder import Decoder, sine_positions
 from lingula.model.encoders import Normalisation, build_encoder
-from lingula.model.heads import CLASSIFIERS, in_fp32
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Architecture:
 
 
 class Network(nn.Module):
-    """Grey levels in, a logit a class out (paper figure 1).
+    """Grey levels in, one logit per class out (paper figure 1).
 
     Args:
         architecture: sizes and kinds.
@@ -71,7 +76,7 @@ class Network(nn.Module):
             dropout=a.dropout,
             start=a.start,
         )
-        self.classifier = CLASSIFIERS[a.classifier](a.width, classes)
+        self.classifier = Classifier(a.width, classes, shared=a.classifier == "shared")
 
     def set_normalisation(self, normalisation: Normalisation) -> None:
         """Set the constants that `prepare` uses; they travel in the model's description."""
@@ -107,7 +112,7 @@ class Network(nn.Module):
         self.encoder.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """As for any module, but that a frozen encoder stays in eval mode."""
+        """As for any module, except that a frozen encoder stays in eval mode."""
         super().train(mode)
         if self.frozen:
             self.encoder.eval()
@@ -124,7 +129,7 @@ class Network(nn.Module):
     def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits (B, K), and where each class looked, (B, K, h, w), each map summing to 1.
 
-        The maps are the last layer's cross-attention; None for a network without a decoder.
+        The maps are the last layer's cross-attention; None for a model without a decoder.
         """
         return self._logits(self.encoder(images), attention=True)
 
@@ -148,3 +153,163 @@ class Network(nn.Module):
 
 def _pools(architecture: Architecture) -> bool:
     return architecture.classifier == "linear" or architecture.pooled_path
+
+
+class Classifier(nn.Module):
+    """One linear unit for all classes, or one for each class (paper section 2.2)."""
+
+    def __init__(self, width: int, classes: int, shared: bool) -> None:
+        super().__init__()
+        shape = (width,) if shared else (classes, width)
+        self.weight = nn.Parameter(torch.empty(shape).normal_(std=0.02))
+        self.bias = nn.Parameter(torch.zeros(1 if shared else classes))
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Logits (B, K) from states (B, K, D)."""
+        if self.weight.ndim == 1:
+            return states @ self.weight + self.bias
+        return (states * self.weight).sum(-1) + self.bias
+
+
+def in_fp32(head: nn.Module, states: Tensor) -> Tensor:
+    """The head's logits, computed in fp32 whatever format autocast gives to the rest.
+
+    A logit rounded to bf16 ties scores, which costs as much AP as some of the paper's rows gain.
+    """
+    with torch.autocast(states.device.type, enabled=False):
+        logits: Tensor = head(states.float())
+    return logits
+
+
+class Attention(nn.Module):
+    """Multi-head attention on `scaled_dot_product_attention`, with the weights on request."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self, query: Tensor, source: Tensor, need_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend from (B, K, D) to (B, L, D): (B, K, D), and (B, K, L) averaged over heads."""
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for part in (self.query(query), self.key(source), self.value(source))
+        )
+        if need_weights:
+            scores = (q.float() @ k.float().transpose(-1, -2)) / math.sqrt(q.shape[-1])
+            weights = scores.softmax(-1)
+            mixed = weights.to(v.dtype) @ v
+            return self.out(mixed.transpose(1, 2).flatten(2)), weights.mean(1)
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.out(mixed.transpose(1, 2).flatten(2)), None
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention over the queries, cross-attention to the image, feed-forward; pre-norm."""
+
+    def __init__(self, width: int, heads: int, feedforward: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_self = nn.LayerNorm(width)
+        self.norm_cross = nn.LayerNorm(width)
+        self.norm_feed = nn.LayerNorm(width)
+        self.self_attention = Attention(width, heads, dropout)
+        self.cross_attention = Attention(width, heads, dropout)
+        self.feed = nn.Sequential(
+            nn.Linear(width, feedforward),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(feedforward, width),
+        )
+        self.drop = nn.Dropout(dropout)
+
+    def forward(
+        self, queries: Tensor, tokens: Tensor, need_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """(B, K, D) and (B, L, D) to (B, K, D); with `need_weights` also (B, K, L)."""
+        normed = self.norm_self(queries)
+        queries = queries + self.drop(self.self_attention(normed, normed)[0])
+        looked, weights = self.cross_attention(self.norm_cross(queries), tokens, need_weights)
+        queries = queries + self.drop(looked)
+        queries = queries + self.drop(self.feed(self.norm_feed(queries)))
+        return queries, weights
+
+
+class Decoder(nn.Module):
+    """A stack of `DecoderLayer`s between one shared input norm and a final norm.
+
+    `start="average"` sets all keys to zero, so that cross-attention begins as average pooling, and
+    the last linear of each residual branch to zero, so that the stack begins as the identity.
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        feedforward: int,
+        dropout: float,
+        start: str = "normal",
+    ) -> None:
+        super().__init__()
+        # One norm for image tokens, queries and output, as the nearest public code shares it.
+        self.norm = nn.LayerNorm(width)
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, heads, feedforward, dropout) for _ in range(layers)
+        )
+        self.drop = nn.Dropout(dropout)
+        self._initialise(start)
+
+    def _initialise(self, start: str) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        if start == "average":
+            for layer in self.layers:
+                assert isinstance(layer, DecoderLayer)
+                nn.init.zeros_(layer.cross_attention.key.weight)
+                branch_ends = (layer.self_attention.out, layer.cross_attention.out, layer.feed[3])
+                for end in branch_ends:
+                    assert isinstance(end, nn.Linear)
+                    nn.init.zeros_(end.weight)
+
+    def forward(
+        self, queries: Tensor, tokens: Tensor, need_weights: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Queries (K, D) and tokens (B, L, D) to (B, K, D).
+
+        With `need_weights` also the last layer's cross-attention (B, K, L), whose rows sum to 1.
+        """
+        state = self.norm(queries).expand(tokens.shape[0], -1, -1)
+        tokens = self.norm(tokens)
+        weights: Tensor | None = None
+        for layer in self.layers:
+            state, weights = layer(state, tokens, need_weights)
+        return self.drop(self.norm(state)), weights
+
+
+def sine_positions(
+    height: int, width: int, channels: int, device: torch.device | None = None
+) -> Tensor:
+    """Two-dimensional sine positions (height * width, channels); channels divisible by 4."""
+    if channels % 4:
+        raise ValueError(f"2-D sine positions need a width divisible by 4, not {channels}.")
+    quarter = channels // 4
+    frequencies = 10000.0 ** (-torch.arange(quarter, dtype=torch.float32, device=device) / quarter)
+    scale = 2 * math.pi
+    rows = (torch.arange(height, device=device) + 0.5) / height * scale
+    columns = (torch.arange(width, device=device) + 0.5) / width * scale
+    by_row = rows[:, None] * frequencies
+    by_column = columns[:, None] * frequencies
+    row_part = torch.cat([by_row.sin(), by_row.cos()], 1)[:, None].expand(-1, width, -1)
+    column_part = torch.cat([by_column.sin(), by_column.cos()], 1)[None].expand(height, -1, -1)
+    return torch.cat([row_part, column_part], 2).reshape(height * width, channels)

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lingula.model.text_encoder import encode
-from lingula.settings.label_space import canonical, fold
+from lingula.model.text_encoder import encode, phrase
+from lingula.settings.label_space import canonical
 from lingula.settings.weight_sources import TEXT_SOURCES, find_text, missing_text
 from lingula.system import files
 from lingula.system.errors import InputError, StoppedError, examples
@@ -32,11 +32,6 @@ class TextEmbeddings:
 
     values: Tensor
     origin: str
-
-
-def phrase(name: str) -> str:
-    """What the text encoder reads for a class: its name, lower case, underscores as blanks."""
-    return fold(canonical(name))
 
 
 def embed(

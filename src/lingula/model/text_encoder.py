@@ -1,7 +1,7 @@
-"""Running a `transformers` text encoder from its folder: safely, once, and only if it is whole.
+"""Running a `transformers` text encoder from its folder, safely; and tiny ones for smoke runs.
 
-Nothing that lies in the folder is executed, and a random number never stands in for a weight, nor
-the token for unknown words for a class.
+Nothing in the folder is executed, no weight that the folder lacks is filled in at random, and no
+class is represented by the token for unknown words.
 """
 
 from __future__ import annotations
@@ -9,16 +9,22 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from lingula.settings.label_space import canonical, fold
 from lingula.system.errors import InputError, examples
 
 _BLANKS = "\u2581\u0120 "  # how tokenizers write the blank before a word
+
+
+def phrase(name: str) -> str:
+    """What the text encoder reads for a class: its name, lower case, underscores as blanks."""
+    return fold(canonical(name))
 
 
 def encode(
@@ -30,12 +36,7 @@ def encode(
     tokenizer does not know.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # loading from a folder must not ask the hub
-    try:
-        import transformers
-    except ImportError:
-        raise InputError(
-            "A text encoder needs the extra `text`: pip install 'lingula[text]'."
-        ) from None
+    transformers = _import_transformers()
     here: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     with _refusing(folder), _quiet(transformers.utils.logging):
         settings = transformers.AutoConfig.from_pretrained(folder, **here)
@@ -52,7 +53,17 @@ def encode(
             output = model(**{k: tokens[k] for k in ("input_ids", "attention_mask")})
         has_pooler = getattr(output, "pooler_output", None) is not None and not untrained
         used = _chosen_pooling(pooling, has_pooler, is_t5, folder)
-        return POOLINGS[used](output, tokens["attention_mask"]).contiguous(), used
+        return _pool(output, tokens["attention_mask"], used).contiguous(), used
+
+
+def _import_transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise InputError(
+            "A text encoder needs the extra `text`: pip install 'lingula[text]'."
+        ) from None
+    return transformers
 
 
 @contextlib.contextmanager
@@ -134,24 +145,54 @@ def _chosen_pooling(pooling: str, has_pooler: bool, is_t5: bool, folder: Path) -
     return pooling
 
 
-def _pooler(output: Any, mask: Tensor) -> Tensor:
-    pooled: Tensor = output.pooler_output
-    return pooled
+def _pool(output: Any, mask: Tensor, pooling: str) -> Tensor:
+    """(K, E) from an encoder's output, by its pooler, the first token or the masked mean."""
+    states: Tensor = output.pooler_output if pooling == "pooler" else output.last_hidden_state
+    if pooling == "mean":
+        weights = mask.unsqueeze(-1).to(states)
+        return (states * weights).sum(1) / weights.sum(1)
+    return states if pooling == "pooler" else states[:, 0]
 
 
-def _cls(output: Any, mask: Tensor) -> Tensor:
-    first: Tensor = output.last_hidden_state[:, 0]
-    return first
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 
 
-def _masked_mean(output: Any, mask: Tensor) -> Tensor:
-    states: Tensor = output.last_hidden_state
-    weights = mask.unsqueeze(-1).to(states)
-    return (states * weights).sum(1) / weights.sum(1)
+def save_tiny(folder: Path, kind: Literal["bert", "t5"], classes: Sequence[str]) -> Path:
+    """Write a random BERT or T5 encoder of a few thousand weights, with a tokenizer of words.
 
+    Args:
+        folder: where; one that is there already is left as it is.
+        kind: `bert` (with a pooler) or `t5` (encoder only).
+        classes: names whose words make up the vocabulary.
 
-POOLINGS: dict[str, Callable[[Any, Tensor], Tensor]] = {
-    "pooler": _pooler,
-    "cls": _cls,
-    "mean": _masked_mean,
-}
+    Returns:
+        The folder. The same kind and classes give the same weights.
+    """
+    if (folder / "config.json").is_file():
+        return folder
+    transformers = _import_transformers()
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = dict.fromkeys([*_SPECIAL, *(w for name in classes for w in phrase(name).split())])
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        "[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        if kind == "bert":
+            sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
+            settings = transformers.BertConfig(vocab_size=len(words), num_hidden_layers=1, **sizes)
+            model = transformers.BertModel(settings)
+        else:
+            sizes = {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_heads": 2}
+            settings = transformers.T5Config(vocab_size=len(words), num_layers=1, **sizes)
+            model = transformers.T5EncoderModel(settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    fast.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder

@@ -77,7 +77,7 @@ def find_texts(request: Request, faults: list[str]) -> dict[str, tuple[str | Non
 
 def _save_tiny_text(place: Path) -> Path:
     if is_first():
-        from lingula.model.tiny_text import save_tiny
+        from lingula.model.text_encoder import save_tiny
 
         words = [finding for space in SPACES.values() for finding in space.classes]
         return save_tiny(place, "t5" if place.name == "clinical-t5" else "bert", words)

@@ -48,7 +48,7 @@ def for_scoring(
             ready.encoder = copy.deepcopy(network.encoder).eval()
     if cast is not None:
         for module in ready.modules():
-            # The heads stay in fp32 (`heads.in_fp32`); of them `pooled` alone is a linear layer.
+            # The heads stay in fp32 (`network.in_fp32`); of them `pooled` alone is a linear layer.
             if isinstance(module, nn.Conv2d | nn.Linear) and module is not ready.pooled:
                 module.to(cast)
     return ready.to(memory_format=layout)

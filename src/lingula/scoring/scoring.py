@@ -23,9 +23,8 @@ from torch.nn import functional as F
 
 from lingula.loading.batches import Memory, Radiographs, consecutive_batches, load
 from lingula.loading.warp import warp_images
-from lingula.model.devices import autocast_to
+from lingula.model.devices import autocast_to, send
 from lingula.model.network import Network
-from lingula.model.transfer import send
 from lingula.scoring.folding import for_scoring
 from lingula.system import files
 from lingula.system.errors import InputError

@@ -10,7 +10,7 @@ import torch.distributed
 from torch import Tensor, nn
 
 from lingula.loading.order import Rows, epoch_batches
-from lingula.model.heads import SeparateClassifier, SharedClassifier
+from lingula.model.network import Classifier
 from lingula.settings.config import Config
 from lingula.system.errors import InputError
 
@@ -42,10 +42,10 @@ def parameter_groups(
 def is_decayed(module: nn.Module, name: str, parameter: Tensor) -> bool:
     """Whether weight decay applies: by what a parameter of `module` is, not by its shape.
 
-    It applies to the weights of convolutions, linear maps and both classifiers. It does not apply
+    It applies to the weights of convolutions, linear maps and classifiers. It does not apply
     to biases, norms, position embeddings, tokens, layer scales and tables of relative positions.
     """
-    if isinstance(module, SharedClassifier | SeparateClassifier):
+    if isinstance(module, Classifier):
         return name == "weight"
     if isinstance(module, nn.Embedding) or "norm" in type(module).__name__.lower():
         return False

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lingula.loading.batches import Loaded
-from lingula.loading.draws import draws
+from lingula.loading.order import draws
 from lingula.loading.warp import Warp, draw_warps, warp_levels
-from lingula.model.devices import layout_of
+from lingula.model.devices import layout_of, send
 from lingula.model.network import Network
-from lingula.model.transfer import send
 from lingula.settings.config import Config
 from lingula.settings.label_space import LabelSpace
 from lingula.system.errors import InputError, examples

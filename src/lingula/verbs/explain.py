@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from typing import Any
 
 from lingula.images.files import image_path
-from lingula.images.reading import read_image
 from lingula.model.facts import read_facts
-from lingula.reporting import figures
-from lingula.reporting.pages import Overlay, Sheet, render_page
-from lingula.scoring.attention import Rate, described, in_parts, known_rates
+from lingula.reporting.attention import Choice, draw_sheet, sheets_as_csv
+from lingula.reporting.pages import render_page
+from lingula.scoring.attention import known_rates
 from lingula.system import files
 from lingula.system.claims import NOT_EMPTY, claim
-from lingula.system.csv_cells import plain_csv
-from lingula.system.errors import ImageError, InputError, examples, nearest
+from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.folder import images_in
-from lingula.tables.reading import Box, boxes_beside
+from lingula.tables.reading import boxes_beside
 from lingula.tables.table import rows_of
 from lingula.training.run_labels import dev_thresholds, labels_of, warn_of_changed_runs
 from lingula.verbs.predict import refuse_films
 
-if TYPE_CHECKING:
-    from lingula.model.checkpoint import Trained
-
 log = logging.getLogger("lingula")
-
-SIDE = 512
 
 
 def explain(
@@ -93,12 +81,10 @@ def explain(
     from lingula.model.checkpoint import load_model  # imports torch
 
     trained = load_model(place)
-    boxes: Mapping[tuple[str, str], Sequence[Box]] = boxes_beside(table) if table else {}
-    known = known_rates(place)
-    sheets = [
-        _sheet(trained, root, name, folder, limits, classes, top, known, boxes) for name in chosen
-    ]
-    files.write_text(folder / "explain.csv", _csv(sheets))
+    boxes = boxes_beside(table) if table else {}
+    choice = Choice(limits, classes, top, known_rates(place), boxes)
+    sheets = [draw_sheet(trained, root, name, folder, choice) for name in chosen]
+    files.write_text(folder / "explain.csv", sheets_as_csv(sheets))
     page = render_page("explain.html", sheets=sheets, run=str(place), thresholds=why)
     files.write_text(folder / "index.html", page)
     lost = [sheet.image for sheet in sheets if sheet.failure]
@@ -116,84 +102,3 @@ def _thresholds(
         warn_of_changed_runs([(run, labels)])
         return dev_thresholds(run, labels), "max-F1 on the run's dev split"
     return dict.fromkeys(facts["classes"], 0.5), "0.5, for the folder has no dev scores"
-
-
-def _sheet(
-    trained: Trained,
-    root: Path,
-    name: str,
-    folder: Path,
-    limits: dict[str, float],
-    classes: Sequence[str],
-    top: int,
-    known: dict[str, Rate],
-    boxes: Mapping[tuple[str, str], Sequence[Box]],
-) -> Sheet:
-    """One film: read, looked at, and drawn for each finding above its threshold."""
-    import torch
-
-    from lingula.scoring.scoring import attend
-
-    reading = trained.facts["reading"]
-    try:
-        path = image_path(root, name)
-        film = read_image(path, bits=reading["bits"])
-        small = read_image(path, reading["image_size"], bits=reading["bits"])
-    except ImageError as error:
-        return Sheet(name, str(error), None, ())
-    scores, maps = attend(trained.network, torch.from_numpy(small.copy())[None, None])
-    assert maps is not None
-    found = []
-    for k in np.argsort(-scores[0], kind="stable").tolist():
-        finding = trained.classes[k]
-        wanted = not classes or finding in classes
-        if not wanted or finding == "No Finding" or scores[0, k] < limits.get(finding, np.inf):
-            continue
-        true = boxes.get((name, finding), [])
-        found.append(
-            Overlay(
-                finding,
-                float(scores[0, k]),
-                described(known.get(finding)),
-                _draw(film, maps[0, k], in_parts(true, *film.shape), folder, name, finding),
-            )
-        )
-        if len(found) == top:
-            break
-    return Sheet(
-        name, "", _save(figures.grey_picture(film, SIDE), folder, name, "film"), tuple(found)
-    )
-
-
-def _draw(
-    film: NDArray[np.uint8],
-    attention: NDArray[np.float32],
-    true: Sequence[Box],
-    folder: Path,
-    name: str,
-    finding: str,
-) -> str:
-    picture = figures.draw_overlay(film, attention, true, SIDE)
-    return _save(picture, folder, name, finding)
-
-
-def _save(picture: Image.Image, folder: Path, name: str, what: str) -> str:
-    """Write a PNG; its path relative to the folder."""
-    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in f"{name}--{what}")
-    # Films named a/b.png and a_b.png must not share a picture.
-    mark = "" if plain == f"{name}--{what}" else "-" + sha256(name.encode()).hexdigest()[:8]
-    place = f"overlays/{plain}{mark}.png"
-    with files.whole(folder / place) as temporary:
-        picture.save(temporary, format="PNG")
-    return place
-
-
-def _csv(sheets: Sequence[Sheet]) -> str:
-    rows: list[tuple[object, ...]] = []
-    for sheet in sheets:
-        if sheet.failure or not sheet.overlays:
-            rows.append((sheet.image, "", "", "", "", sheet.failure))
-        for one in sheet.overlays:
-            rows.append((sheet.image, one.finding, one.score, one.validity, one.picture, ""))
-    header = ["image", "finding", "score", "attention", "overlay", "failure"]
-    return plain_csv(header, rows)

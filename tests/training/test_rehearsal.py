@@ -115,8 +115,8 @@ def _other(run: Path) -> None:
 
 
 PLACES: tuple[tuple[Callable[[Path], object], str], ...] = (
-    (_other, "is there already and is no run"),
-    (lambda run: run.write_text("mine"), "is there already and is no run"),
+    (_other, "is there already, and is not a run"),
+    (lambda run: run.write_text("mine"), "is there already, and is not a run"),
     (lambda run: run.parent.joinpath("file").write_text(""), "Not a directory"),
 )
 

@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import lingula
 from lingula.settings.config import Config, diff, read_config, write_config
-from lingula.system import claims, files
+from lingula.system import files
+from lingula.system.claims import claim, lock_folder
 from lingula.system.errors import InputError, differences
 
 if TYPE_CHECKING:  # they take longer to import than the answer to wrong settings takes
@@ -86,17 +87,12 @@ def find_standing(run: Path, config: Config) -> Standing:
     """
     settings = run / "config.yaml"
     if not settings.is_file():
-        left = [p.name for p in run.iterdir() if p.name[0] != "."] if run.is_dir() else []
-        if run.is_file() or any(name not in _MADE_BEFORE_CONFIG for name in left):
-            raise InputError(f"{run} is there already and is no run; choose another --out.")
+        claim(run, _NOT_A_RUN, overwrite=None, leftovers=_MADE_BEFORE_CONFIG)
         return "new"
     done, there = is_finished(run), read_config(settings)
     changed = changed_settings(there, config, finished=done)
     if changed:
-        raise InputError(
-            f"{run} is a run with other settings:\n{differences(changed)}\n"
-            "Choose another --out, or --overwrite to set the old one aside."
-        )
+        claim(run, f"a run with other settings:\n{differences(changed)}")
     other = {key: pair for key, pair in diff(there, config).items() if key in _COMPUTED}
     if other and done:
         log.info("%s was computed otherwise than asked for now:\n%s", run, differences(other))
@@ -142,8 +138,9 @@ def find_table(run: Path, table: str) -> Path:
     return next((place for place in beside if place.is_file()), path)
 
 
+_NOT_A_RUN = "and is not a run."
 _PHANTOMS = ("phantom", "phantom-nih", "phantom-chexpert")
-_MADE_BEFORE_CONFIG = (claims.LOCK, *_PHANTOMS, "table.csv", "table.json")
+_MADE_BEFORE_CONFIG = (*_PHANTOMS, "table.csv", "table.json")
 _WRITTEN = (
     r"config|environment|table|metrics|model|step-\d+|(dev|test)(\.failed)?|attention|report"
     r"|finished"
@@ -154,8 +151,8 @@ _WRITTEN = (
 def lock_run(run: Path) -> Iterator[None]:
     """Keep other processes from training in `run`, a folder that is created if need be."""
     if run.is_file():
-        raise InputError(f"{run} is there already and is no run; choose another --out.")
-    with claims.lock_folder(run, "training in") as alone:
+        claim(run, _NOT_A_RUN, overwrite=None)
+    with lock_folder(run, "training in") as alone:
         if alone:  # what was left half-written is nobody's now
             for name in (".", "best", "checkpoints", "scores"):
                 files.sweep(run / name, _WRITTEN)

@@ -1,1 +1,1 @@
-"""What a run is told: config, recipes, the paper's rows, label spaces."""
+"""The settings of a run: config, recipes, the paper's rows, label spaces, weight sources."""

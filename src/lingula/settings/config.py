@@ -1,7 +1,6 @@
-"""The settings of one training, as one frozen value that is printed, saved and compared as YAML.
+"""The settings of one training: a frozen value that is printed, saved and compared as YAML.
 
-Only verbs and the modules `training`, `prediction` see a `Config`; everything below takes plain
-arguments. Unknown keys are refused with the nearest name.
+An unknown key is an error that names the most similar one.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Data(BaseModel):
-    """Which table is read, and what its unknown cells mean for the loss."""
+    """The table to read, and what its unknown cells mean for the loss."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -54,7 +53,7 @@ class Data(BaseModel):
 
 
 class Decoder(BaseModel):
-    """The query network: class queries look at the image's tokens (paper section 2.1)."""
+    """The decoder: one query per class attends to the image's tokens (paper section 2.1)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -244,7 +243,7 @@ def vary(config: Config, **changes: Any) -> Config:
 
 
 def parse_config(plain: Mapping[str, Any], where: str = "the configuration") -> Config:
-    """A config from nested plain values; `InputError` names every wrong key and its mend."""
+    """A config from nested plain values; `InputError` names every wrong key and how to fix it."""
     try:
         return Config.model_validate(dict(plain))
     except pydantic.ValidationError as error:
@@ -253,7 +252,7 @@ def parse_config(plain: Mapping[str, Any], where: str = "the configuration") -> 
 
 
 def _nearest_key(key: str) -> str:
-    """The known key that was probably meant: by its last part first, as sections get forgotten."""
+    """A hint at the most similar key, by its last part first, as sections are easily forgotten."""
     lasts = {known.rpartition(".")[2]: known for known in KEYS}
     found = difflib.get_close_matches(key.rpartition(".")[2], list(lasts), n=1, cutoff=0.75)
     return f" Did you mean '{lasts[found[0]]}'?" if found else nearest(key, KEYS)
@@ -312,8 +311,8 @@ def to_yaml(config: Config) -> str:
     try:
         return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
     except OmegaConfBaseException as error:  # `${` opens what it would put another value for
-        told = str(error).partition("\n")[0]
-        raise InputError(f"A setting's text can't be written as YAML: {told}.") from None
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"A setting's text can't be written as YAML: {reason}.") from None
 
 
 def read_config(path: str | Path) -> Config:
@@ -328,12 +327,12 @@ def read_config(path: str | Path) -> Config:
     except Exception as error:
         raise InputError(f"{file} is not a YAML configuration: {error}") from None
     if not isinstance(plain, dict):
-        raise InputError(f"{file} is not a YAML configuration: it holds no keys.")
+        raise InputError(f"{file} is not a YAML configuration: it has no keys.")
     return parse_config({str(key): value for key, value in plain.items()}, str(file))
 
 
 def write_config(config: Config, path: str | Path) -> None:
-    """Write the config as YAML, whole or not at all."""
+    """Write the config as YAML, completely or not at all."""
     files.write_text(path, to_yaml(config))
 
 

@@ -138,7 +138,7 @@ VINDR = (
     "No Finding",
 )
 
-# Keys are folded spellings (see `fold`). Only synonyms: nothing broader or narrower stands here.
+# Keys are folded spellings (see `fold`). Only synonyms: no broader or narrower finding.
 _ALIASES = {
     "effusion": "Pleural Effusion",
     "infiltrate": "Infiltration",
@@ -216,7 +216,7 @@ class LabelSpace:
             if not name:
                 raise InputError("A class has an empty name.")
             if fold(name) in seen:
-                raise InputError(f"Class '{name}' stands twice in the label space.")
+                raise InputError(f"Class '{name}' is in the label space twice.")
             seen[fold(name)] = name
 
     def __len__(self) -> int:

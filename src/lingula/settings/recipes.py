@@ -27,8 +27,8 @@ NINE = (
     "Pneumoperitoneum",
     "Tortuous Aorta",
 )
-# Every choice that the paper leaves open; docs/reproducing.md repeats the list, and a test holds
-# the two together.
+# Every choice that the paper leaves open; docs/reproducing.md repeats the list, and a test
+# compares the two.
 ASSUMED = (
     "image encoders start from torchvision's ImageNet weights (resnet50.tv_in1k, "
     "densenet121.tv_in1k)",
@@ -84,7 +84,7 @@ def _weighted(factor: float) -> dict[str, Any]:
     return {"loss__class_weights": dict.fromkeys(NINE, factor)}
 
 
-# The columns repeat what the changes add up to; a test holds them against each other.
+# The columns repeat what the changes add up to; a test compares them.
 TABLE_1: tuple[Row, ...] = (
     Row(1, None, {}, 0.3187, separate=False, tta=False),
     Row(2, 1, {"model__classifier": "separate"}, 0.3193, tta=False),

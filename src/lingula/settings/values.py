@@ -1,4 +1,4 @@
-"""A setting's value from the text behind `key=`: its type follows from the setting, not the text.
+"""A setting's value from the text after `key=`: its type is that of the setting.
 
 YAML makes a number of `2024`, a mapping of `a: b` and a comment of ` #2`, all of which may be names
 of folders.
@@ -18,12 +18,12 @@ from lingula.system.errors import InputError
 def parse_value(key: str, text: str, annotation: Any) -> Any:
     """The value of a setting, as pydantic takes it.
 
-    Text is taken as it stands; `null` is none where a setting may be none; `[a, "b, c"]` is a list
+    Text is taken literally; `null` is none where a setting may be none; `[a, "b, c"]` is a list
     where it may be a list of texts; everything else is read as YAML.
 
     Args:
         key: the setting, for messages.
-        text: what stands behind `key=`.
+        text: what follows `key=`.
         annotation: the setting's type.
 
     Raises:
@@ -71,7 +71,7 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def parse_texts(text: str) -> list[str]:
-    """The texts of `[a, "b, c", 'd']`, each as it stands but for blanks around the bare ones."""
+    """The texts of `[a, "b, c", 'd']`, each literally; blanks around bare ones go."""
     with contextlib.suppress(ValueError):
         found = json.loads(text)
         if isinstance(found, list) and all(isinstance(one, str) for one in found):

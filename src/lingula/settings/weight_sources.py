@@ -1,4 +1,4 @@
-"""Where published weights are found on this machine, and how to get those that are not.
+"""Published weights: where they are on this machine, and how to get the others.
 
 Nothing here connects; `lingula fetch` is the one command that does.
 """
@@ -60,9 +60,9 @@ def cache_folder() -> Path | None:
 
 def weights_folder() -> Path | None:
     """`$LINGULA_WEIGHTS`, or `weights` in the cache folder; None if there is neither."""
-    told = os.environ.get("LINGULA_WEIGHTS")
-    if told:
-        return files.expanded(told)
+    given = os.environ.get("LINGULA_WEIGHTS")
+    if given:
+        return files.expanded(given)
     cache = cache_folder()
     return None if cache is None else cache / "weights"
 
@@ -102,7 +102,7 @@ def fetched_image(encoder: str) -> Path | None:
 
 
 def missing_text(name: str) -> InputError:
-    """What to tell who asks for a named text encoder that is not here."""
+    """The error for a text encoder that is not on this machine: how to obtain it."""
     source = TEXT_SOURCES[name]
     return InputError(
         f"The text encoder '{name}' ({source.origin}) is not on this machine. {source.obtain} "

@@ -1,7 +1,7 @@
-"""Text cells that a spreadsheet would run as a formula, made plain in the CSV files written here.
+"""Text cells that a spreadsheet would run as a formula, escaped in the CSV files written here.
 
 A cell that begins with `=`, `+`, `-`, `@`, a tab or a line break gets an apostrophe before it, and
-loses it when the file is read here. Ids (images, patients, studies) and numbers stay as they are.
+loses it when the file is read here. Ids (images, patients, studies) and numbers are not changed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def plain_cell(text: str) -> str:
-    """The text as it stands in a CSV file; `original_cell` of it is the text again."""
+    """The text as it is written to a CSV file; `original_cell` gives it back."""
     return f"'{text}" if _RUNS.match(text) and not _NUMBER.fullmatch(text) else text
 
 
@@ -30,7 +30,7 @@ def original_cell(text: str) -> str:
 def plain_csv(
     header: Sequence[str], rows: Iterable[Sequence[object]], ids: Collection[str] = ("image",)
 ) -> str:
-    """A CSV file as text. Names of columns and cells of text are plain, those of `ids` exact."""
+    """A CSV file as text. Column names and text cells are escaped, except the columns `ids`."""
     exact = [name in ids for name in header]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""The expected failures: wrong input (exit status 2), an unreadable image, work cut short (1)."""
+"""The expected failures: wrong input (exit status 2), an unreadable image, stopped work (1)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class InputError(Exception):
-    """What the user gave is wrong. The message says what, where, and how to mend it.
+    """What the user gave is wrong. The message says what, where, and how to fix it.
 
     The command line prints the message alone, without a traceback, and exits with status 2.
     """
@@ -27,7 +27,7 @@ class ImageError(InputError):
 
 
 class StoppedError(RuntimeError):
-    """Work that can't go on although what the user gave is right: a full disk, a loss that is NaN.
+    """Work that can't go on although the input is right: a full disk, a loss that is NaN.
 
     The message says what happened, what is kept, and what to do. The command line prints it alone,
     without a traceback, and exits with status 1.
@@ -51,7 +51,7 @@ def examples(items: Iterable[object], limit: int = 5) -> str:
 def changes(
     before: Mapping[str, Any], now: Mapping[str, Any], skip: Iterable[str] = ()
 ) -> dict[str, tuple[Any, Any]]:
-    """What differs between the settings of an output that is there and those asked for now."""
+    """The settings that differ: `{key: (value of the output that is there, value now)}`."""
     keys = [key for key in dict.fromkeys([*now, *before]) if key not in set(skip)]
     return {k: (before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)}
 

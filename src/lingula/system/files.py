@@ -1,4 +1,4 @@
-"""Writing files so that they are there whole or not at all: a temporary file, then a rename."""
+"""Files: written completely or not at all, by a temporary file and a rename; and read again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lingula.system.errors import InputError, StoppedError
 
 
 def expanded(place: str | Path) -> Path:
-    """A path with `~` as the home it stands for; as it is where there is no such home.
+    """The path with the home folder in place of `~`; unchanged where there is no home.
 
     A process may have none: an unknown user in a container, without `HOME`.
     """
@@ -28,7 +28,7 @@ def expanded(place: str | Path) -> Path:
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG),
-    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),  # a file where a folder is meant, or the reverse
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST),  # a file where a folder is needed, or the reverse
 )
 
 
@@ -68,10 +68,10 @@ def whole(path: str | Path) -> Iterator[Path]:
 
 
 def _number(error: Exception) -> int | None:
-    """The system's number of an error; writers in Rust (polars, safetensors) only tell it."""
-    told = re.search(r"\(os error (\d+)\)", str(error))
+    """The system's number of an error; writers in Rust (polars, safetensors) only mention it."""
+    mentioned = re.search(r"\(os error (\d+)\)", str(error))
     number = error.errno if isinstance(error, OSError) else None
-    return int(told[1]) if number is None and told else number
+    return int(mentioned[1]) if number is None and mentioned else number
 
 
 def flush(path: Path) -> None:
@@ -90,12 +90,12 @@ def unwritable(path: Path, error: Exception) -> InputError | StoppedError:
         )
     return StoppedError(
         f"{path} can't be written: {reason}. What was there before is kept. Make room on that disk "
-        "(or mend it) and give the same line again."
+        "(or fix it) and give the same line again."
     )
 
 
 def not_a_file(path: Path, what: str, hint: str = "") -> InputError:
-    """What to tell where a file was meant: a folder has that name, or nothing has."""
+    """The error for a missing file: a folder has that name, or nothing has."""
     if path.is_dir():
         article = "an" if what[0] in "aeiou" else "a"
         return InputError(f"{path} is a folder, not {article} {what}.{hint}")
@@ -103,20 +103,20 @@ def not_a_file(path: Path, what: str, hint: str = "") -> InputError:
 
 
 def not_a_folder(path: Path, hint: str = "") -> InputError:
-    """What to tell where a folder was meant: a file has that name, or nothing has."""
+    """The error for a missing folder: a file has that name, or nothing has."""
     if path.exists():
         return InputError(f"{path} is a file, not a folder.{hint}")
     return InputError(f"There is no folder {path}.{hint}")
 
 
 def check_suffix(path: Path, allowed: tuple[str, ...], what: str) -> None:
-    """Refuse to write something under a suffix that promises something else."""
+    """Raise `InputError` for a file name with another suffix than the allowed ones."""
     if path.suffix.lower() not in allowed:
         raise InputError(f"{path}: {what} is written as {' or '.join(allowed)}.")
 
 
 def check_place(path: Path) -> None:
-    """Refuse a place where no file or folder could be made, without making one."""
+    """Raise an error for a place where nothing can be written, without writing anything."""
     place = path.absolute()
     while not os.path.lexists(place):
         place = place.parent
@@ -128,7 +128,7 @@ def check_place(path: Path) -> None:
 
 
 def about_the_disk(error: OSError) -> bool:
-    """Whether an error that no writer of ours met says that a disk is full, failing or closed."""
+    """Whether an error says that a disk is full, failing or closed for writing."""
     return error.errno in (*_FULL, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -149,10 +149,10 @@ def free_bytes(folder: str | Path) -> int:
 
 
 def sweep(folder: Path, stems: str) -> None:
-    """Remove the temporary files of `whole` that killed processes left in a folder.
+    """Remove the temporary files of `write_atomically` that killed processes left in a folder.
 
     `stems` is a regular expression for the names, without suffix, of what was being written. One
-    `whole` within another makes a name of twice the form.
+    such write within another makes a name of twice the form.
     """
     left = re.compile(rf"\.{{1,2}}({stems})(\.[a-z0-9_]{{8}}){{1,2}}\.[a-z]+")
     for path in folder.glob(".*"):
@@ -167,13 +167,13 @@ def _umask() -> int:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all."""
+    """Write UTF-8 text, completely or not at all."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Write JSON (indented, keys in the order given, NaN refused) whole or not at all."""
+    """Write JSON (indented, keys in the order given, NaN refused), completely or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

@@ -78,15 +78,15 @@ def _is_true(name: str) -> bool:
 
 def _waiting(here: Ranks, awaited: set[int]) -> str:
     return (
-        f"waiting for {len(awaited)} of {here.count} processes ({here.told} in the environment): "
-        f"number {examples(sorted(awaited), 8)}"
+        f"waiting for {len(awaited)} of {here.count} processes ({here.variable} in the "
+        f"environment): number {examples(sorted(awaited), 8)}"
     )
 
 
 def _name_the_place(here: Ranks) -> None:
     """Where srun's processes meet: at the first node of the step, at a port of the step's own."""
-    told = {"WORLD_SIZE": here.count, "RANK": here.rank, "GROUP_RANK": here.node}
-    os.environ.update({name: str(number) for name, number in told.items()})
+    ranks = {"WORLD_SIZE": here.count, "RANK": here.rank, "GROUP_RANK": here.node}
+    os.environ.update({name: str(number) for name, number in ranks.items()})
     nodes = next(
         (os.environ[n] for n in ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST") if n in os.environ),
         "127.0.0.1",
@@ -109,9 +109,9 @@ def _store(here: Ranks, host: str, port: int, *, serve: bool, is_served: bool) -
                 trouble[0] = error.strerror or str(error)
                 return False
 
-        who = f"the first of {here.count} processes ({here.told} in the environment)"
+        who = f"the first of {here.count} processes ({here.variable} in the environment)"
         if is_served:
-            who = f"torchrun ({here.told} in the environment)"
+            who = f"torchrun ({here.variable} in the environment)"
         patience = AGENT_PATIENCE if is_served else PATIENCE
         try:
             _wait(answers, patience, lambda: f"waiting for {who} at {host}:{port}: {trouble[0]}")
@@ -145,11 +145,10 @@ def _wait(done: Callable[[], bool], patience: float, words: Callable[[], str]) -
     while not done():
         now = time.monotonic()
         if now - began > patience:
-            told = words()
-            raise StoppedError(f"Gave up {told}, after {now - began:.0f} s.")
+            raise StoppedError(f"Gave up {words()}, after {now - began:.0f} s.")
         if now >= next_word:
-            told = words()
-            log.info("%s%s. Ctrl-C ends it.", told[0].upper(), told[1:])
+            text = words()
+            log.info("%s%s. Ctrl-C ends it.", text[0].upper(), text[1:])
             next_word = now + _AGAIN
         time.sleep(_LOOK)
 

@@ -37,7 +37,7 @@ class Ranks:
         local_rank: this one's number among those.
         node: this node's number.
         launcher: who started them.
-        told: the variable that says how many there are, for messages.
+        variable: the one that says how many there are, for messages: `WORLD_SIZE=8`.
     """
 
     count: int = 1
@@ -46,7 +46,7 @@ class Ranks:
     local_rank: int = 0
     node: int = 0
     launcher: Literal["torchrun", "srun", "none"] = "none"
-    told: str = ""
+    variable: str = ""
 
     @property
     def nodes(self) -> int:
@@ -154,15 +154,15 @@ def _srun() -> Ranks | None:
 
 def _tasks_per_node(count: int) -> int:
     """The tasks on each node, from `2(x3)`; `InputError` where the nodes have different numbers."""
-    told = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
+    listed = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")
     each: list[int] = []
-    for many, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", told):
+    for many, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", listed):
         each += [int(many)] * int(times or 1)
     if sum(each) == count:
         if len(set(each)) > 1:
             raise InputError(
-                f"Slurm gives this step {count} tasks, and not as many on each node ({told}). Say "
-                "`srun --ntasks-per-node=N`."
+                f"Slurm gives this step {count} tasks, and not as many on each node ({listed}). "
+                "Say `srun --ntasks-per-node=N`."
             )
         return each[0]
     nodes = _number("SLURM_STEP_NUM_NODES") or _number("SLURM_NNODES")
@@ -171,15 +171,15 @@ def _tasks_per_node(count: int) -> int:
 
 
 def _number(name: str) -> int | None:
-    """The whole number in a variable; None where it is not set or holds something else."""
+    """The whole number in a variable; None where it is not set or is not a number."""
     text = os.environ.get(name, "").strip()
     return int(text) if text.isdecimal() else None
 
 
 def wait_for_first(look: Callable[[], Path | None], what: str, folder: Path) -> Path:
-    """What `look` finds, once the first process has made it.
+    """Wait until the first process has made something; return what `look` finds then.
 
-    It says what it waits for every minute. Any signal that stops a process stops it.
+    What is waited for is logged every minute. Any signal that stops a process stops it.
 
     Args:
         look: gives None as long as it is not there.
@@ -190,7 +190,7 @@ def wait_for_first(look: Callable[[], Path | None], what: str, folder: Path) -> 
         StoppedError: nothing has been written there for ten minutes.
     """
     changed, before = time.monotonic(), 0
-    told: float | None = None
+    said: float | None = None
     while (found := look()) is None:
         now, sign = time.monotonic(), _sign(folder)
         if sign != before:
@@ -200,15 +200,15 @@ def wait_for_first(look: Callable[[], Path | None], what: str, folder: Path) -> 
                 f"The first process has written nothing to {folder} for {PATIENCE / 60:.0f} "
                 f"minutes; it may have ended before {what}. The same line again continues."
             )
-        if told is None or now - told >= TELL:
+        if said is None or now - said >= TELL:
             log.info("Waiting for the first process: %s.", what)
-            told = now
+            said = now
         time.sleep(LOOK)
     return found
 
 
 def _sign(folder: Path) -> int:
-    """What changes when a file appears in the folder; 0 where it is not there yet."""
+    """A number that changes when a file appears in the folder; 0 while there is no folder."""
     try:
         return folder.stat().st_mtime_ns
     except OSError:

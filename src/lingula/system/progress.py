@@ -25,7 +25,7 @@ def progress(title: str, quiet: bool = False) -> Iterator[Tick]:
 
 
 def spoken(seconds: float) -> str:
-    """A length of time as one says it: `40 seconds`, `3 minutes`, `5 hours`."""
+    """A duration in words: `40 seconds`, `3 minutes`, `5 hours`."""
     units = ((5400.0, 3600.0, "hours"), (90.0, 60.0, "minutes"))
     for least, unit, name in units:
         if seconds >= least:
@@ -34,7 +34,7 @@ def spoken(seconds: float) -> str:
 
 
 def counting(tick: Tick) -> Callable[[int, int], None]:
-    """The tick without its text, for work that only counts."""
+    """A tick without a text, for work that only counts."""
     return lambda done, total: tick(done, total, "")
 
 
@@ -83,11 +83,11 @@ def _plain(title: str) -> Tick:
         if now - last < PLAIN_SECONDS:
             return
         last = now
-        told = [f"{title}: {done}/{total}", *([text] if text else [])]
+        parts = [f"{title}: {done}/{total}", *([text] if text else [])]
         if done > first:
             left = (now - began) / (done - first) * (total - done)
-            told.append(f"{left:.0f} s left")
-        sys.stderr.write(", ".join(told) + "\n")
+            parts.append(f"{left:.0f} s left")
+        sys.stderr.write(", ".join(parts) + "\n")
         sys.stderr.flush()
 
     return tick

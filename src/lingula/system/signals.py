@@ -1,4 +1,4 @@
-"""Being asked to stop, by Ctrl-C or by SIGTERM as batch systems send it before they kill."""
+"""Requests to stop: Ctrl-C, or SIGTERM, which batch systems send before they kill a process."""
 
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def end_if_deaf(grace: float = 20.0) -> None:
 
 
 def never() -> None:
-    """Nobody asks to stop."""
+    """Return None: nobody asks to stop."""
 
 
 @contextlib.contextmanager
 def noted() -> Iterator[Asked]:
-    """Within the block the signals are only noted; yields what tells the first one's number.
+    """Only note signals within the block; yield a function that returns the first one's number.
 
     The work asks where it can stop without loss. A second Ctrl-C stops it at once; a second SIGTERM
     changes nothing, since batch systems send several. At the end of the block `Interrupted` is

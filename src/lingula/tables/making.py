@@ -1,4 +1,4 @@
-"""What the verbs that make tables share: looking for images, writing a new table, the summary."""
+"""New tables: looking for their images, writing them, and a summary; rows left out of a table."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ log = logging.getLogger("lingula")
 
 @dataclass(frozen=True)
 class NewTable:
-    """A table that was written: where, what stands in it, and what is known of its classes.
+    """A table that was written: where, its content, and what is known of its classes.
 
     `missing` names the images that are not there, `dropped` says whether their rows were left out.
     """
@@ -71,7 +71,7 @@ def _find_images(table: Table, drop: bool) -> tuple[Table, tuple[str, ...]]:
     if len(rows) == len(table):
         raise InputError(
             f"None of the {len(rows)} images was found; tried, e.g., "
-            f"{image_path(table.root, names[0]).absolute()}. Name the folder that holds them; or "
+            f"{image_path(table.root, names[0]).absolute()}. Name their folder; or "
             "make the table without looking for images: --no-images"
         )
     what = "their rows are left out" if drop else "their rows stay (--drop-missing leaves them out)"
@@ -83,7 +83,7 @@ def _find_images(table: Table, drop: bool) -> tuple[Table, tuple[str, ...]]:
 
 
 def check_not_an_input(out: str | Path, inputs: Sequence[str | Path]) -> None:
-    """Refuse to write where one of the inputs stands, whatever else was asked for."""
+    """Raise `InputError` if the output is one of the inputs."""
     if Path(out).resolve() in {Path(path).resolve() for path in inputs}:
         raise InputError(f"{out} is an input of this command. Name another file to write.")
 
@@ -168,7 +168,7 @@ def summary_as_json(made: NewTable) -> dict[str, Any]:
 
 
 def summary_as_text(made: NewTable) -> str:
-    """The summary as lines for a terminal; the table's path stands last."""
+    """The summary as lines for a terminal; the table's path is last."""
     facts = summary_as_json(made)
     splits = ", ".join(f"{n} {split}" for split, n in facts["splits"].items())
     people = "patients unknown" if facts["patients"] is None else f"{facts['patients']} patients"

@@ -1,4 +1,4 @@
-"""`lingula calibrate`: maps and thresholds a class, fitted on dev; and applying them."""
+"""`lingula calibrate`: a map and thresholds per class, fitted on dev; and applying them."""
 
 from __future__ import annotations
 

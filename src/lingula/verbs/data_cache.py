@@ -68,7 +68,7 @@ def data_cache(
     folder, part = Path(out), _part(shard)
     own_root, names, found = images_in(table)
     if root is not None and found is None:
-        raise InputError(f"--root is for tables; {table} is none.")
+        raise InputError(f"--root is for tables; {table} is not one.")
     settings = CacheSettings(size, codec, quality if codec == "jpeg" else None, bits)
     claim_cache(folder, settings, overwrite=overwrite)
     if codec == "jpeg":
@@ -140,7 +140,7 @@ def data_cache_join(folder: str | Path) -> Cached:
         raise InputError(
             f"{place} is not whole: parts {examples(lacking)} are not finished."
             if lacking
-            else f"{place} holds no images yet."
+            else f"{place} has no images yet."
         )
     newest = [found[-1] for found in index.entries.values()]
     failures = {entry.image: entry.reason for entry in newest if not entry.file}

@@ -37,7 +37,7 @@ def data_check(
     Args:
         table: a table file.
         images: read the images too.
-        page: write the report as an HTML page, with films, to this file.
+        page: write the report as an HTML page, with images, to this file.
         drop_bad: write the table without the rows whose images can't be read to this file.
         root: folder of the images, if not the table's own.
         classes: a label space by name, or class names; None: the table's class columns.

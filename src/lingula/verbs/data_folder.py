@@ -49,9 +49,9 @@ def data_folder(
         labels: a table with a column of keys and one per class (1, 0, -1, blank).
         key: `image`, `AccessionNumber`, `StudyInstanceUID`, `SOPInstanceUID`, `PatientID`, or a
             column whose cells are paths or names of files, or names of folders.
-        map_file: YAML that says which classes columns stand for
+        map_file: YAML that says which columns mean which classes
             (`lingula.tables.mapping.read_map`).
-        ignore_columns: columns that look like labels and are none.
+        ignore_columns: columns that look like labels but are not.
         keep_ids: write the patient and study ids of DICOM files as they are. Otherwise they become
             keyed hashes; the key is written beside the table (`NAME.key`) and belongs in a safe.
         age_and_sex: write the age and sex of DICOM files.

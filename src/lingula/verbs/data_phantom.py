@@ -30,10 +30,10 @@ def data_phantom(
     Args:
         out: the folder; one that was interrupted is continued.
         n: images, 30 or more.
-        size: pixels a side, 32 to 2048.
+        size: pixels per side, 32 to 2048.
         seed: everything follows from it.
         imbalance: ratio of the commonest to the rarest class, 1 or more; None for the style's.
-        style: the data set that it stands for, with its labels and look: `cxr-lt` (all 26
+        style: the data set that it imitates, with its labels and look: `cxr-lt` (all 26
             findings), `nih` or `chexpert` (14 each).
         shares: of the images in dev and test; the rest is train.
         overwrite: rename what is in the way instead of refusing.

@@ -204,7 +204,7 @@ def data_join(
     check_overlap(read, shared)
     if shared.images:
         shown = [f"{a} = {b}" for a, b in shared.images]
-        log.warning("%d images stand in two tables: %s.", len(shown), examples(shown))
+        log.warning("%d images are in two tables: %s.", len(shown), examples(shown))
     space = None if classes is None else label_space(classes)
     joined = union(read, space, None if mapping is None else read_map(mapping))
     return write_new_table(joined, out, images=False, overwrite=overwrite)
@@ -264,7 +264,7 @@ def data_split(
     shared = [] if within is None else patients_in_two_splits(result)
     if shared:
         raise InputError(
-            f"{table}: patients stand in more than one split: {examples(shared)}. Its split was "
+            f"{table}: patients are in more than one split: {examples(shared)}. Its split was "
             "not by patient; split the whole table."
         )
     return write_new_table(result, out, images=False, overwrite=overwrite)
@@ -279,12 +279,12 @@ def data_filter(
     soft: bool = False,
     overwrite: bool = False,
 ) -> NewTable:
-    """Write the rows of a table for which the condition `where` holds.
+    """Write the rows of a table that fulfil the condition `where`.
 
     The condition compares columns and classes with constants: `view in ('PA', 'AP') and age >= 18`.
 
     Raises:
-        InputError: a condition that is none, that names no column, or that leaves no row.
+        InputError: a condition that can't be read, has an unknown column, or leaves no row.
     """
     check_not_an_input(out, [table])
     read = read_table(table, ignore_columns=ignore_columns, soft=soft)

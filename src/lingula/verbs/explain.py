@@ -1,4 +1,4 @@
-"""`lingula explain`: where the decoder attended, over the original films, for findings it calls."""
+"""`lingula explain`: where the decoder attended, drawn over the images, per finding it calls."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def explain(
     allow_phantom_model: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Draw the attention of the findings above their threshold over each film.
+    """Draw the attention of the findings above their threshold over each image.
 
     Args:
         run: a run folder with a decoder; its thresholds are those chosen on dev.
@@ -45,17 +45,17 @@ def explain(
         out: folder to write: `index.html`, `overlays/*.png`, `explain.csv`.
         split: only the table's rows of this split.
         classes: only these findings; none: any.
-        top: the most findings shown for a film, by score.
-        limit: the most films drawn; how many were left out is said.
-        labels: the run's table where it lies now, for the thresholds; None: where it lay.
-        allow_phantom_model: let a model trained on the phantom look at real films.
+        top: how many findings are shown per image, those with the highest scores.
+        limit: how many images are drawn; the number of the others is logged.
+        labels: the run's table, for the thresholds, if it was moved; None: where it was.
+        allow_phantom_model: let a model trained on the phantom look at real images.
         overwrite: set an old folder aside first.
 
     Returns:
-        The path of `index.html`. Films that can't be read are named there and in `explain.csv`.
+        The path of `index.html`. Images that can't be read are named there and in `explain.csv`.
 
     Raises:
-        InputError: the network has no decoder, so nothing attends; wrong data or class names.
+        InputError: the model has no decoder, so nothing attends; wrong data or class names.
     """
     place, folder = Path(run), Path(out)
     facts = read_facts(place)
@@ -72,7 +72,7 @@ def explain(
     if not images:
         raise InputError(f"{data} has no images to explain.")
     if len(images) > limit:
-        log.warning("Only the first %d of %d films are drawn (--limit).", limit, len(images))
+        log.warning("Only the first %d of %d images are drawn (--limit).", limit, len(images))
     chosen = images[:limit]
     if facts["trained_on"]["phantom"] and not allow_phantom_model:
         refuse_films([image_path(root, name) for name in chosen])
@@ -89,7 +89,7 @@ def explain(
     files.write_text(folder / "index.html", page)
     lost = [sheet.image for sheet in sheets if sheet.failure]
     if lost:
-        log.warning("%d films can't be read: %s.", len(lost), examples(lost))
+        log.warning("%d images can't be read: %s.", len(lost), examples(lost))
     return folder / "index.html"
 
 

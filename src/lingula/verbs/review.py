@@ -50,7 +50,7 @@ def review(
         labels: a table; images that can't be read are named in the page and not shown.
         out: the folder.
         split: only the table's rows of this split.
-        top: disagreements a class.
+        top: disagreements per class.
         ignore_columns: columns of the table that are neither ids nor classes.
         overwrite: set an old review aside.
     """

@@ -60,7 +60,7 @@ def decode_jpeg(data: bytes, form: str, file: Path, **limits: int) -> NDArray[np
 
 
 def _pass_over_strays(data: bytes, form: str, complaint: str) -> bytes:
-    """A JPEG that the decoder need not be strict with; `ValueError` if more than strays is wrong."""
+    """Make a JPEG fit for lenient decoding; `ValueError` if more than strays is wrong."""
     if not _STRAY.search(complaint):
         raise ValueError(complaint)
     head, scans = _parts(data)

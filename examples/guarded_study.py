@@ -19,7 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from lingula.scores import ensembles, guarded
-from lingula.scores.members import Sample, join_labels
+from lingula.scores.members import Sample, join_members
 from lingula.scores.predictions import read_scores
 from lingula.settings.config import Data
 from lingula.system import files
@@ -34,7 +34,7 @@ def read_all(folder: Path) -> tuple[Sample, int]:
         raise SystemExit(f"{labels} needs a patient and a split column.")
     paths = sorted(path for path in folder.iterdir() if path.stem != "labels")
     found = {p.stem: read_scores(p) for p in paths if p.suffix in (".csv", ".parquet")}
-    sample = join_labels(found, table, Data())
+    sample = join_members(found, table, Data())
     return sample, table.splits.count("dev")
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from lingula.cli import main
 from lingula.model.encoders import build_encoder
 from lingula.model.network import Architecture
-from lingula.scores.members import Sample, join_labels
+from lingula.scores.members import Sample, join_members
 from lingula.scores.predictions import Predictions
 from lingula.settings.config import Data
 from lingula.settings.label_space import CHEXPERT, CXR_LT_2023, label_space
@@ -170,6 +170,6 @@ def with_labels(
     cells = np.array(targets, dtype=np.float32)
     cells = cells if mask is None else np.where(mask, cells, np.float32(BLANK))
     space = label_space(first.classes)
-    return join_labels(
+    return join_members(
         members, Table(first.images, Path(), space, cells, patients=patients), Data()
     )

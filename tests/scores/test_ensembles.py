@@ -221,7 +221,7 @@ def test_wrong_members_and_labels(two_runs: list[Path], tmp_path: Path) -> None:
         ensemble("class-wise", two_runs, out=out)
     assert ensemble("model-wise", two_runs, out=out) == out  # needs no labels
     write(tmp_path / "mine" / "notes.txt", "mine")
-    with pytest.raises(InputError, match="is no ensemble"):
+    with pytest.raises(InputError, match="was not made by this command"):
         ensemble("model-wise", two_runs, out=tmp_path / "mine")
 
 

@@ -14,10 +14,11 @@ import pytest
 from lingula.cli import app
 from lingula.scores.evaluation import Setting, evaluate_predictions, to_json, to_text
 from lingula.scores.intervals import interval
-from lingula.scores.joining import Meaning, joined_with
+from lingula.scores.joining import join_labels
 from lingula.scores.predictions import Predictions
 from lingula.settings.label_space import LabelSpace
 from lingula.system.errors import InputError
+from lingula.tables.configured import Meaning
 from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table
 from lingula.verbs.evaluate import evaluate
 
@@ -342,7 +343,7 @@ def test_studies_fuse_by_view(fuse: str, right: list[float]) -> None:
         views=("PA", "LATERAL", "", "AP AXIAL"),
     )
     made = scores([[0.8], [0.3], [0.4], [0.7]], "Edema")
-    joined, _ = joined_with(made, labels, "study", Meaning(), fuse=fuse)
+    joined, _ = join_labels(made, labels, "study", Meaning(), fuse=fuse)
     assert joined.probabilities[:, 0] == pytest.approx(right)
     assert joined.images == ("0.png", "3.png")
     result = evaluate_predictions(made, labels, by="study", setting=Setting(fuse=fuse))

@@ -16,7 +16,7 @@ from sklearn.metrics import average_precision_score
 from builders import with_labels
 from lingula.cli import app
 from lingula.scores import ensembles, guarded, metrics
-from lingula.scores.members import Sample, join_labels
+from lingula.scores.members import Sample, join_members
 from lingula.scores.predictions import Predictions, aligned, read_scores, write_scores
 from lingula.settings.config import Data
 from lingula.settings.label_space import label_space
@@ -364,7 +364,7 @@ def real_samples(folder: Path) -> tuple[Sample, Sample]:
     table = read_table(folder / "labels.parquet")
     members = {path.stem: read_scores(path) for path in sorted(folder.glob("*_seed?.parquet"))}
     dev, test = (subset(table, rows_of(table, split)) for split in ("dev", "test"))
-    return join_labels(members, dev, Data()), join_labels(members, test, Data())
+    return join_members(members, dev, Data()), join_members(members, test, Data())
 
 
 def test_real_scores_give_the_known_values(real_data: Path) -> None:

@@ -19,13 +19,14 @@ from lingula.images.files import image_path
 from lingula.images.reading import read_image
 from lingula.reporting.figures import jpeg_uri
 from lingula.reporting.pages import render_page
-from lingula.scores.joining import Meaning, asked, meant
+from lingula.scores.joining import rows_to_measure
 from lingula.scores.predictions import Predictions, aligned, class_columns, failed
 from lingula.settings.label_space import canonical, fold
 from lingula.system import files
 from lingula.system.csv_cells import original_cell, plain_cell
 from lingula.system.errors import ImageError, InputError, examples, nearest
 from lingula.tables.cells import read_frame
+from lingula.tables.configured import Meaning, configured_targets
 from lingula.tables.table import BLANK, UNCERTAIN, Table
 
 COLUMNS = ("image", "class", "label", "score", "suggested", "decision")
@@ -77,14 +78,14 @@ def disagreements(
     """
     if top < 1:
         raise InputError(f"--top is the number of disagreements per class, at least 1, not {top}.")
-    part = asked(predictions, table, split)
+    part = rows_to_measure(predictions, table, split)
     rows = aligned(predictions, part.images, part.ids)
     theirs = {fold(name) for name in predictions.classes}
     classes = [name for name in part.space.classes if fold(name) in theirs]
     if not classes:
         raise InputError(f"{predictions.origin} and the table have no class in common.")
     columns = class_columns(predictions, classes)
-    values, mask = meant(part, Meaning(blank="ignore"))
+    values, mask = configured_targets(Meaning(blank="ignore"), part)
     scored = ~failed(predictions)[rows]
     found: list[Disagreement] = []
     for name, column in zip(classes, columns, strict=True):

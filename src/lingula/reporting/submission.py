@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.scores import metrics
-from lingula.scores.joining import Meaning, meant
 from lingula.scores.predictions import Predictions, class_columns, failed
 from lingula.settings.label_space import canonical, fold
 from lingula.system import files
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.cells import read_frame
 from lingula.tables.columns import COLUMNS, whole_id
+from lingula.tables.configured import Meaning, configured_targets
 from lingula.tables.table import Table
 
 # The organisers' own names of the columns that are no class, folded, beside those of tables.
@@ -345,7 +345,7 @@ def rehearsed(made: Submission, table: Table) -> Rehearsal:
         raise InputError(f"{table.path or 'The table'} has no labels of {examples(absent)}.")
     rows = np.array([place[name] for name in template.ids], dtype=np.intp)
     columns = [table.space.index(name) for name in template.classes]
-    values, mask = meant(table, Meaning())
+    values, mask = configured_targets(Meaning(), table)
     values, mask = values[rows][:, columns], mask[rows][:, columns]
     found = metrics.classwise(_read_back(submission_csv(made), template.classes), values, mask)
     ap = dict(zip(template.classes, found.ap.tolist(), strict=True))

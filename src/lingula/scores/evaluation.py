@@ -19,13 +19,20 @@ from lingula.scores.intervals import (
     mean_by_draw,
     p_value,
 )
-from lingula.scores.joining import Joined, Meaning, asked, joined_with, meant, with_classes
+from lingula.scores.joining import (
+    Joined,
+    join_labels,
+    join_several,
+    rows_to_measure,
+    with_classes,
+)
 from lingula.scores.operating import operating
 from lingula.scores.predictions import Predictions
 from lingula.scores.subgroups import DECADES, Subgroups, subgroups_of
 from lingula.scores.thresholds import FALLBACK
 from lingula.settings.label_space import canonical, fold, groups
 from lingula.system.errors import InputError, nearest
+from lingula.tables.configured import Meaning, configured_targets
 from lingula.tables.table import Table, rows_of, subset
 
 __all__ = [
@@ -99,8 +106,8 @@ def evaluate_predictions(
     if by not in ("image", "study") or ci < 0:
         raise InputError(f"by is image or study and ci a number of draws, not {by!r} and {ci}.")
     meaning = Meaning(uncertain, blank, unmentioned)
-    part = asked(predictions, table, split)
-    joined, lost = joined_with(predictions, part, by, meaning, fuse=setting.fuse)
+    part = rows_to_measure(predictions, table, split)
+    joined, lost = join_labels(predictions, part, by, meaning, fuse=setting.fuse)
     arrays = (joined.probabilities, joined.targets, joined.mask)
     ranked = metrics.rankings(*arrays)
     found = metrics.classwise(*arrays, ranked=ranked)
@@ -225,12 +232,7 @@ def _compared(
     if both[1] is None:
         return None
     pair = (both[0], both[1])
-    lost: tuple[str, ...] = ()
-    for predictions in (*pair, *pair):  # the second round knows what either lost
-        lost = tuple({*lost, *joined_with(predictions, table, "image", meaning, lost)[1]})
-    ours, theirs = (
-        joined_with(predictions, table, by, meaning, lost, fuse)[0] for predictions in pair
-    )
+    ours, theirs = join_several(pair, table, by, meaning, fuse)
     common = tuple(name for name in ours.classes if name in theirs.classes)
     if not common:
         raise InputError(f"{pair[1].origin} has none of the classes of {pair[0].origin}.")
@@ -270,7 +272,7 @@ def _groups(
     rows = rows_of(table, "train")
     positives, total, where = found.positives, len(joined.probabilities), "these labels"
     if len(rows):
-        values, mask = meant(subset(table, rows), meaning)
+        values, mask = configured_targets(meaning, subset(table, rows))
         columns = [table.space.index(name) for name in joined.classes]
         positives = ((values >= 0.5) & mask).sum(axis=0)[columns]
         total, where = len(rows), "the table's train split"

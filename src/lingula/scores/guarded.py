@@ -15,7 +15,7 @@ import numpy as np
 from lingula.scores import ensembles, metrics
 from lingula.scores.ensembles import Ensemble, guarded_weights, plain_rules, weighted_mean
 from lingula.scores.intervals import Interval, bootstrap, fold_numbers, interval, mean_by_draw
-from lingula.scores.members import Sample, first_of, join_labels
+from lingula.scores.members import Sample, first_of, join_members
 from lingula.scores.metrics import Floats
 from lingula.scores.predictions import Predictions, class_columns
 from lingula.settings.config import Data
@@ -92,11 +92,11 @@ def choose_guarded(
 
 
 def join_patients(members: Mapping[str, Predictions], part: Table, data: Data) -> Sample:
-    """The members with the table's labels (`members.join_labels`), of at least two patients.
+    """The members with the table's labels (`members.join_members`), of at least two patients.
 
     Raises `InputError` for fewer.
     """
-    sample = join_labels(members, part, data)
+    sample = join_members(members, part, data)
     many = len(set(sample.units))
     if many < 2:
         raise InputError(

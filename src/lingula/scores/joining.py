@@ -5,25 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lingula.scores.predictions import Predictions, aligned, class_columns, failed
+from lingula.settings.config import Data
 from lingula.settings.label_space import canonical, fold
 from lingula.settings.vocabulary import view_kind
 from lingula.system.errors import InputError, examples
-from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table, rows_of, subset, targets
-
-
-@dataclass(frozen=True)
-class Meaning:
-    """What the three kinds of not knowing count as; `blank=None` is what the table says."""
-
-    uncertain: Literal["ignore", "zero", "one"] = "ignore"
-    blank: Literal["ignore", "zero"] | None = None
-    unmentioned: Literal["ignore", "zero"] = "ignore"
+from lingula.tables.configured import Meaning, configured_targets
+from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table, rows_of, subset
 
 
 @dataclass(frozen=True)
@@ -45,17 +37,7 @@ class Joined:
     images: tuple[str, ...] = ()
 
 
-def meant(table: Table, meaning: Meaning) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Targets and mask (N, K) of a table under a meaning."""
-    return targets(
-        table,
-        uncertain=meaning.uncertain,
-        blank=meaning.blank,
-        unmentioned=meaning.unmentioned,
-    )
-
-
-def asked(predictions: Predictions, table: Table, split: str | None) -> Table:
+def rows_to_measure(predictions: Predictions, table: Table, split: str | None) -> Table:
     """The table's rows to measure: a split, or those of the splits that the scores cover."""
     if split is not None:
         rows = rows_of(table, split)
@@ -72,15 +54,19 @@ def asked(predictions: Predictions, table: Table, split: str | None) -> Table:
     return subset(table, rows) if 0 < len(rows) < len(table) else table
 
 
-def joined_with(
+def join_labels(
     predictions: Predictions,
     table: Table,
     by: str,
-    meaning: Meaning,
-    lost: tuple[str, ...] = (),
+    meaning: Meaning | Data,
+    lost: NDArray[np.bool_] | None = None,
     fuse: str = "mean",
 ) -> tuple[Joined, tuple[str, ...]]:
-    """Scores with their labels; and the images left out, `lost` among them."""
+    """Scores with their labels, of the classes that both have; and the images that are left out.
+
+    Those are the images that failed, and those `lost` (N,) of the table's rows. With `by="study"`
+    a study's images become one row (`image_weights` of `fuse`).
+    """
     theirs = {fold(canonical(name)) for name in predictions.classes}
     classes = tuple(name for name in table.space.classes if fold(canonical(name)) in theirs)
     where = table.path or "the table"
@@ -90,32 +76,44 @@ def joined_with(
             f"{examples(predictions.classes)} there, {examples(table.space.classes)} here."
         )
     rows = aligned(predictions, table.images, table.ids)
-    known = set(lost)
-    bad = failed(predictions)[rows] | np.array([name in known for name in table.images], dtype=bool)
+    bad = failed(predictions)[rows] if lost is None else failed(predictions)[rows] | lost
     keep = np.flatnonzero(~bad)
     if not len(keep):
         raise InputError(f"{predictions.origin} has no scores for any of the images asked for.")
     part = subset(table, keep)
-    values, mask = meant(part, meaning)
+    values, mask = configured_targets(meaning, part)
     columns = [table.space.index(name) for name in classes]
     joined = Joined(
         predictions.probabilities[rows[keep]][:, class_columns(predictions, classes)],
         values[:, columns],
         mask[:, columns],
         classes,
-        part.patients or (predictions.patients and _taken(predictions.patients, rows[keep])),
+        part.patients or _cells_of(predictions.patients, rows[keep]),
         _masked(part.labels[:, columns], mask[:, columns]),
         images=part.images,
     )
     if by == "study":
-        studies = part.studies or (predictions.studies and _taken(predictions.studies, rows[keep]))
+        studies = part.studies or _cells_of(predictions.studies, rows[keep])
         weights = image_weights(fuse, part.views, where)
         joined = _by_study(joined, studies, weights, where)
     return joined, tuple(table.images[i] for i in np.flatnonzero(bad))
 
 
-def _taken(column: tuple[str, ...], rows: NDArray[np.intp]) -> tuple[str, ...]:
-    return tuple(column[row] for row in rows)
+def join_several(
+    several: Sequence[Predictions],
+    table: Table,
+    by: str,
+    meaning: Meaning | Data,
+    fuse: str = "mean",
+) -> list[Joined]:
+    """Scores of several models with their labels, on the rows that none of them failed on."""
+    bad = [failed(one)[aligned(one, table.images, table.ids)] for one in several]
+    lost = np.asarray(np.any(bad, axis=0))
+    return [join_labels(one, table, by, meaning, lost, fuse)[0] for one in several]
+
+
+def _cells_of(column: tuple[str, ...] | None, rows: NDArray[np.intp]) -> tuple[str, ...] | None:
+    return column and tuple(column[row] for row in rows)
 
 
 def _masked(cells: NDArray[np.float32], mask: NDArray[np.bool_]) -> dict[str, int]:
@@ -228,8 +226,8 @@ def _by_study(
         probabilities=scores,
         targets=np.where(mask, highest, 0).astype(np.float32),
         mask=mask,
-        patients=joined.patients and _taken(joined.patients, first),
-        images=_taken(joined.images, first),
+        patients=_cells_of(joined.patients, first),
+        images=tuple(joined.images[row] for row in first),
         differing=int((mask & (highest != lowest)).sum()),
     )
 

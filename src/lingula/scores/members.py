@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.scores.intervals import unit_names
+from lingula.scores.joining import join_several, with_classes
 from lingula.scores.metrics import Floats
-from lingula.scores.predictions import Predictions, aligned, class_columns, failed, picked
+from lingula.scores.predictions import Predictions, aligned, class_columns, failed
 from lingula.settings.config import Data
 from lingula.system.errors import InputError, examples
-from lingula.tables.configured import configured_targets
 from lingula.tables.table import Table
 
 MISSING = ("error", "intersect", "average")
@@ -197,7 +197,7 @@ def describe_missing(members: Members) -> dict[str, Any]:
     }
 
 
-def join_labels(members: Mapping[str, Predictions], part: Table, data: Data) -> Sample:
+def join_members(members: Mapping[str, Predictions], part: Table, data: Data) -> Sample:
     """The members on the table's rows, with labels; images that failed in any member are left out.
 
     Unknown cells mean what `data` says; a target of at least 0.5 is positive. A row without a
@@ -212,18 +212,14 @@ def join_labels(members: Mapping[str, Predictions], part: Table, data: Data) -> 
             f"{part.path} has no labels of {examples(unknown)}, which {first.origin} scores: "
             "members can't be chosen for them."
         )
-    places = aligned(first, part.images, part.ids)
-    values, mask = configured_targets(data, part)
-    columns = np.array([part.space.index(name) for name in first.classes], dtype=np.intp)
-    chosen = {name: picked(member, places) for name, member in alike.items()}
-    kept = np.flatnonzero(~failed_in_any(chosen))
-    taken = first_of(chosen)
-    units = unit_names(part.patients or taken.patients, taken.images)
+    spelled = tuple(part.space.classes[part.space.index(name)] for name in first.classes)
+    every = join_several(tuple(alike.values()), part, "image", data)
+    joined = [with_classes(one, spelled) for one in every]
     return Sample(
-        tuple(chosen),
-        taken.classes,
-        np.stack([member.probabilities[kept] for member in chosen.values()]),
-        values[np.ix_(kept, columns)] >= 0.5,
-        mask[np.ix_(kept, columns)],
-        tuple(units[row] for row in kept),
+        tuple(alike),
+        first.classes,
+        np.stack([one.probabilities for one in joined]),
+        joined[0].targets >= 0.5,
+        joined[0].mask,
+        tuple(unit_names(joined[0].patients, joined[0].images)),
     )

@@ -24,11 +24,12 @@ from lingula.scores.intervals import (
     logit_interval,
     mean_by_draw,
 )
-from lingula.scores.joining import Joined, Meaning, meant
+from lingula.scores.joining import Joined
 from lingula.scores.metrics import FEW
 from lingula.settings.label_space import fold
 from lingula.settings.vocabulary import age_in_years, sex_of
 from lingula.system.errors import InputError, examples, nearest
+from lingula.tables.configured import Meaning, configured_targets
 from lingula.tables.table import Table
 
 DECADES = (10, 20, 30, 40, 50, 60, 70, 80, 90)
@@ -266,7 +267,7 @@ def group_cells(
             f"There are {examples(known, 30)}."
         )
     k = table.space.index(name)
-    values, counts = (array[:, k] for array in meant(table, meaning or Meaning()))
+    values, counts = (array[:, k] for array in configured_targets(meaning or Meaning(), table))
     present, absent = (f"{table.space.classes[k]} {word}" for word in ("present", "absent"))
     found = np.where(counts, np.where(values >= 0.5, present, absent), UNKNOWN)
     return tuple(found.tolist())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,8 +75,19 @@ def moved_table(data: Data, path: Path) -> Table:
     )
 
 
-def configured_targets(data: Data, table: Table) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Targets and mask (N, K), unknown cells as the section says."""
+@dataclass(frozen=True)
+class Meaning:
+    """What the three kinds of unknown cells count as; `blank=None` is what the table says."""
+
+    uncertain: Literal["ignore", "zero", "one"] = "ignore"
+    blank: Literal["ignore", "zero"] | None = None
+    unmentioned: Literal["ignore", "zero"] = "ignore"
+
+
+def configured_targets(
+    data: Data | Meaning, table: Table
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Targets and mask (N, K), unknown cells as the section, or the `Meaning`, says."""
     return targets(table, uncertain=data.uncertain, blank=data.blank, unmentioned=data.unmentioned)
 
 

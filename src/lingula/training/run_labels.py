@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,36 @@ class RunLabels:
     def part(self, split: str) -> Table:
         """The rows of a split."""
         return subset(self.table, rows_of(self.table, split))
+
+
+def table_of_run(run: Path) -> tuple[Path, Data]:
+    """Where a run's table is now, and how it is read: its own copy with the split that it made.
+
+    A run that made no split has no copy; its table is the one that it was trained on.
+    """
+    data, kept = read_config(run / "config.yaml").data, run / "table.csv"
+    return kept if kept.is_file() else run_folder.find_table(run, data.table), data
+
+
+def find_labels(
+    run: Path | None, labels: str | Path | None, ignore_columns: Sequence[str] = ()
+) -> tuple[Path | None, Data]:
+    """The table that is named, else the run's own, and how it is read; None without either.
+
+    Raises `InputError` for a named table that is not there; the run's own may not be there.
+    """
+    if labels is not None:
+        if not Path(labels).is_file():
+            raise files.not_a_file(Path(labels), "table")
+        return Path(labels), Data(table=str(labels), ignore_columns=tuple(ignore_columns))
+    if run is not None and (run / "config.yaml").is_file():
+        return table_of_run(run)
+    return None, Data()
+
+
+def read_labels(path: Path, data: Data, named: Collection[str] = ()) -> Table:
+    """The table of `find_labels`; a run's own copy has no columns left to ignore."""
+    return configured_table(data, None if path == Path(data.table) else path, named)
 
 
 def labels_of(

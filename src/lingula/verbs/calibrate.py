@@ -12,7 +12,7 @@ import numpy as np
 
 from lingula.scores import calibration
 from lingula.scores.calibration import METHODS, Calibration, apply_curves, fit_calibration
-from lingula.scores.joining import Joined, Meaning, asked, joined_with
+from lingula.scores.joining import Joined, join_labels, rows_to_measure
 from lingula.scores.predictions import (
     Predictions,
     failed,
@@ -23,7 +23,7 @@ from lingula.scores.predictions import (
     write_scores,
 )
 from lingula.scores.thresholds import distinct
-from lingula.settings.config import Data, read_config
+from lingula.settings.config import Data
 from lingula.system import files
 from lingula.system.claims import (
     OTHER_CONTENT,
@@ -33,9 +33,7 @@ from lingula.system.claims import (
     settings_beside,
 )
 from lingula.system.errors import InputError, examples, nearest
-from lingula.tables.configured import configured_table
-from lingula.training import run_folder
-from lingula.training.run_labels import warn_of_other_labels
+from lingula.training.run_labels import find_labels, read_labels, warn_of_other_labels
 
 log = logging.getLogger("lingula")
 
@@ -195,21 +193,14 @@ def _places(
     out: str | Path | None,
 ) -> tuple[Path, Path, Data, Path]:
     """Scores, table, how the table is read, and the file to write."""
-    data, table, scores = Data(), None, source
-    target = source.with_suffix(".calibration.json")
+    scores, target = source, source.with_suffix(".calibration.json")
     if source.is_dir():
         scores, target = source / "scores" / f"{split}.csv", source / NAME
-        settings = source / "config.yaml"
-        if settings.is_file() and labels is None:
-            data, own = read_config(settings).data, source / "table.csv"
-            table = own if own.is_file() else run_folder.find_table(source, data.table)
     if not scores.is_file():
         if source.is_dir():
             raise InputError(f"Calibration needs scores: {source} has no scores/{split}.csv.")
         raise files.not_a_file(scores, "scores file")
-    if labels is not None:
-        table = Path(labels)
-        data = Data(table=str(table), ignore_columns=tuple(ignore_columns))
+    table, data = find_labels(source, labels, ignore_columns)
     if table is None:
         raise InputError("Calibration is fitted on dev labels: give --labels TABLE.")
     if not table.is_file():
@@ -228,14 +219,11 @@ def _joined(scores: Path, table_path: Path, data: Data, split: str) -> tuple[Joi
         log.warning("Scores of the training split are too good: a calibration on them misleads.")
     predictions = read_scores(scores)
     warn_of_doubt(predictions)
-    # A run's own copy of its table has no columns left to ignore.
-    kept = None if table_path == Path(data.table) else table_path
-    table = configured_table(data, kept, named=predictions.classes)
+    table = read_labels(table_path, data, predictions.classes)
     if table.splits is None:
         log.warning("%s has no split column: all its rows are used.", table_path)
-    meaning = Meaning(data.uncertain, data.blank, data.unmentioned)
-    part = asked(predictions, table, None if table.splits is None else split)
-    joined, lost = joined_with(predictions, part, "image", meaning)
+    part = rows_to_measure(predictions, table, None if table.splits is None else split)
+    joined, lost = join_labels(predictions, part, "image", data)
     if lost:
         log.warning("%d images have no scores and are left out: %s.", len(lost), examples(lost))
     where = "in all rows" if table.splits is None else f"on {split}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +19,22 @@ from lingula.scores.members import (
     describe_missing,
     failures,
     fill_rows,
-    join_labels,
+    join_members,
     same_rows,
 )
 from lingula.scores.predictions import Predictions, failed, read_scores, warn_of_doubt, write_scores
-from lingula.settings.config import Data, read_config
+from lingula.settings.config import Data
 from lingula.system import files
+from lingula.system.claims import NOT_OURS, OTHER_CONTENT, claim, other_settings
 from lingula.system.csv_cells import plain_csv
-from lingula.system.errors import InputError, changes, differences, examples, nearest
-from lingula.tables.configured import configured_table
-from lingula.tables.table import Table, rows_of, subset
-from lingula.training.run_folder import find_table
-from lingula.training.run_labels import warn_of_other_formats, warn_of_other_labels
+from lingula.system.errors import InputError, examples, nearest
+from lingula.tables.table import rows_of, subset
+from lingula.training.run_labels import (
+    find_labels,
+    read_labels,
+    warn_of_other_formats,
+    warn_of_other_labels,
+)
 
 log = logging.getLogger("lingula")
 
@@ -62,7 +66,7 @@ def ensemble(
         ignore_columns: columns of `labels` that are neither ids nor classes.
         split: the split on which members are chosen.
         out: folder to write.
-        top_k: members a class, for `class-wise`.
+        top_k: members per class, for `class-wise`.
         seed: of the folds and draws that say what `guarded` is worth; the choice has no chance.
         draws: of the intervals, for `guarded`.
         missing: images that some members lack are an `error`, left out (`intersect`), or the
@@ -77,7 +81,7 @@ def ensemble(
             f"There is no rule '{rule}'.{nearest(rule, RULES)} There are {', '.join(RULES)}."
         )
     _check_missing(missing)
-    named = _named(runs, members)
+    named = _name_members(runs, members)
     folder = Path(out)
     chooses = rule != "model-wise"
     table_path, data = _labels(runs, labels, ignore_columns, needed_by=rule if chooses else None)
@@ -89,7 +93,9 @@ def ensemble(
         settings |= {"labels_sha256": files.sha256(table_path), "split": split}
         settings |= {"top_k": top_k} if rule == "class-wise" else {"seed": seed, "draws": draws}
     settings |= {} if missing == "error" else {"missing": missing}
-    if not overwrite and _already(folder, settings):
+    conflict = None if overwrite else _conflict(folder, settings)
+    place = claim(folder, conflict, overwrite=overwrite, leftovers=("scores", "choices.csv"))
+    if place.is_done:
         return folder
     if chooses and table_path is not None:
         sha256 = settings["labels_sha256"]
@@ -99,18 +105,17 @@ def ensemble(
         "dev": _read({name: path for name, path, _ in named}, missing, "dev"),
         "test": _read({name: path for name, _, path in named}, missing, "test"),
     }
-    made, report = _choose(settings, sides, table_path, data)
+    chosen, report = _choose(settings, sides, table_path, data)
     if missing != "error":
         report["missing"] = {name: describe_missing(side) for name, side in sides.items()}
-    combined = {name: combine(made, side, missing) for name, side in sides.items()}
-    if overwrite and folder.exists():
-        log.info("Moved the old %s to %s.", folder, files.set_aside(folder))
+    combined = {name: combine(chosen, side, missing) for name, side in sides.items()}
+    place.make_room()
     for name, side in sides.items():
         _write(combined[name], side, folder / "scores" / f"{name}.csv", missing)
-    files.write_text(folder / "choices.csv", _choices(made))
+    files.write_text(folder / "choices.csv", _choices_csv(chosen))
     where = {"labels": None if table_path is None else str(table_path.resolve())}
     made_from = {"made_from": settings | where}
-    files.write_json(folder / "ensemble.json", ensembles.to_json(made) | report | made_from)
+    files.write_json(folder / "ensemble.json", ensembles.to_json(chosen) | report | made_from)
     return folder
 
 
@@ -122,14 +127,16 @@ def _choose(
     if table_path is None or rule == "model-wise":
         return ensembles.model_wise(same_rows(dev)), {}
     split = settings["split"]
-    named = {name for member in dev.values() for name in member.classes}
-    table = _table(table_path, data, split, named)
+    classes = {name for member in dev.values() for name in member.classes}
+    table = read_labels(table_path, data, classes)
+    if not len(rows_of(table, split)):
+        raise InputError(f"{table_path} has no rows with split '{split}'.")
     if rule == "class-wise":
-        sample = join_labels(dev, subset(table, rows_of(table, split)), data)
+        sample = join_members(dev, subset(table, rows_of(table, split)), data)
         return ensembles.class_wise(sample, settings["top_k"]), {}
     draws, seed = settings["draws"], settings["seed"]
-    made, guard = choose_guarded(dev, test, table, data, split=split, draws=draws, seed=seed)
-    return made, {"guard": guard}
+    chosen, guard = choose_guarded(dev, test, table, data, split=split, draws=draws, seed=seed)
+    return chosen, {"guard": guard}
 
 
 def ensemble_apply(
@@ -157,20 +164,14 @@ def ensemble_apply(
     loaded = ensembles.from_json(files.read_object(path), str(path))
     _check_distinct([name for name, _ in members])
     side = _read({name: Path(file) for name, file in members}, missing, target.name)
-    mixed = combine(loaded, side, missing)
-    if target.exists():
-        if not overwrite and _same(mixed, target):
-            return target
-        if not overwrite:
-            raise InputError(
-                f"{target} is there already, with something else in it. Choose another --out, or "
-                "--overwrite to set it aside."
-            )
-        log.info("Moved the old %s to %s.", target, files.set_aside(target))
-        for beside in (target.with_suffix(f".{kind}.csv") for kind in ("failed", "members")):
-            if beside.exists():  # of the old scores
-                files.set_aside(beside)
-    _write(mixed, side, target, missing)
+    combined = combine(loaded, side, missing)
+    conflict = OTHER_CONTENT if target.exists() and not _same(combined, target) else None
+    beside = [target.with_suffix(f".{kind}.csv") for kind in ("failed", "members")]
+    place = claim(target, conflict, overwrite=overwrite, beside=beside)
+    if place.is_done:
+        return target
+    place.make_room()
+    _write(combined, side, target, missing)
     return target
 
 
@@ -214,16 +215,16 @@ def _read(paths: Mapping[str, Path], missing: str, what: str) -> Members:
     return side
 
 
-def _write(mixed: Predictions, members: Members, path: Path, missing: str) -> None:
+def _write(combined: Predictions, members: Members, path: Path, missing: str) -> None:
     """Write scores; images that failed are blank, logged, and named in a file.
 
     An average has a file beside it that says of how many members each image's scores are.
     """
-    write_scores(mixed, path)
+    write_scores(combined, path)
     if missing == "average":
-        counts = zip(mixed.images, count_members(members).tolist(), strict=True)
+        counts = zip(combined.images, count_members(members).tolist(), strict=True)
         files.write_text(path.with_suffix(".members.csv"), plain_csv(["image", "members"], counts))
-    blank = {mixed.images[row] for row in np.flatnonzero(failed(mixed))}
+    blank = {combined.images[row] for row in np.flatnonzero(failed(combined))}
     if not blank:
         return
     lost = {k: v for k, v in failures(members.scores).items() if k in blank}
@@ -240,7 +241,7 @@ def _check_distinct(names: Sequence[str]) -> None:
         )
 
 
-def _named(
+def _name_members(
     runs: Sequence[str | Path], members: Sequence[tuple[str, str | Path, str | Path]]
 ) -> list[tuple[str, Path, Path]]:
     found: list[tuple[str, Path, Path]] = []
@@ -267,58 +268,27 @@ def _labels(
     needed_by: str | None,
 ) -> tuple[Path | None, Data]:
     """The table, and how it is read: the first run's settings unless the table is named."""
-    if labels is not None:
-        if not Path(labels).is_file():
-            raise files.not_a_file(Path(labels), "table")
-        return Path(labels), Data(table=str(labels), ignore_columns=tuple(ignore_columns))
-    wanted = None
-    for settings in (Path(run) / "config.yaml" for run in runs):
-        if settings.is_file():
-            data = read_config(settings).data
-            own = settings.with_name("table.csv")
-            wanted = own if own.is_file() else find_table(settings.parent, data.table)
-            if wanted.is_file():
-                return wanted, data
-            break
+    run = next((Path(run) for run in runs if (Path(run) / "config.yaml").is_file()), None)
+    table, data = find_labels(run, labels, ignore_columns)
+    if labels is not None or (table is not None and table.is_file()):
+        return table, data
     if needed_by is not None:
-        why = "" if wanted is None else f" The run's own, {wanted}, is not there."
+        why = "" if table is None else f" The run's own, {table}, is not there."
         raise InputError(f"{needed_by} chooses members on dev labels: give --labels TABLE.{why}")
     return None, Data()
 
 
-def _already(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether the folder holds the ensemble of these settings; `InputError` for any other."""
-    if not folder.exists():
-        return False
+def _conflict(folder: Path, settings: dict[str, Any]) -> str | None:
+    """How an ensemble in the folder differs from one of these settings, for `claim`."""
     path = folder / "ensemble.json"
     if not path.is_file():
-        if not folder.is_dir() or any(
-            path.name not in ("scores", "choices.csv") and not path.name.startswith(".")
-            for path in folder.iterdir()
-        ):
-            raise InputError(f"{folder} is there already and is no ensemble; choose another --out.")
-        return False
-    ensembles.from_json(files.read_object(path), str(path))
-    before = files.read_object(path).get("made_from", {})
-    changed = changes(before, settings, skip=("labels",))
-    if changed:
-        raise InputError(
-            f"{folder} is an ensemble with other settings:\n{differences(changed)}\n"
-            "Choose another --out, or --overwrite to set the old one aside."
-        )
-    log.info("%s is there already, made with the same settings.", folder)
-    return True
+        return NOT_OURS
+    value = files.read_object(path)
+    ensembles.from_json(value, str(path))
+    return other_settings(value.get("made_from", {}), settings, skip=("labels",))
 
 
-def _table(path: Path, data: Data, split: str, named: Collection[str]) -> Table:
-    # A run's own copy of its table has no columns left to ignore.
-    table = configured_table(data, None if path == Path(data.table) else path, named)
-    if not len(rows_of(table, split)):
-        raise InputError(f"{path} has no rows with split '{split}'.")
-    return table
-
-
-def _choices(made: Ensemble) -> str:
+def _choices_csv(made: Ensemble) -> str:
     rows: list[tuple[object, ...]] = []
     for name, weights in made.weights.items():
         for member in made.members:

@@ -113,9 +113,8 @@ def ensemble(
     for name, side in sides.items():
         _write(combined[name], side, folder / "scores" / f"{name}.csv", missing)
     files.write_text(folder / "choices.csv", _choices_csv(chosen))
-    where = {"labels": None if table_path is None else str(table_path.resolve())}
-    made_from = {"made_from": settings | where}
-    files.write_json(folder / "ensemble.json", ensembles.to_json(chosen) | report | made_from)
+    report["made_from"] = settings | {"labels": table_path and str(table_path.resolve())}
+    files.write_json(folder / "ensemble.json", ensembles.to_json(chosen) | report)
     return folder
 
 

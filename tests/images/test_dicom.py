@@ -82,6 +82,13 @@ def refused(dataset: pydicom.Dataset, folder: Path) -> ImageError:
     return failure(save(dataset, folder / "x.dcm"))
 
 
+def hide_gdcm(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "gdcm" else find(name, *a)
+    )
+
+
 def film(height: int = 48, width: int = 40, bits: int = 12) -> np.ndarray:
     rows, columns = np.mgrid[:height, :width]
     waves = np.sin(rows / 9.0) + np.cos(columns / 7.0) + 2
@@ -192,6 +199,17 @@ def test_a_table_may_begin_below_zero(tmp_path: Path) -> None:
     toned = dcm(x, 12, VOILUTSequence=table([0, 100, 200, 255], -2, 8))
     path = save(toned, tmp_path / "x.dcm")
     assert read_image(path).tolist() == [[0, 100], [200, 255]]
+
+
+def palette(**entries: list[int]) -> Dataset:
+    """An image of the codes 0 to 3, with a table of four entries of 16 bits per colour."""
+    dataset = dcm(np.array([[0, 1], [2, 3]], np.uint8), 8, "PALETTE COLOR")
+    for name, levels in entries.items():
+        setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [4, 0, 16])
+        dataset[f"{name}PaletteColorLookupTableDescriptor"].VR = "US"
+        data = np.array(levels, "<u2").tobytes()
+        setattr(dataset, f"{name}PaletteColorLookupTableData", data)
+    return dataset
 
 
 # Case 27
@@ -339,10 +357,7 @@ def test_a_missing_decoder_is_named_with_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = restored(dcm(film(), 12), LOSSLESS_JPEG[1], tmp_path / "x.dcm")
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "gdcm" else find(name, *a)
-    )
+    hide_gdcm(monkeypatch)
     error = failure(path)
     assert error.kind == "unsupported"
     assert "JPEG Lossless, Non-Hierarchical, First-Order Prediction" in str(error)
@@ -395,10 +410,7 @@ def test_lossy_jpeg_of_12_bits(tmp_path: Path, capfd: pytest.CaptureFixture[str]
 
 def test_without_gdcm_its_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = encoded(dcm(twelve_bits(), 12), "1.2.840.10008.1.2.4.51", TWELVE, tmp_path / "x.dcm")
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "gdcm" else find(name, *a)
-    )
+    hide_gdcm(monkeypatch)
     assert "python-gdcm" in str(failure(path)) and "lingula[dicom]" in str(failure(path))
 
 
@@ -473,16 +485,8 @@ def test_entries_of_8_bits_may_be_packed(tmp_path: Path) -> None:
 
 
 def test_palettes_of_8_bits_may_say_16(tmp_path: Path) -> None:
-    x = np.array([[0, 1], [2, 3]], np.uint8)
-    dataset = dcm(x, 8, "PALETTE COLOR")
-    for name in ("Red", "Green", "Blue"):
-        setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [4, 0, 16])
-        dataset[f"{name}PaletteColorLookupTableDescriptor"].VR = "US"
-        setattr(
-            dataset,
-            f"{name}PaletteColorLookupTableData",
-            np.array([0, 85, 170, 255], "<u2").tobytes(),
-        )
+    grey_entries = [0, 85, 170, 255]
+    dataset = palette(Red=grey_entries, Green=grey_entries, Blue=grey_entries)
     assert grey(dataset, tmp_path).tolist() == [[0, 85], [170, 255]]
 
 
@@ -675,17 +679,7 @@ def test_colours_in_codestreams(tmp_path: Path, syntax: str) -> None:
 
 
 def test_palettes_become_luma(tmp_path: Path) -> None:
-    x = np.array([[0, 1], [2, 3]], np.uint8)
-    dataset = dcm(x, 8, "PALETTE COLOR")
-    for name, entries in {
-        "Red": [0, 65535, 0, 65535],
-        "Green": [0, 0, 65535, 65535],
-        "Blue": [0, 0, 0, 65535],
-    }.items():
-        setattr(dataset, f"{name}PaletteColorLookupTableDescriptor", [4, 0, 16])
-        dataset[f"{name}PaletteColorLookupTableDescriptor"].VR = "US"
-        data = np.array(entries, "<u2").tobytes()
-        setattr(dataset, f"{name}PaletteColorLookupTableData", data)
+    dataset = palette(Red=[0, 65535, 0, 65535], Green=[0, 0, 65535, 65535], Blue=[0, 0, 0, 65535])
     assert grey(dataset, tmp_path).tolist() == [[0, 76], [150, 255]]
     del dataset.BluePaletteColorLookupTableData
     assert "no palette for Blue" in str(refused(dataset, tmp_path))

@@ -15,6 +15,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom.datadict import DicomDictionary
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -23,10 +24,18 @@ from pydicom.sequence import Sequence
 import lingula
 from dicom_files import dcm, save
 from lingula.images import files as image_files
-from lingula.images.dicom.facts import pseudonym, read_dicom_facts, read_or_make_key
+from lingula.images.dicom.facts import (
+    ODDITIES,
+    find_oddities,
+    pseudonym,
+    read_dicom_facts,
+    read_facts_if_dicom,
+    read_or_make_key,
+)
 from lingula.images.reading import read_image
 from lingula.settings.config import Config, vary
 from lingula.system.errors import ImageError, InputError
+from lingula.tables.checking import check, to_text
 from lingula.tables.folder import scan
 
 KEY = bytes(range(32))
@@ -354,3 +363,92 @@ def test_a_run_on_dicom_holds_no_patient(
     for secret in ("ZZTEST", "SECRET", "19400305"):
         assert secret not in said
         assert not any(secret.encode() in data for data in files)
+
+
+# What headers say against a frontal chest radiograph: counted and named, never refused
+
+FRONTAL = {
+    "Modality": "DX",
+    "BodyPartExamined": "CHEST",
+    "ViewPosition": "PA",
+    "PresentationIntentType": "FOR PRESENTATION",
+    "BurnedInAnnotation": "NO",
+}
+# Cases 42 and 144, and what else a header may say against a frontal chest film.
+CASES: list[tuple[dict[str, str | int], set[str]]] = [
+    ({}, set()),
+    ({"ViewPosition": "AP"}, set()),
+    ({"Modality": "CR", "BodyPartExamined": "CHEST PORTABLE"}, set()),
+    ({"BodyPartExamined": "", "PresentationIntentType": "", "BurnedInAnnotation": ""}, set()),
+    ({"ViewPosition": "LL"}, {"images of another view"}),
+    ({"ViewPosition": "LATERAL"}, {"images of another view"}),
+    ({"ViewPosition": "PA LLD"}, {"images of another view"}),
+    ({"ViewPosition": ""}, {"images of an unknown view"}),
+    ({"ViewPosition": "SMITH"}, {"images of an unknown view"}),
+    ({"BodyPartExamined": "KNEE"}, {"images of another body part"}),
+    ({"BodyPartExamined": "SMITH"}, {"images of another body part"}),
+    ({"Modality": "CT"}, {"images of another modality"}),
+    ({"PresentationIntentType": "FOR PROCESSING"}, {"images for processing"}),
+    ({"BurnedInAnnotation": "YES"}, {"images with burned-in text"}),
+    (
+        {"BurnedInAnnotation": "yes", "ViewPosition": "LL", "BodyPartExamined": "HAND"},
+        {"images with burned-in text", "images of another view", "images of another body part"},
+    ),
+]
+
+
+def save_frontal(path: Path, seed: int = 0, **tags: str | int) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 4096, (20, 20), np.uint16)
+    return save(dcm(pixels, 12, **{**FRONTAL, "PatientName": "ZZTEST^SECRET", **tags}), path)
+
+
+@pytest.mark.parametrize(("tags", "expected"), CASES)
+def test_what_a_header_says_against_a_film(
+    tags: dict[str, str | int], expected: set[str], tmp_path: Path
+) -> None:
+    facts = read_dicom_facts(save_frontal(tmp_path / "x.dcm", **tags))
+    assert set(find_oddities(facts)) == expected <= set(ODDITIES)
+
+
+def test_check_counts_and_names_them_and_the_table_stays_fit(tmp_path: Path) -> None:
+    rows = []
+    for i, (tags, _) in enumerate(CASES):
+        save_frontal(tmp_path / f"{i}.dcm", i, **tags)
+        rows.append(f"{i}.dcm,p{i},{i % 2}")
+    Image.fromarray(np.eye(20, dtype=np.uint8) * 200).save(tmp_path / "film.png")
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["image,patient,Edema", *rows, "film.png,q,1"]) + "\n")
+    report = check(table)
+    assert report.fit
+    for what in ODDITIES:
+        expected = {f"{i}.dcm" for i, (_, found) in enumerate(CASES) if what in found}
+        warned = [fault for fault in report.warnings if fault.what == what]
+        assert [fault.count for fault in warned] == [len(expected)] * bool(expected)
+        assert set(report.odd.get(what, ())) == expected
+    text = to_text(report)
+    assert "note: 4 images of another view: " in text and "4.dcm" in text
+    assert "SMITH" not in text and "SECRET" not in text
+
+
+def test_only_headers_are_read(tmp_path: Path) -> None:
+    lateral, front = (
+        save_frontal(tmp_path / "l.dcm", ViewPosition="LL"),
+        save_frontal(tmp_path / "f.dcm"),
+    )
+    for path, expected in ((lateral, ("images of another view",)), (front, ())):
+        path.write_bytes(path.read_bytes()[:-400])  # without most of their pixels
+        facts = read_facts_if_dicom(path)
+        assert facts is not None and find_oddities(facts) == expected
+    Image.fromarray(np.eye(20, dtype=np.uint8)).save(tmp_path / "film.png")
+    assert read_facts_if_dicom(tmp_path / "film.png") is None
+    (tmp_path / "empty.dcm").write_bytes(b"")
+    for name, kind in (("empty.dcm", "empty"), ("none.dcm", "missing")):
+        with pytest.raises(ImageError) as caught:
+            read_facts_if_dicom(tmp_path / name)
+        assert caught.value.kind == kind
+
+
+def test_an_image_of_several_frames_is_named(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).integers(0, 255, (2, 20, 20), np.uint8)
+    path = save(dcm(x, 8, NumberOfFrames=2, **FRONTAL), tmp_path / "x.dcm")
+    assert find_oddities(read_dicom_facts(path)) == ("images of several frames",)

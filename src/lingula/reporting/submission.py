@@ -1,7 +1,7 @@
 """A challenge's submission: the organisers' columns, order and ids, from scores bound by name.
 
-The template's cells are only a shape: its header and its ids are copied as they stand, and every
-number comes from the scores, joined by image or id and by class name.
+Only the header and the ids of the organisers' template are used, exactly as they are written there.
+All numbers come from the scores, joined by image or id and by class name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from lingula.tables.columns import COLUMNS, whole_id
 from lingula.tables.configured import Meaning, configured_targets
 from lingula.tables.table import Table
 
-# The organisers' own names of the columns that are no class, folded, beside those of tables.
+# The organisers' names of columns that are no class, folded, in addition to those of tables.
 _ID_COLUMNS = ("dicom id", "imageid", "image id", "id", "image", "image index", "path", "fpath")
 _OTHERS = ("viewcodesequence codemeaning", "studydate dicom", "patientid", "split")
 _DATE = (1980, 1, 1, 0, 0, 0)  # in the zip: the same submission is the same bytes
@@ -36,14 +36,14 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # in the zip: the same submission is the same byt
 
 @dataclass(frozen=True)
 class Template:
-    """A sample submission: header and ids as they stand in the file.
+    """A sample submission: header and ids as they are written in the file.
 
     Attributes:
         path: the file.
         header: its columns, in order.
         key: the column of ids, and `ids` its cells.
-        classes: the columns that are classes, as spelled there.
-        kept: cells of the other columns (the organisers' ids), by column.
+        classes: the columns that are classes, as they are spelled there.
+        kept: the cells of the other columns, by column.
     """
 
     path: Path
@@ -56,10 +56,10 @@ class Template:
 
 @dataclass(frozen=True)
 class Submission:
-    """Probabilities (N, K) in the template's order; `filled` images got the value they were told.
+    """Probabilities (N, K) in the template's order.
 
-    `left_over` counts the rows of scores that the template does not ask for, if those were
-    allowed or of other splits.
+    `filled` images failed and got the value of `fill`. `left_over` counts the rows of scores that
+    the template does not contain, if those were allowed or belong to other splits.
     """
 
     template: Template
@@ -71,14 +71,14 @@ class Submission:
 def read_template(
     path: str | Path, *, key: str | None = None, predictions: Predictions | None = None
 ) -> Template:
-    """Read a sample submission; one that came zipped is to be unpacked first.
+    """Read a sample submission; a zipped one has to be unpacked first.
 
     Args:
         path: the file.
-        key: the column of ids; None: the one that holds names of the scores' images, or is called
-            as such columns are, or is the only one that is no class.
+        key: the column of ids; None: the one with names of the scores' images, or with a usual name
+            of such columns, or the only one that is no class.
         predictions: the scores that will be put into it; None: not known yet, and every column
-            that is not called as ids and facts are is a class.
+            without a usual name of ids or facts is a class.
 
     Raises:
         InputError: a file without an id column, without classes, or with ids that repeat.
@@ -97,13 +97,13 @@ def read_template(
     texts |= {found, "Unnamed: 0"} | _beside(every, predictions)
     classes = tuple(name for name in header if name not in texts)
     if not classes or not frame.height:
-        raise InputError(f"{file} is no template: it needs a column a class and a row an image.")
+        raise InputError(f"{file} is no template: it needs a column per class and a row per image.")
     spelled = [fold(canonical(name)) for name in classes]
     twice = [name for name, key in zip(classes, spelled, strict=True) if spelled.count(key) > 1]
     if twice:
-        raise InputError(f"{file} has columns of one class: {examples(twice)}.")
+        raise InputError(f"{file} has several columns of one class: {examples(twice)}.")
     cells = {name: every[name] for name in header if name in texts}
-    ids, called = cells[found], found or "a name (the nameless column)"
+    ids, called = cells[found], found or "an id (the column without a name)"
     blank = [str(row + 2) for row, name in enumerate(ids) if not name.strip()]
     if blank:
         raise InputError(f"{file}: rows without {called}: {examples(blank)}.")
@@ -114,10 +114,10 @@ def read_template(
 
 
 def _key(every: Mapping[str, tuple[str, ...]], file: Path, predictions: Predictions | None) -> str:
-    """The column of ids: that with the most names of scores in it, else by its own name."""
+    """The column of ids: the one with the most names of scores in it, else by its own name."""
     known = [name for wanted in _ID_COLUMNS for name in every if fold(name) == wanted]
     others = [name for name in every if name not in known]
-    # Of equals those that are called so, in their order; a column without a name last.
+    # Of equals the usual names come first, in their order, and a column without a name last.
     ordered = [*known, *sorted(others, key=lambda name: name in ("", "Unnamed: 0"))]
     if predictions is None:
         ordered = known
@@ -137,14 +137,13 @@ def _key(every: Mapping[str, tuple[str, ...]], file: Path, predictions: Predicti
     if not ordered:
         raise InputError(
             f"{file} has no column of ids (dicom_id, ImageID, id, image or another with the names "
-            f"of the scores' images). Say which it is: --key COLUMN. It has: "
-            f"{examples(every, 12)}."
+            f"of the scores' images). Name it: --key COLUMN. The file has: {examples(every, 12)}."
         )
     return ordered[0]
 
 
 def _beside(every: Mapping[str, tuple[str, ...]], predictions: Predictions | None) -> set[str]:
-    """Columns that are neither classes of the scores nor could be classes: no cells from 0 to 1."""
+    """The columns that can't be classes: not in the scores, and with cells outside [0, 1]."""
     if predictions is None:
         return set()
     scored = {fold(canonical(name)) for name in predictions.classes}
@@ -162,7 +161,7 @@ def _is_share(cell: str) -> bool:
         return False
 
 
-def submission(
+def fill_template(
     predictions: Predictions,
     template: Template,
     *,
@@ -173,21 +172,21 @@ def submission(
     """Put scores into a template's shape, joined by id (or image) and by class name.
 
     Args:
-        predictions: scores; their ids, images or file names without folder and suffix are ids.
-        template: what the organisers want.
+        predictions: scores; their ids, images, or file names without folder and suffix are ids.
+        template: the organisers' sample submission.
         fill: the score of images that failed; None: such images are an error.
-        allow_extra: rows of scores that the template does not ask for are left out.
-        splits: of the scores' images, where known: rows of splits of which the template asks for
-            nothing are left out.
+        allow_extra: leave out rows of scores that the template does not contain.
+        splits: the split of each of the scores' images, if known: rows of splits with no image in
+            the template are left out.
 
     Raises:
-        InputError: ids or classes without scores, rows beyond the template's, failed images
-            without `fill`: each named.
+        InputError: ids or classes without scores, rows that the template does not contain, failed
+            images without `fill`; each named.
     """
     if fill is not None and not 0 <= fill <= 1:
         raise InputError(f"--fill is a probability in [0, 1], not {fill}.")
     columns = class_columns(predictions, template.classes)
-    names = _ids_of(predictions.ids, predictions.images, template, predictions.origin)
+    names = _match_ids(predictions.ids, predictions.images, template, predictions.origin)
     place = {name: row for row, name in enumerate(names)}
     missing = [name for name in template.ids if name not in place]
     wanted = set(template.ids)
@@ -199,13 +198,14 @@ def submission(
         told = []
         if missing:
             told.append(
-                f"{template.path} wants {len(template.ids)} images, and {predictions.origin} has "
-                f"no scores of {len(missing)}: {examples(missing)}."
+                f"{template.path} contains {len(template.ids)} images, and {predictions.origin} "
+                f"has no scores of {len(missing)}: {examples(missing)}."
             )
         if extra and not allow_extra:
             told.append(
-                f"{predictions.origin} has {len(extra)} images that {template.path} does not ask "
-                f"for: {examples(extra)}. Is it the right template? --allow-extra leaves them out."
+                f"{predictions.origin} has {len(extra)} images that {template.path} does not "
+                f"contain: {examples(extra)}. Is it the right template? --allow-extra leaves them "
+                "out."
             )
         raise InputError("\n".join(told))
     rows = np.array([place[name] for name in template.ids], dtype=np.intp)
@@ -215,23 +215,23 @@ def submission(
     if filled and fill is None:
         raise InputError(
             f"{predictions.origin}: {len(filled)} images failed and have no scores: "
-            f"{examples(filled)}. Say what to submit for them, such as --fill 0."
+            f"{examples(filled)}. Choose what to submit for them, such as --fill 0."
         )
     if fill is not None:
         values = np.where(lost[:, None], fill, values)
     return Submission(template, values, filled, len(rest))
 
 
-def _ids_of(
+def _match_ids(
     ids: tuple[str, ...] | None, images: tuple[str, ...], template: Template, where: object
 ) -> tuple[str, ...]:
-    """The names by which rows are ids of the template: those of which it has the most.
+    """The rows' names in the spelling of which the template contains the most.
 
-    Ids, image names, their file names, or these without suffix; the first of equals. Raises
-    `InputError` where two rows have one of the template's ids.
+    Spellings are ids, image names, file names, and file names without suffix; the first of equals
+    is taken. Raises `InputError` if two rows have the same id of the template.
     """
     wanted = set(template.ids)
-    # The template's `101.0` is the `101` of tables and scores, and is written as it stands.
+    # The template's `101.0` is the `101` of tables and scores, and is written as it is there.
     exact = {whole_id(name): name for name in template.ids}
     whole = tuple(exact.get(name, name) for name in ids or images)
     candidates = [*_spellings(ids, images), whole]
@@ -240,20 +240,20 @@ def _ids_of(
     if twice:
         raise InputError(
             f"{where}: several images have the id {examples(twice)}. Give it an `id` column that "
-            "tells them apart."
+            "distinguishes them."
         )
     return best
 
 
 def _spellings(ids: tuple[str, ...] | None, images: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """What images may be called: ids, names, file names, and these without suffix."""
+    """The names that images may have: ids, names, file names, and file names without suffix."""
     bare = tuple(name.replace("\\", "/").rsplit("/", 1)[-1] for name in images)
     stems = tuple(name.rsplit(".", 1)[0] for name in bare)
     return [names for names in (ids, images, bare, stems) if names]
 
 
 def submission_csv(made: Submission) -> str:
-    """The file: the template's header, ids and order, every digit of every score."""
+    """The CSV: the template's header, ids and order, with every digit of every score."""
     place = {name: k for k, name in enumerate(made.template.classes)}
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
@@ -270,10 +270,10 @@ def submission_csv(made: Submission) -> str:
 
 
 def write_submission(made: Submission, path: str | Path, code: str | Path | None = None) -> None:
-    """Write the .zip, whole or not at all: the CSV at its root, and the code below `code/`.
+    """Write a .zip with the CSV, named like the zip, and the code below `code/`; or a bare .csv.
 
-    The CSV is called as the zip is. A `.csv` path gets the bare file. Raises `InputError` for
-    another suffix, and for a code folder that is missing, empty or holds the zip.
+    Raises `InputError` for another suffix, and for a code folder that is missing, empty or contains
+    the zip.
     """
     file = Path(path)
     text = submission_csv(made)
@@ -294,11 +294,11 @@ def write_submission(made: Submission, path: str | Path, code: str | Path | None
 
 
 def _code(folder: Path, archive: Path) -> list[tuple[str, bytes]]:
-    """The files of a folder of code, hidden ones and compiled ones left out."""
+    """The files of a folder of code, without hidden and compiled ones."""
     if not folder.is_dir():
         raise InputError(f"--code: {files.not_a_folder(folder)}")
     if archive.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"--out {archive} lies inside --code {folder}; write it elsewhere.")
+        raise InputError(f"--out {archive} is inside --code {folder}; write it elsewhere.")
     found = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
@@ -306,16 +306,16 @@ def _code(folder: Path, archive: Path) -> list[tuple[str, bytes]]:
         if path.is_file() and not path.is_symlink() and not hidden and path.suffix != ".pyc":
             found.append((f"code/{inside.as_posix()}", path.read_bytes()))
     if not found:
-        raise InputError(f"--code: {folder} holds no files.")
+        raise InputError(f"--code: {folder} contains no files.")
     return found
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What the organisers' server would say: AP of each of the template's classes, and their mean.
+    """The score that the organisers' server would give: AP per class, and their mean.
 
-    `undefined` classes have no positives; the mean leaves them out. `hidden` counts the cells that
-    the table does not know.
+    `undefined` classes have no positives and are left out of the mean. `hidden` counts the cells
+    that the table does not know.
     """
 
     mAP: float
@@ -325,14 +325,13 @@ class Rehearsal:
     hidden: int
 
 
-def rehearsed(made: Submission, table: Table) -> Rehearsal:
-    """Score a submission by a table's labels, as the server would: every row, every class.
+def rehearse(made: Submission, table: Table) -> Rehearsal:
+    """Score the text of a submission by a table's labels, as the server would.
 
-    Numbers are those of the text that is submitted. Raises `InputError` for ids that the table
-    lacks and for classes that it does not have.
+    Raises `InputError` for ids and classes that the table lacks.
     """
     template = made.template
-    names = _ids_of(table.ids, table.images, template, table.path or "the table")
+    names = _match_ids(table.ids, table.images, template, table.path or "the table")
     place = {name: row for row, name in enumerate(names)}
     missing = [name for name in template.ids if name not in place]
     if missing:

@@ -10,9 +10,9 @@ from pathlib import Path
 from lingula.reporting.submission import (
     Rehearsal,
     Submission,
+    fill_template,
     read_template,
-    rehearsed,
-    submission,
+    rehearse,
     write_submission,
 )
 from lingula.scores.predictions import read_scores
@@ -27,7 +27,7 @@ log = logging.getLogger("lingula")
 
 @dataclass(frozen=True)
 class Submitted:
-    """The file written (None: only rehearsed), what is in it, and its rehearsed score."""
+    """The file written (None: only rehearsed), its content, and its rehearsed score."""
 
     path: Path | None
     made: Submission
@@ -46,7 +46,7 @@ def submit(
     ignore_columns: Sequence[str] = (),
     key: str | None = None,
 ) -> Submitted:
-    """Write a submission in the template's columns, order and ids; refuse what does not fit.
+    """Write a submission in the template's columns, order and ids; refuse scores that do not fit.
 
     Args:
         scores: a scores file.
@@ -54,7 +54,7 @@ def submit(
         out: the .zip to write (or a .csv); None only with `labels`: nothing is written.
         code: a folder that goes into the zip as `code/`.
         fill: the score of images that failed.
-        allow_extra: leave out rows of scores that the template does not ask for.
+        allow_extra: leave out rows of scores that the template does not contain.
         labels: a table by which to score the submission as the server would.
         ignore_columns: columns of `labels` that are neither ids nor classes.
         key: the template's column of ids; None: the one with the names of the scores' images.
@@ -63,16 +63,16 @@ def submit(
         raise InputError("Give --out, the submission to write, or --labels to rehearse one.")
     predictions = read_scores(scores)
     wanted = read_template(template, key=key, predictions=predictions)
-    made = submission(
+    made = fill_template(
         predictions, wanted, fill=fill, allow_extra=allow_extra, splits=_splits(Path(scores))
     )
     if made.left_over:
-        log.info("%d scores that %s does not ask for are left out.", made.left_over, template)
+        log.info("%d scores that %s does not contain are left out.", made.left_over, template)
     rehearsal = None
     if labels is not None:
         table = read_table(labels, ignore_columns=ignore_columns, named=wanted.classes)
         warn_of_other_labels([(Path(scores), Path(labels), table.sha256)])
-        rehearsal = rehearsed(made, table)
+        rehearsal = rehearse(made, table)
     if out is not None:
         inputs = [Path(path).resolve() for path in (scores, template, labels) if path is not None]
         if Path(out).resolve() in inputs:

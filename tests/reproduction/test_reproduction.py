@@ -7,22 +7,25 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import lingula
+from builders import imagenet_of, torchrun
 from lingula.cli import app
 from lingula.model.text_encoder import save_tiny
 from lingula.phantom import write_phantom
 from lingula.reproduction.jobs import find_texts, plan_jobs
 from lingula.reproduction.request import Request
+from lingula.scores.predictions import Predictions, write_scores
 from lingula.settings.label_space import SPACES
 from lingula.settings.recipes import DENSENET, TABLE_2
 from lingula.system import files
@@ -236,29 +239,19 @@ def test_faults_of_the_last_step_are_found_before_the_first(
     told = refused("table1", cache=[tmp_path / "no-cache"], **here)
     assert "no-cache is not an image cache" in told
     monkeypatch.setattr(files, "free_bytes", lambda folder: 1000)
-    assert "has 1 kB free, and the checkpoints of 1 training need up to" in refused(
-        "table1", **here
-    )
+    told = refused("table1", **here)
+    assert "has 1 kB free, and the checkpoints of 1 training need up to" in told
+    (tmp_path / "no-weights").mkdir()
+    imagenet_of("test_resnet.r160_in1k", tmp_path / "no-weights")
+    frozen = ["model.frozen=true", "model.weights=imagenet", *SMALL]
+    told = refused("table1", **here, settings=frozen)
+    assert "the checkpoints and features of 1 training need up to" in told
     monkeypatch.undo()
     monkeypatch.setattr("lingula.settings.recipes.RESNET", "test_resnet.r160_in1k")
     other = tmp_path / "o" / "trainings" / "t1r1-s0"
     other.mkdir(parents=True)
     (other / "config.yaml").write_text("optim:\n  epochs: 3\n")
     assert "t1r1-s0 is a run with other settings" in refused("table1", **here)
-
-
-def test_features_that_will_not_fit_are_told_before_they_are_computed(
-    tables: dict[str, Path], tmp_path: Path, cheap: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights = tmp_path / "no-weights"
-    weights.mkdir()
-    from builders import imagenet_of
-
-    imagenet_of("test_resnet.r160_in1k", weights)
-    asked: dict[str, Any] = {"out": tmp_path / "o", "data": tables["cxr-lt"], "scale": "tiny"}
-    asked |= {"rows": [1], "settings": ["model.frozen=true", "model.weights=imagenet", *SMALL]}
-    monkeypatch.setattr(files, "free_bytes", lambda folder: 1000)
-    assert "the checkpoints and features of 1 training need up to" in refused("table1", **asked)
 
 
 def test_a_table_in_which_no_row_can_be_run_is_no_success(tmp_path: Path, cheap: None) -> None:
@@ -341,23 +334,38 @@ def test_a_finished_table_is_joined_on_any_node(
     assert "optim.epochs: 1 there, 2 now" in other
 
 
-@pytest.mark.slow
+def save_run(run: Path, table: Path) -> None:
+    """A finished training with random scores."""
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    (run / "scores").mkdir(parents=True)
+    random = np.random.default_rng(len(run.name))
+    for split in ("dev", "test"):
+        images = tuple(row["image"] for row in rows if row["split"] == split)
+        made = Predictions(CLASSES, images, random.random((len(images), len(CLASSES))))
+        write_scores(made, run / "scores" / f"{split}.csv")
+    (run / "finished.json").write_text('{"seconds": 1.5}')
+
+
 def test_ensembles_of_other_members_make_room(
     tables: dict[str, Path], tmp_path: Path, cheap: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A row that is run later joins the ensembles; the old ones are kept aside."""
-    monkeypatch.setattr("lingula.settings.recipes.DENSENET", "test_resnet.r160_in1k")
     save_tiny(tmp_path / "no-weights" / "med-kebert", "bert", CLASSES)
-    asked: dict[str, Any] = {"data": tables["cxr-lt"], "rows": [2], "out": tmp_path / "o"}
-    asked |= {"epochs": 1, "settings": [*SMALL, "model.weights=none"]}
-    monkeypatch.setattr("lingula.reproduction.jobs.TABLE_2", short_of(2))
-    monkeypatch.setattr("lingula.reproduction.results.TABLE_2", short_of(2))
-    lingula.reproduce("table2", **asked)
-    monkeypatch.setattr("lingula.reproduction.jobs.TABLE_2", short_of(3))
-    monkeypatch.setattr("lingula.reproduction.results.TABLE_2", short_of(3))
-    made = lingula.reproduce("table2", **asked)
+    out = tmp_path / "o"
+    for name in ("t1r2", "t1r4", "t1r7"):
+        save_run(out / "trainings" / f"{name}-s0", tables["cxr-lt"])
+    for split in ("dev", "test"):
+        scores = out / "scores" / "t1r3-s0" / f"{split}.csv"
+        scores.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(out / "trainings" / "t1r2-s0" / "scores" / f"{split}.csv", scores)
+        scores.with_suffix(".made.json").write_text('{"tta": "paper"}')
+    asked: dict[str, Any] = {"data": tables["cxr-lt"], "rows": [2], "out": out, "join": True}
+    for count in (2, 3):
+        monkeypatch.setattr("lingula.reproduction.jobs.TABLE_2", short_of(count))
+        monkeypatch.setattr("lingula.reproduction.results.TABLE_2", short_of(count))
+        made = lingula.reproduce("table2", **asked)
     assert isinstance(made, Path) and "t1r3, t1r4, t1r7" in made.read_text()
-    kept = {path.name for path in (tmp_path / "o" / "ensembles").iterdir()}
+    kept = {path.name for path in (out / "ensembles").iterdir()}
     assert kept == {"t2r1-s0", "t2r1-s0.old-1", "t2r2-s0", "t2r2-s0.old-1"}
 
 
@@ -567,18 +575,12 @@ def test_two_processes_reproduce_a_table_together(tmp_path: Path) -> None:
     """One draws and writes, both train; what they made is what one process finds finished."""
     out = tmp_path / "o"
     words = ["reproduce", "table1", "--scale", "tiny", "--rows", "3", "--out", str(out)]
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*start, "-m", "lingula", *words], env=environment, capture_output=True, text=True
-    )
+    done = torchrun(2, *words)
     assert done.returncode == 0, done.stderr
     rows = (out / "table1.csv").read_text()
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("finished.json")}
     assert len(stamps) == 2
-    again = subprocess.run(
-        [*start, "-m", "lingula", *words], env=environment, capture_output=True, text=True
-    )
+    again = torchrun(2, *words)
     assert again.returncode == 0, again.stderr
     lingula.reproduce("table1", scale="tiny", rows=[3], out=out, join=True)
     assert (out / "table1.csv").read_text() == rows

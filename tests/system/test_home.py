@@ -13,7 +13,7 @@ from lingula.model.loader import load_imagenet
 from lingula.model.text import embed
 from lingula.model.text_encoder import save_tiny
 from lingula.settings.config import Config, vary
-from lingula.settings.weight_sources import cache_folder, fetched_text, find_text, weights_folder
+from lingula.settings.weight_sources import cache_folder, find_text, weights_folder
 from lingula.system import files
 from lingula.system.errors import InputError
 
@@ -36,7 +36,7 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("homeless")
 def test_no_home_is_needed(tiny_config: Config, tmp_path: Path) -> None:
-    assert cache_folder() is None and weights_folder() is None and fetched_text("sapbert") is None
+    assert cache_folder() is None and weights_folder() is None and find_text("sapbert") is None
     save_tiny(tmp_path / "bert", "bert", NAMES)
     config = vary(tiny_config, optim__epochs=1, model__text=str(tmp_path / "bert"))
     with pytest.raises(InputError, match="no word of"):  # the tiny encoder knows two findings only

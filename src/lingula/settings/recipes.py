@@ -161,11 +161,6 @@ IMAGES = 264_849
 OUTSIDE_IMAGES = {_NIH: 86_524, _CHEXPERT: 223_414}
 
 
-def images_of(training: Exogenous | None = None) -> int:
-    """Images of an epoch of a training of the paper; without outside data, of any row."""
-    return IMAGES + sum(OUTSIDE_IMAGES[name] for name in (training.outside if training else ()))
-
-
 def exogenous_config(training: Exogenous) -> Config:
     """Row 9 with tables from outside."""
     return vary(
@@ -265,9 +260,10 @@ def smoke() -> Config:
 def paper_cost(training: Exogenous | None = None) -> str:
     """What a training of the paper consists of; how long that takes is measured on the machine."""
     config = row_config(1)
-    images, o = images_of(training), config.optim
+    outside = () if training is None else training.outside
+    images, o = IMAGES + sum(OUTSIDE_IMAGES[name] for name in outside), config.optim
     steps = o.epochs * -(-images // o.batch_size)
-    more = "" if training is None else f", {images / images_of():.1f} times a row's"
+    more = f", {images / IMAGES:.1f} times a row's" if outside else ""
     return (
         f"{o.epochs} epochs of {images:,} images{more}, at {config.model.image_size} px: {steps:,} "
         f"steps of {o.batch_size}"

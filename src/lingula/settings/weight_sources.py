@@ -72,19 +72,16 @@ def _is_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113 (that of `Path` raises)
 
 
-def fetched_text(name: str) -> Path | None:
-    """The folder of a named text encoder, if it has been fetched."""
-    weights = weights_folder()
-    folder = None if weights is None else weights / name.replace("/", "--")
-    return folder if folder is not None and _is_file(folder / "config.json") else None
-
-
 def find_text(name: str) -> Path | None:
     """The folder of a text encoder by its name here or on the hub, if it is on this machine."""
-    fetched = fetched_text(name)
+    weights = weights_folder()
+    if weights is not None:
+        fetched = weights / name.replace("/", "--")
+        if _is_file(fetched / "config.json"):
+            return fetched
     hub = TEXT_SOURCES[name].hub if name in TEXT_SOURCES else name
-    if fetched is not None or hub is None:
-        return fetched
+    if hub is None:
+        return None
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 

@@ -48,11 +48,6 @@ class Ranks:
     launcher: Literal["torchrun", "srun", "none"] = "none"
     variable: str = ""
 
-    @property
-    def nodes(self) -> int:
-        """Nodes, each with as many processes as this one."""
-        return self.count // self.local
-
 
 def read_ranks() -> Ranks:
     """The processes that torchrun or srun started; one alone where neither did.

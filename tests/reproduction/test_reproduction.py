@@ -475,7 +475,7 @@ def test_scripts_never_take_the_place_of_others(tmp_path: Path, cheap: None) -> 
     file, site = tmp_path / "jobs.sh", tmp_path / "site.sh"
     asked: dict[str, Any] = {"out": tmp_path / "o", "scale": "tiny", "rows": [1], "slurm": file}
     file.write_text("precious")
-    assert "is no script of this command" in refused("table1", **asked)
+    assert "is not a script of this command" in refused("table1", **asked)
     file.unlink()
     lingula.reproduce("table1", **asked)
     before = file.read_text()

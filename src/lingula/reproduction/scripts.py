@@ -18,6 +18,7 @@ from lingula.reproduction.request import Request, command_line, count
 from lingula.settings.config import Config, diff
 from lingula.settings.recipes import recipe
 from lingula.system import files
+from lingula.system.claims import claim
 from lingula.system.errors import InputError
 
 
@@ -127,16 +128,13 @@ def write_slurm_script(
     text = _render(
         "slurm.sh", request, stages, jobs, header=header, setup=setup, file=str(file.resolve())
     )
-    if file.exists():
-        if not file.is_file():
-            raise InputError(f"{file} is a folder. Name a file to write the script to.")
-        before = file.read_text(encoding="utf-8", errors="replace")
-        if before == text:
-            return file
-        if _MARK not in before:
-            raise InputError(f"{file} exists already and is no script of this command.")
-        files.set_aside(file)
-    files.write_text(file, text)
+    if file.is_dir():
+        raise InputError(f"{file} is a folder. Name a file to write the script to.")
+    before = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    if before != text:
+        is_ours = _MARK in before or None
+        claim(file, "and is not a script of this command.", overwrite=is_ours).make_room()
+        files.write_text(file, text)
     return file
 
 

@@ -157,7 +157,7 @@ def draw(splits: list[dict[str, Any]], path: Path) -> None:
         right.plot(place, ours[at], ".", color="black" if inside else "tab:red")
     right.set_xlabel("split, by test mAP")
     right.set_ylabel("mAP: expected from dev (bar) and on test (dot)")
-    with files.whole(path) as temporary:
+    with files.write_atomically(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)
 

@@ -525,8 +525,8 @@ MEASURED = """
 import resource, sys, lingula
 from lingula.scoring import blocks
 rss = []
-real = blocks.counting
-def counting(tick):
+real = blocks.count_only
+def count_only(tick):
     inner = real(tick)
     def count(done, total):
         inner(done, total)
@@ -534,7 +534,7 @@ def counting(tick):
             pages = int(open("/proc/self/statm").read().split()[1])
             rss.append(pages * resource.getpagesize() / 2**20)
     return count
-blocks.counting = counting
+blocks.count_only = count_only
 lingula.predict(sys.argv[1], data=sys.argv[2], out=sys.argv[3], device="cpu", by="study")
 print(*rss, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """

@@ -56,7 +56,7 @@ def test_a_tilde_that_stands_for_nothing_is_a_name(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert files.expanded(place) == Path(place)
+    assert files.expand_home(place) == Path(place)
     with pytest.raises(InputError, match=f"There is no table .*{place}"):
         lingula.train(vary(tiny_config, data__table=place), out=tmp_path / "run")
     folder = Path(place).parent

@@ -25,7 +25,7 @@ from lingula.scores.ensembles import model_wise
 from lingula.scores.predictions import Predictions, read_scores, write_scores
 from lingula.settings.config import Config, vary
 from lingula.settings.label_space import LabelSpace
-from lingula.system.csv_cells import original_cell, plain_cell, plain_csv
+from lingula.system.csv_cells import escape_cell, format_csv, unescape_cell
 from lingula.system.errors import InputError
 from lingula.tables.checking import check
 from lingula.tables.making import keep_rows
@@ -57,20 +57,20 @@ def acting(path: Path, ids: tuple[str, ...] = ("image",)) -> list[str]:
 @pytest.mark.parametrize("sign", SIGNS)
 def test_a_text_that_acts_is_made_plain_and_comes_back(sign: str) -> None:
     for text in (f"{sign}1+1", f"'{sign}x", f"''{sign}x", f"{sign}", f"{sign}{sign}2"):
-        assert not plain_cell(text).startswith(SIGNS)
-        assert original_cell(plain_cell(text)) == text
-    assert plain_cell(f"{sign}cmd|' /C calc'!A0") == f"'{sign}cmd|' /C calc'!A0"
+        assert not escape_cell(text).startswith(SIGNS)
+        assert unescape_cell(escape_cell(text)) == text
+    assert escape_cell(f"{sign}cmd|' /C calc'!A0") == f"'{sign}cmd|' /C calc'!A0"
 
 
 @pytest.mark.parametrize(
     "text", ["", "Edema", "-1", "+0.5", "-1e-07", "-.5", "1.", "'", "'quoted'", "a=b", "x-y", "'s"]
 )
 def test_other_texts_and_numbers_stay(text: str) -> None:
-    assert plain_cell(text) == text == original_cell(text)
+    assert escape_cell(text) == text == unescape_cell(text)
 
 
 def test_ids_stay_exact_in_a_csv() -> None:
-    text = plain_csv(["image", EVIL, "score"], [("=a.png", "@x", -0.5), ("-b.png", None, "-1")])
+    text = format_csv(["image", EVIL, "score"], [("=a.png", "@x", -0.5), ("-b.png", None, "-1")])
     rows = list(csv.reader(text.splitlines()))
     assert rows[0] == ["image", f"'{EVIL}", "score"]
     assert rows[1:] == [["=a.png", "'@x", "-0.5"], ["-b.png", "", "-1"]]
@@ -131,7 +131,7 @@ def test_corrections_of_a_hostile_class_are_found_again(tmp_path: Path) -> None:
 
 def test_boxes_reasons_and_ladders(tmp_path: Path) -> None:
     boxes = tmp_path / "boxes.csv"
-    boxes.write_text(plain_csv(["image", "finding", *"xywh"], [("=a.png", EVIL, 1, 2, 3.5, 4)]))
+    boxes.write_text(format_csv(["image", "finding", *"xywh"], [("=a.png", EVIL, 1, 2, 3.5, 4)]))
     assert acting(boxes) == []
     assert read_boxes(boxes) == {("=a.png", EVIL): [(1, 2, 3.5, 4)]}
     line = Line(EVIL, ("@a",), "-b", 0.3, -0.1, note="+c")
@@ -153,7 +153,7 @@ def test_every_csv_is_written_through_one_place() -> None:
         for line in text.splitlines():
             assert ".write_csv(" not in line or "plain" in line or "frame.write_csv" in line, name
         if "frame.write_csv" in text:
-            assert "plain_cell" in text, name
+            assert "escape_cell" in text, name
 
 
 class Pwned:

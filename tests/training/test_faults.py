@@ -435,14 +435,14 @@ def test_asked_to_stop_while_dev_is_scored(
 
 
 def test_signals_are_noted_once() -> None:
-    with pytest.raises(signals.Interrupted) as stopped, signals.noted() as asked:
+    with pytest.raises(signals.Interrupted) as stopped, signals.note_signals() as asked:
         assert asked() is None
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # batch systems send several
         assert asked() == signal.SIGTERM
     assert stopped.value.status == 143
     reached = False
-    with pytest.raises(signals.Interrupted), signals.noted():
+    with pytest.raises(signals.Interrupted), signals.note_signals():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # the person at the keyboard means it
         reached = True
@@ -450,7 +450,7 @@ def test_signals_are_noted_once() -> None:
     seen: list[object] = []
 
     def elsewhere() -> None:
-        with signals.noted() as asked:
+        with signals.note_signals() as asked:
             seen.append(asked())
 
     thread = threading.Thread(target=elsewhere)
@@ -463,7 +463,7 @@ def test_a_background_job_does_not_hear_ctrl_c() -> None:
     """`lingula train ... &` in a script: the shell has told it to ignore SIGINT."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with signals.noted() as asked:
+        with signals.note_signals() as asked:
             signal.raise_signal(signal.SIGINT)
             assert asked() is None
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

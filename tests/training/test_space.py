@@ -44,8 +44,8 @@ def test_what_a_frozen_vit_keeps_of_cxr_lt() -> None:
     rows = order.Rows(264_849)
     needed = all_features(Sizes(0, 4 * 768 * 36 * 36), frozen, rows, 36_769)
     assert needed == pytest.approx(2.2e12, rel=0.03)
-    assert files.byte_count(2.2e12) == "2.2 TB" and files.byte_count(4e11) == "0.4 TB"
-    assert files.byte_count(5e10) == "50.0 GB" and files.byte_count(999) == "1 kB"
+    assert files.format_bytes(2.2e12) == "2.2 TB" and files.format_bytes(4e11) == "0.4 TB"
+    assert files.format_bytes(5e10) == "50.0 GB" and files.format_bytes(999) == "1 kB"
 
 
 def test_a_checkpoint_is_as_large_as_was_said(tiny_config: Config, tmp_path: Path) -> None:

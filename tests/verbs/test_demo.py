@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lingula.settings.recipes import recipe
-from lingula.system.progress import spoken
+from lingula.system.progress import format_seconds
 from lingula.verbs import demo
 from lingula.verbs.demo import FULL, Rates, announce, estimate_seconds
 
@@ -42,8 +42,8 @@ def test_what_will_be_done_is_said_part_by_part(
         announce(tmp_path, recipe("demo"), FULL)
     parts = re.findall(r"^  (\d)\. .*: about (.*)$", "\n".join(caplog.messages), re.MULTILINE)
     seconds = estimate_seconds(RATES, FULL)
-    assert parts == [(str(i), spoken(took)) for i, took in enumerate(seconds, start=1)]
-    assert f"about {spoken(sum(seconds))} on this machine" in caplog.text
+    assert parts == [(str(i), format_seconds(took)) for i, took in enumerate(seconds, start=1)]
+    assert f"about {format_seconds(sum(seconds))} on this machine" in caplog.text
 
     caplog.clear()
     for name in ("first", "mixup"):
@@ -58,7 +58,7 @@ def test_what_will_be_done_is_said_part_by_part(
 
 
 def test_times_are_said_as_one_says_them() -> None:
-    assert [spoken(s) for s in (4.4, 89, 90, 300, 5399, 7200)] == [
+    assert [format_seconds(s) for s in (4.4, 89, 90, 300, 5399, 7200)] == [
         "4 seconds",
         "89 seconds",
         "2 minutes",

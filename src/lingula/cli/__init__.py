@@ -167,7 +167,7 @@ def main() -> NoReturn:
     except signals.Interrupted as asked:
         _leave(f"stopped by {asked}; the same line again continues.", asked.status, debug)
     except OSError as error:
-        if not files.about_the_disk(error):
+        if not files.is_about_the_disk(error):
             raise
         where = "" if error.filename is None else f"{error.filename}: "
         _leave(

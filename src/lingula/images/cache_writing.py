@@ -34,7 +34,7 @@ from lingula.images.reading import read_image
 from lingula.phantom import is_phantom
 from lingula.system import files
 from lingula.system.claims import OTHER_CONTENT, claim, other_settings
-from lingula.system.csv_cells import plain_csv
+from lingula.system.csv_cells import format_csv
 from lingula.system.errors import ImageError
 
 IMAGES_PER_FILE = 4096  # 1 GiB of raw images at 512 pixels; what a kill costs at most
@@ -145,7 +145,7 @@ def fill_cache(
     todo = [name for name in mine if name not in before or not before[name].file]
     if announce is not None and todo:
         announce(_estimate(root, todo, settings, workers))
-    files.sweep(folder, rf"{part.name}-\d+")
+    files.remove_temporary_files(folder, rf"{part.name}-\d+")
     retimed = list(_retimed(before, zip(mine, paths, strict=True)))
     if retimed:
         write_index(folder / f"{_next_name(folder, part)}.jsonl", retimed)
@@ -269,7 +269,7 @@ def _write_file(
     """Write one file of pixels and its index, each whole or not at all; tick for each entry."""
     entries: list[Entry] = []
     pixels = stem.with_suffix(".pixels")
-    with files.whole(pixels) as temporary, temporary.open("wb") as stream:
+    with files.write_atomically(pixels) as temporary, temporary.open("wb") as stream:
         for entry, data in images:
             if data:
                 entry = replace(entry, file=pixels.name, start=stream.tell())
@@ -293,7 +293,7 @@ def _write_failures(path: Path, failures: Mapping[str, str]) -> Path | None:
     if not failures:
         path.unlink(missing_ok=True)
         return None
-    files.write_text(path, plain_csv(["image", "reason"], failures.items()))
+    files.write_text(path, format_csv(["image", "reason"], failures.items()))
     return path
 
 

@@ -50,7 +50,10 @@ def save_model(
     """
     path = folder / "model.safetensors"
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in _plain(network).items()}
-    with files.whole(folder / "model.json") as described, files.whole(path) as weights:
+    with (
+        files.write_atomically(folder / "model.json") as described,
+        files.write_atomically(path) as weights,
+    ):
         save_file(state, weights, metadata={"format": "pt"})
         description = {
             "format": MODEL_FORMAT,
@@ -207,7 +210,7 @@ def _mend(folder: Path) -> str:
 def save_checkpoint(folder: Path, state: Mapping[str, Any], step: int, keep: int = 2) -> Path:
     """Write `step-<step>.pt` whole, then remove all but the newest `keep`."""
     path = folder / f"step-{step:09d}.pt"
-    with files.whole(path) as temporary:
+    with files.write_atomically(path) as temporary:
         try:
             with temporary.open("wb") as stream:
                 torch.save(dict(state), stream)

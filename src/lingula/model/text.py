@@ -60,7 +60,7 @@ def embed(
     if source == "orthogonal":
         return TextEmbeddings(orthogonal(classes, width), "orthogonal (a random basis: no text)")
     if source.endswith(".safetensors"):
-        return _from_file(classes, files.expanded(source))
+        return _from_file(classes, files.expand_home(source))
     return _from_encoder(classes, source, pooling, cache)
 
 
@@ -165,7 +165,7 @@ def _from_encoder(
 def _keep(found: TextEmbeddings, kept: Path) -> None:
     """Save an encoder's output for the next time, where that can be: nothing depends on it."""
     try:
-        with files.whole(kept) as temporary:
+        with files.write_atomically(kept) as temporary:
             save_file({"values": found.values}, temporary, metadata={"origin": found.origin})
     except (InputError, StoppedError) as error:
         log.info("The text encoder's output is not kept for the next time: %s", error)
@@ -185,7 +185,7 @@ def _cached(kept: Path) -> TextEmbeddings | None:
 
 def _folder(source: str) -> Path:
     """The local folder of a text encoder; a hub name is only looked up in the hub's cache."""
-    folder = files.expanded(source)
+    folder = files.expand_home(source)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder} holds no config.json: it is not a text encoder's folder.")

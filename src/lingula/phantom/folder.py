@@ -19,7 +19,7 @@ from lingula.phantom.population import SHARE, Seeds, Study, plan_studies
 from lingula.phantom.style import CXR_LT, Style, style_of
 from lingula.system import files
 from lingula.system.claims import claim, other_settings
-from lingula.system.csv_cells import plain_csv
+from lingula.system.csv_cells import format_csv
 from lingula.system.errors import InputError
 
 VERSION = 2
@@ -52,7 +52,7 @@ def _table(images: list[_Image], style: Style) -> str:
         about += [study.views[image.number], study.split, str(study.age)]
         about += ["F" if study.female else "M", style.source]
         rows.append([*about, *(int(name in study.findings) for name in style.classes)])
-    return plain_csv([*header, *style.classes], rows)
+    return format_csv([*header, *style.classes], rows)
 
 
 def _save(pixels: NDArray[np.uint8], path: Path) -> None:
@@ -233,7 +233,7 @@ def write_phantom(
         if progress is not None:
             progress(done, len(images))
     header = ["image", "finding", "x", "y", "w", "h", "split"]
-    files.write_text(out / "boxes.csv", plain_csv(header, boxes))
+    files.write_text(out / "boxes.csv", format_csv(header, boxes))
     files.write_text(out / "labels.csv", _table(images, kind))
     sha = files.sha256(out / "labels.csv")
     files.write_json(out / "labels.json", _description(sha, settings, kind))

@@ -17,7 +17,7 @@ from lingula.images.reading import read_image
 from lingula.reporting import figures
 from lingula.scoring.attention import Rate, described, in_parts
 from lingula.system import files
-from lingula.system.csv_cells import plain_csv
+from lingula.system.csv_cells import format_csv
 from lingula.system.errors import ImageError
 from lingula.tables.reading import Box
 
@@ -106,7 +106,7 @@ def save_picture(picture: Image.Image, folder: Path, name: str, what: str) -> st
     # Images named a/b.png and a_b.png must not share a picture.
     mark = "" if plain == f"{name}--{what}" else "-" + sha256(name.encode()).hexdigest()[:8]
     place = f"overlays/{plain}{mark}.png"
-    with files.whole(folder / place) as temporary:
+    with files.write_atomically(folder / place) as temporary:
         picture.save(temporary, format="PNG")
     return place
 
@@ -120,4 +120,4 @@ def sheets_as_csv(sheets: Sequence[Sheet]) -> str:
         for one in sheet.overlays:
             rows.append((sheet.image, one.finding, one.score, one.validity, one.picture, ""))
     header = ["image", "finding", "score", "attention", "overlay", "failure"]
-    return plain_csv(header, rows)
+    return format_csv(header, rows)

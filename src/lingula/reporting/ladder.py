@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lingula.reporting.pages import render_page
-from lingula.system.csv_cells import plain_csv
+from lingula.system.csv_cells import format_csv
 
 Interval = tuple[float, float] | None
 
@@ -141,7 +141,7 @@ def to_csv(ladder: Ladder) -> str:
         ours = [x.dev, x.test, x.spread, *alone, x.gain, *gain]
         ours += [x.tail, x.tail_gain, *tail, x.seconds]
         rows.append([x.name, *x.design, x.parent, x.paper, x.paper_gain, *ours, x.note])
-    return plain_csv(["row", *ladder.columns, "parent", *figures], rows)
+    return format_csv(["row", *ladder.columns, "parent", *figures], rows)
 
 
 def to_html(ladder: Ladder) -> str:

@@ -23,7 +23,7 @@ from lingula.scores.joining import rows_to_measure
 from lingula.scores.predictions import Predictions, aligned, class_columns, failed
 from lingula.settings.label_space import canonical, fold
 from lingula.system import files
-from lingula.system.csv_cells import original_cell, plain_cell
+from lingula.system.csv_cells import escape_cell, unescape_cell
 from lingula.system.errors import ImageError, InputError, examples, nearest
 from lingula.tables.cells import read_frame
 from lingula.tables.configured import Meaning, configured_targets
@@ -149,13 +149,13 @@ def write_corrections(found: Sequence[Disagreement], path: str | Path) -> None:
     """Write the sheet to fill in; the column `decision` is blank."""
     frame = pl.DataFrame(
         [
-            (d.image, plain_cell(d.name), str(d.label), repr(d.score), str(d.suggested), None)
+            (d.image, escape_cell(d.name), str(d.label), repr(d.score), str(d.suggested), None)
             for d in found
         ],
         schema=dict.fromkeys(COLUMNS, pl.String),
         orient="row",
     )
-    with files.whole(path) as temporary:
+    with files.write_atomically(path) as temporary:
         frame.write_csv(temporary)
 
 
@@ -210,7 +210,7 @@ def apply_corrections(table: Table, path: str | Path) -> Corrected:
         zip(images, classes, labels, decisions, strict=True), start=2
     ):
         where = f"{file}, line {line}"
-        row, k = _cell(table, place, image, original_cell(name), where)
+        row, k = _cell(table, place, image, unescape_cell(name), where)
         value = _decision(word, where)
         _check_label(table.labels[row, k], label, where)
         if value is None:

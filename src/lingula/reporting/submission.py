@@ -285,7 +285,7 @@ def write_submission(made: Submission, path: str | Path, code: str | Path | None
     entries = [(f"{file.stem}.csv", text.encode())]
     if code is not None:
         entries += _code(Path(code), file)
-    with files.whole(file) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with files.write_atomically(file) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, data in entries:
             info = zipfile.ZipInfo(name, _DATE)
             info.compress_type = zipfile.ZIP_DEFLATED

@@ -268,7 +268,7 @@ def _table(costs: Sequence[Cost]) -> list[str]:
     cells = [head]
     for cost in costs:
         memory, step = cost.speed.memory, cost.speed.step
-        shown = "not known" if memory is None else files.byte_count(memory)
+        shown = "not known" if memory is None else files.format_bytes(memory)
         row = (cost.name, f"{cost.images:,}", f"{cost.steps:,}", f"{step:.3g}", shown)
         cells.append((*row, f"{cost.hours:.3g}"))
     width = [max(len(row[k]) for row in cells) for k in range(len(head))]
@@ -293,10 +293,10 @@ def _sums(
     longest = max(costs, key=lambda cost: cost.hours)
     kept = sum(cost.speed.sizes.run for cost in costs)
     features = max(cost.features for cost in costs)
-    disk = f"Disk: {files.byte_count(kept)} for checkpoints and models"
+    disk = f"Disk: {files.format_bytes(kept)} for checkpoints and models"
     if features:
-        disk += f", and {files.byte_count(features)} for the features of one training at a time"
-    disk += f"; {files.byte_count(files.free_bytes(request.folder))} free in {request.folder}."
+        disk += f", and {files.format_bytes(features)} for the features of one training at a time"
+    disk += f"; {files.format_bytes(files.free_bytes(request.folder))} free in {request.folder}."
     return [
         f"All: {len(costs)} trainings and {len(predictions)} predictions, {total:.3g} "
         f"{unit}; one after the other {total:.3g} hours, all at once {longest.hours:.3g} hours "

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from lingula.settings.label_space import canonical, fold
 from lingula.system import files
-from lingula.system.csv_cells import original_cell, plain_cell, plain_csv
+from lingula.system.csv_cells import escape_cell, format_csv, unescape_cell
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.cells import Fault, raise_faults, read_frame, with_decimal_points
 from lingula.tables.columns import BESIDE_SCORES, is_fact, text_cells
@@ -189,11 +189,11 @@ def write_scores(predictions: Predictions, path: str | Path) -> None:
     file = Path(path)
     if file.suffix not in (".csv", ".parquet"):
         raise InputError(f"{file}: scores are written as .csv or .parquet.")
-    with files.whole(file) as temporary:
+    with files.write_atomically(file) as temporary:
         if file.suffix == ".parquet":
             _frame(predictions).write_parquet(temporary, row_group_size=_ROW_GROUP)
         else:
-            _frame(predictions).rename(plain_cell).write_csv(temporary)
+            _frame(predictions).rename(escape_cell).write_csv(temporary)
 
 
 _ROW_GROUP = 2**16
@@ -208,7 +208,7 @@ def write_failures(scores: Path, reasons: Mapping[str, str]) -> None:
     """Name the images without scores beside them, and why; an older result's are set aside."""
     path = failures_beside(scores)
     if reasons:
-        files.write_text(path, plain_csv(["image", "reason"], reasons.items()))
+        files.write_text(path, format_csv(["image", "reason"], reasons.items()))
     elif path.exists():
         files.set_aside(path)
 
@@ -219,7 +219,7 @@ def read_failures(scores: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as stream:
-        return {row["image"]: original_cell(row["reason"]) for row in csv.DictReader(stream)}
+        return {row["image"]: unescape_cell(row["reason"]) for row in csv.DictReader(stream)}
 
 
 def _frame(predictions: Predictions) -> pl.DataFrame:

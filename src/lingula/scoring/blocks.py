@@ -22,7 +22,7 @@ from lingula.images.cache import CachedImages
 from lingula.settings.config import Config
 from lingula.system import claims, files
 from lingula.system.errors import InputError
-from lingula.system.progress import counting, progress
+from lingula.system.progress import count_only, progress
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -104,7 +104,7 @@ def write_block(folder: Path, batch: ScoredBatch) -> None:
     """Write the scores of consecutive rows as one file."""
     start, stop = int(batch.rows[0]), int(batch.rows[-1]) + 1
     failed, reasons = list(batch.failures), list(batch.failures.values())
-    with files.whole(folder / f"{start:09}-{stop:09}.npz") as temporary:
+    with files.write_atomically(folder / f"{start:09}-{stop:09}.npz") as temporary:
         np.savez(
             temporary,
             start=start,
@@ -198,7 +198,7 @@ def _score_rest(job: Job, folder: Path, fabric: Fabric, before: NDArray[np.bool_
         log.info("%d of %d images have been scored before.", int(before.sum()), len(before))
     total = done + sum(len(batch) for batch in rest)
     with progress("scoring") as tick:
-        count = counting(tick)
+        count = count_only(tick)
         for batch in score_batches(
             network,
             dataset,

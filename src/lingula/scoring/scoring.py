@@ -337,7 +337,7 @@ def encode(
     maps: Any = None
     views = VIEWS["flip" if flips else "none"]
     done, lost = 0, list[int]()
-    with files.whole(out) as temporary:
+    with files.write_atomically(out) as temporary:
         for loaded in load(
             dataset, consecutive_batches(len(dataset), batch_size), memory=memory, workers=workers
         ):

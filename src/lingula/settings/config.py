@@ -365,6 +365,6 @@ _PATHS: dict[str, Collection[str]] = {
 
 def _absolute(key: str, text: str) -> str:
     """The absolute path that a setting gives; the text itself where it is a name."""
-    place = files.expanded(text)
+    place = files.expand_home(text)
     is_name = text in _PATHS[key] or (key.startswith("model.") and not place.exists())
     return text if is_name else str(place.resolve())

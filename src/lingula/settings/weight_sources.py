@@ -52,7 +52,7 @@ def cache_folder() -> Path | None:
     folder from each place that a command is given in.
     """
     for place in (os.environ.get("XDG_CACHE_HOME", ""), "~/.cache"):
-        folder = files.expanded(place)
+        folder = files.expand_home(place)
         if folder.is_absolute():
             return folder / "lingula"
     return None
@@ -62,7 +62,7 @@ def weights_folder() -> Path | None:
     """`$LINGULA_WEIGHTS`, or `weights` in the cache folder; None if there is neither."""
     given = os.environ.get("LINGULA_WEIGHTS")
     if given:
-        return files.expanded(given)
+        return files.expand_home(given)
     cache = cache_folder()
     return None if cache is None else cache / "weights"
 

@@ -17,27 +17,27 @@ _RUNS = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def plain_cell(text: str) -> str:
-    """The text as it is written to a CSV file; `original_cell` gives it back."""
+def escape_cell(text: str) -> str:
+    """The text as it is written to a CSV file; `unescape_cell` gives it back."""
     return f"'{text}" if _RUNS.match(text) and not _NUMBER.fullmatch(text) else text
 
 
-def original_cell(text: str) -> str:
-    """The text of a cell that `plain_cell` made."""
+def unescape_cell(text: str) -> str:
+    """The text of a cell that `escape_cell` made."""
     return text[1:] if text.startswith("'") and _RUNS.match(text) else text
 
 
-def plain_csv(
+def format_csv(
     header: Sequence[str], rows: Iterable[Sequence[object]], ids: Collection[str] = ("image",)
 ) -> str:
     """A CSV file as text. Column names and text cells are escaped, except the columns `ids`."""
     exact = [name in ids for name in header]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow([plain_cell(name) for name in header])
+    writer.writerow([escape_cell(name) for name in header])
     for row in rows:
         cells = zip(row, exact, strict=True)
         writer.writerow(
-            [c if keep or not isinstance(c, str) else plain_cell(c) for c, keep in cells]
+            [c if keep or not isinstance(c, str) else escape_cell(c) for c, keep in cells]
         )
     return stream.getvalue()

@@ -17,7 +17,7 @@ from typing import Any
 from lingula.system.errors import InputError, StoppedError
 
 
-def expanded(place: str | Path) -> Path:
+def expand_home(place: str | Path) -> Path:
     """The path with the home folder in place of `~`; unchanged where there is no home.
 
     A process may have none: an unknown user in a container, without `HOME`.
@@ -33,7 +33,7 @@ _CLOSED = (
 
 
 @contextlib.contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def write_atomically(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is flushed to disk and renamed to `path`.
 
     If the block raises, the temporary file is removed and `path` is left as it was. The temporary
@@ -127,12 +127,12 @@ def check_place(path: Path) -> None:
         raise unwritable(path, OSError(number, os.strerror(number)))
 
 
-def about_the_disk(error: OSError) -> bool:
+def is_about_the_disk(error: OSError) -> bool:
     """Whether an error says that a disk is full, failing or closed for writing."""
     return error.errno in (*_FULL, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def byte_count(number: float) -> str:
+def format_bytes(number: float) -> str:
     """A number of bytes in words: `2.2 TB`."""
     for unit, size, least in (("TB", 1e12, 1e11), ("GB", 1e9, 1e9), ("MB", 1e6, 1e6)):
         if number >= least:
@@ -148,7 +148,7 @@ def free_bytes(folder: str | Path) -> int:
     return shutil.disk_usage(here).free
 
 
-def sweep(folder: Path, stems: str) -> None:
+def remove_temporary_files(folder: Path, stems: str) -> None:
     """Remove the temporary files of `write_atomically` that killed processes left in a folder.
 
     `stems` is a regular expression for the names, without suffix, of what was being written. One
@@ -168,7 +168,7 @@ def _umask() -> int:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text, completely or not at all."""
-    with whole(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 

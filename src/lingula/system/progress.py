@@ -24,7 +24,7 @@ def progress(title: str, quiet: bool = False) -> Iterator[Tick]:
         yield _plain(title)
 
 
-def spoken(seconds: float) -> str:
+def format_seconds(seconds: float) -> str:
     """A duration in words: `40 seconds`, `3 minutes`, `5 hours`."""
     units = ((5400.0, 3600.0, "hours"), (90.0, 60.0, "minutes"))
     for least, unit, name in units:
@@ -33,7 +33,7 @@ def spoken(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def counting(tick: Tick) -> Callable[[int, int], None]:
+def count_only(tick: Tick) -> Callable[[int, int], None]:
     """A tick without a text, for work that only counts."""
     return lambda done, total: tick(done, total, "")
 

@@ -90,7 +90,7 @@ def never() -> None:
 
 
 @contextlib.contextmanager
-def noted() -> Iterator[Asked]:
+def note_signals() -> Iterator[Asked]:
     """Only note signals within the block; yield a function that returns the first one's number.
 
     The work asks where it can stop without loss. A second Ctrl-C stops it at once; a second SIGTERM

@@ -22,7 +22,7 @@ from pathlib import Path
 import polars as pl
 
 from lingula.system import files
-from lingula.system.csv_cells import original_cell
+from lingula.system.csv_cells import unescape_cell
 from lingula.system.errors import InputError, examples
 
 log = logging.getLogger("lingula")
@@ -164,7 +164,7 @@ def _named(
 
 def _name(cell: str) -> str:
     """A column's name as it was meant: without blanks around it, on one line."""
-    return re.sub(r"\s*[\r\n]\s*", " ", original_cell(cell.strip()).strip())
+    return re.sub(r"\s*[\r\n]\s*", " ", unescape_cell(cell.strip()).strip())
 
 
 def _parquet(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:

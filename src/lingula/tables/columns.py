@@ -15,7 +15,7 @@ import polars as pl
 
 from lingula.settings.label_space import fold, is_known
 from lingula.settings.vocabulary import split_of
-from lingula.system.csv_cells import original_cell
+from lingula.system.csv_cells import unescape_cell
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.cells import Fault
 
@@ -213,7 +213,7 @@ def text_cells(
                 cells = whole_ids(cells, file, faults)
             texts[field] = tuple(cells.to_list())
             if NAMES[field] in FREE and file.suffix.lower() != ".parquet":
-                texts[field] = tuple(original_cell(cell) for cell in texts[field])
+                texts[field] = tuple(unescape_cell(cell) for cell in texts[field])
     if "splits" in texts:
         texts["splits"] = split_cells(texts["splits"], file, faults)
     return texts, [name for name in frame.columns if name not in known]

@@ -16,7 +16,7 @@ import polars as pl
 from lingula.images.files import find_absent, image_path
 from lingula.system import files
 from lingula.system.claims import OTHER_CONTENT, claim
-from lingula.system.csv_cells import plain_cell
+from lingula.system.csv_cells import escape_cell
 from lingula.system.errors import ImageError, InputError, examples
 from lingula.tables.cells import read_frame
 from lingula.tables.columns import known_columns
@@ -250,11 +250,11 @@ def keep_rows(table: Path, out: Path, wanted: Callable[[str], bool]) -> int:
         raise InputError(f"No row of {table} is left.")
     if not out.exists() or not read_frame(out).equals(kept):
         claim(out, OTHER_CONTENT, overwrite=None)
-    with files.whole(out) as temporary:
+    with files.write_atomically(out) as temporary:
         if out.suffix == ".parquet":
             kept.write_parquet(temporary)
         else:
-            kept.rename(plain_cell).write_csv(temporary)
+            kept.rename(escape_cell).write_csv(temporary)
     described = table.with_suffix(".json")
     about = files.read_object(described, absent_ok=True) or {"format": 1}
     root = (table.parent / str(about.get("root", "."))).resolve()

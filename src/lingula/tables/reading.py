@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from lingula.settings.label_space import LabelSpace, canonical, fold
 from lingula.system import files
-from lingula.system.csv_cells import original_cell, plain_cell
+from lingula.system.csv_cells import escape_cell, unescape_cell
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.cells import Fault, raise_faults, read_cells, read_frame
 from lingula.tables.columns import FREE, NAMES, named_columns, text_cells
@@ -263,7 +263,7 @@ def write_table(table: Table, path: str | Path) -> None:
         if not len(table) or (table.labels[:, k] != UNMENTIONED).any():
             columns.append(_written(table.labels[:, k], name, typed=parquet))
     frame = pl.DataFrame(columns)
-    with files.whole(file) as temporary:
+    with files.write_atomically(file) as temporary:
         if parquet:
             frame.write_parquet(temporary)
         else:
@@ -287,8 +287,8 @@ def write_table(table: Table, path: str | Path) -> None:
 def _plain(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with names and texts that no spreadsheet runs; paths and ids stay exact."""
     texts = [name for name in FREE if name in frame.columns]
-    plain = (pl.col(name).map_elements(plain_cell, return_dtype=pl.String) for name in texts)
-    return frame.with_columns(plain).rename(plain_cell)
+    plain = (pl.col(name).map_elements(escape_cell, return_dtype=pl.String) for name in texts)
+    return frame.with_columns(plain).rename(escape_cell)
 
 
 def _written(cells: NDArray[np.float32], name: str, typed: bool) -> pl.Series:
@@ -350,7 +350,7 @@ def read_boxes(path: str | Path) -> dict[tuple[str, str], list[Box]]:
     boxes: dict[tuple[str, str], list[Box]] = {}
     for image, finding, *sides in frame.select(names).iter_rows():
         x, y, w, h = sides
-        boxes.setdefault((image, canonical(original_cell(finding))), []).append((x, y, w, h))
+        boxes.setdefault((image, canonical(unescape_cell(finding))), []).append((x, y, w, h))
     return boxes
 
 

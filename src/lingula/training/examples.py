@@ -30,7 +30,7 @@ from lingula.scoring.scoring import encode
 from lingula.settings.config import Config
 from lingula.system import files
 from lingula.system.errors import InputError, examples
-from lingula.system.progress import counting, progress
+from lingula.system.progress import count_only, progress
 from lingula.tables.configured import configured_targets
 from lingula.tables.joins import Outside
 from lingula.tables.table import Table, rows_of, subset
@@ -125,7 +125,7 @@ def with_features(
                 batch_size=config.optim.batch_size,
                 memory=examples.memory,
                 workers=config.data.workers,
-                tick=counting(tick),
+                tick=count_only(tick),
                 may_fail=path.stem == "dev",
             )
     fabric.barrier()
@@ -183,7 +183,7 @@ def _tell_of_reading(dataset: Radiographs) -> None:
 
 def reading(paths: Sequence[str], size: int) -> str:
     """What an epoch over image files reads, and how to spare that, in two sentences."""
-    amount = files.byte_count(estimate_bytes(paths))
+    amount = files.format_bytes(estimate_bytes(paths))
     return (
         f"Without a cache every epoch reads and decodes {amount} of image files ({len(paths)}). "
         f"`lingula data cache TABLE --size {size} --out DIR` decodes them once; "
@@ -193,7 +193,7 @@ def reading(paths: Sequence[str], size: int) -> str:
 
 def _decoded(dataset: Radiographs, what: str, tables: Sequence[str]) -> Memory:
     with progress(f"reading {what} images") as tick:
-        memory = decode_all(dataset, counting(tick))
+        memory = decode_all(dataset, count_only(tick))
     if memory.failures and what != "dev":
         raise InputError(
             f"{len(memory.failures)} {what} images can't be read: "
@@ -313,6 +313,6 @@ def check_room(folder: Path, needed: int, what: str) -> None:
     free = files.free_bytes(folder)
     if free < needed:
         raise InputError(
-            f"{folder} has {files.byte_count(free)} free, and {what} need up to "
-            f"{files.byte_count(needed)}. Choose another --out, or make room."
+            f"{folder} has {files.format_bytes(free)} free, and {what} need up to "
+            f"{files.format_bytes(needed)}. Choose another --out, or make room."
         )

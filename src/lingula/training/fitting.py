@@ -33,7 +33,7 @@ from lingula.scoring.scoring import score
 from lingula.settings.config import Config
 from lingula.system import files, processes, signals
 from lingula.system.errors import InputError, examples
-from lingula.system.progress import counting, progress, spoken
+from lingula.system.progress import count_only, format_seconds, progress
 from lingula.tables.configured import configured_targets
 from lingula.tables.joins import Outside
 from lingula.tables.reading import write_table
@@ -84,7 +84,7 @@ def fit_and_score(plan: Plan, *, resuming: bool, report: Callable[[Path], None])
         run_folder.log_to(run / "train.log") if first else contextlib.nullcontext(),
     ):
         training = _prepare(plan, config, fabric)
-        with signals.noted() as asked, progress("training", quiet=not first) as tick:
+        with signals.note_signals() as asked, progress("training", quiet=not first) as tick:
             state = fit(replace(training, tick=tick, asked=asked))
         fabric.barrier()  # the first process may still be writing the best model
         summary = _score_splits(config, table, run, fabric)
@@ -169,7 +169,7 @@ def _finish(plan: Plan, config: Config, state: RunState, summary: Mapping[str, A
     shutil.rmtree(run / "features", ignore_errors=True)
     log.info(
         "Trained in %s; of %d epochs, number %s is kept. The report is %s.",
-        spoken(state.seconds),
+        format_seconds(state.seconds),
         config.optim.epochs,
         state.best_epoch,
         run / "report.html",
@@ -248,7 +248,7 @@ def _score_splits(config: Config, table: Table, run: Path, fabric: Fabric) -> di
                 workers=config.data.workers,
                 layout=layout_of(config),
                 exact=True,
-                tick=counting(tick),
+                tick=count_only(tick),
             )
         if fabric.global_rank == 0:
             path = run / "scores" / f"{split}.csv"

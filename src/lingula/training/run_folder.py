@@ -155,7 +155,7 @@ def lock_run(run: Path) -> Iterator[None]:
     with lock_folder(run, "training in") as alone:
         if alone:  # what was left half-written is nobody's now
             for name in (".", "best", "checkpoints", "scores"):
-                files.sweep(run / name, _WRITTEN)
+                files.remove_temporary_files(run / name, _WRITTEN)
         yield
 
 

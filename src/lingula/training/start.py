@@ -119,7 +119,7 @@ def _load_weights(
         report, known = load_imagenet(network.encoder, config.model.encoder)
         told = f"ImageNet, {known['name']}, licence {known['license']} ({report})"
         return {"weights": told, "pretrained": known}
-    place = files.expanded(weights)
+    place = files.expand_home(weights)
     if place.is_dir():
         told = start_from_run(network, architecture, classes, place, text)
         before = read_facts(place).get("pretrained")
@@ -325,7 +325,7 @@ def _pixels(config: Config) -> str | None:
 
 def _hash(place: str, of_folder: Callable[[Path], str]) -> str | None:
     """The hash of a file, or of a folder by `of_folder`; None if it is neither."""
-    path = files.expanded(place)
+    path = files.expand_home(place)
     if path.is_dir():
         return of_folder(path)
     return files.sha256(path) if path.is_file() else None
@@ -345,10 +345,11 @@ def kept_start(run: Path, config: Config) -> Start | None:
         return None
     gone = []
     if m.weights != "none":
-        found = imagenet_file(m.encoder) if m.weights == "imagenet" else files.expanded(m.weights)
+        is_name = m.weights == "imagenet"
+        found = imagenet_file(m.encoder) if is_name else files.expand_home(m.weights)
         gone += [] if found is not None and found.exists() else [m.weights]
     if m.text != "orthogonal" and m.classifier != "linear":
-        is_there = files.expanded(m.text).exists() or find_text(m.text) is not None
+        is_there = files.expand_home(m.text).exists() or find_text(m.text) is not None
         gone += [] if is_there else [m.text]
     saved = newest_checkpoint(run / "checkpoints") if gone else None
     if saved is None:

@@ -20,7 +20,7 @@ from lingula.images.cache_writing import (
 )
 from lingula.system import files
 from lingula.system.errors import InputError, examples
-from lingula.system.progress import counting, progress, spoken
+from lingula.system.progress import count_only, format_seconds, progress
 from lingula.tables.folder import images_in
 
 log = logging.getLogger("lingula")
@@ -82,7 +82,7 @@ def data_cache(
             part=part,
             workers=workers,
             announce=_announcing(folder, settings),
-            progress=counting(tick),
+            progress=count_only(tick),
         )
 
 
@@ -103,16 +103,16 @@ def _announcing(folder: Path, settings: CacheSettings) -> Callable[[Estimate], N
             expected.images,
             settings.size,
             settings.codec,
-            files.byte_count(expected.bytes),
-            spoken(expected.seconds),
+            files.format_bytes(expected.bytes),
+            format_seconds(expected.seconds),
             expected.workers,
         )
         free, needed = files.free_bytes(folder), expected.bytes
         if free < needed:
             raise InputError(
-                f"{folder} has {files.byte_count(free)} free, and {files.byte_count(needed)} are "
-                "needed. "
-                "Choose another --out, a smaller --size or --codec jpeg."
+                f"{folder} has {files.format_bytes(free)} free, but the cache needs "
+                f"{files.format_bytes(needed)}. Choose another --out, a smaller "
+                "--size or --codec jpeg."
             )
 
     return announce
@@ -122,7 +122,7 @@ def data_cache_verify(folder: str | Path) -> dict[str, Any]:
     """Check every checksum of a cache: `images`, `failed`, and `damaged`, reason by image."""
     index = open_cache(folder)
     with progress("verifying") as tick:
-        damaged = find_damaged(index, counting(tick))
+        damaged = find_damaged(index, count_only(tick))
     newest = [found[-1] for found in index.entries.values()]
     return {
         "images": sum(bool(entry.file) for entry in newest),

@@ -9,7 +9,7 @@ from pathlib import Path
 from lingula.settings.config import Data
 from lingula.system import files
 from lingula.system.errors import InputError
-from lingula.system.progress import counting, progress
+from lingula.system.progress import count_only, progress
 from lingula.tables.cells import FOLDER_TO_TABLE
 from lingula.tables.checking import CheckReport, check
 from lingula.tables.configured import checked_table
@@ -58,7 +58,7 @@ def data_check(
         images_are_patients=images_are_patients,
     )
     with progress("reading images") as tick:
-        found = check(path, images=images, data=data, progress=counting(tick))
+        found = check(path, images=images, data=data, progress=count_only(tick))
     if page is not None:
         from lingula.reporting.pages import render_check  # takes longer than a check
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from lingula.settings.label_space import LabelSpace
 from lingula.system import files
 from lingula.system.claims import claim, other_settings, read_settings_beside, settings_beside
-from lingula.system.csv_cells import plain_cell
+from lingula.system.csv_cells import escape_cell
 from lingula.system.errors import examples
 from lingula.tables.attached import Attached, Found, attach
 from lingula.tables.folder import counted
@@ -93,7 +93,7 @@ def data_folder(
         pseudonym=None if keep_ids else _pseudonym(target.with_suffix(".key")),
     )
     with tempfile.TemporaryDirectory() as place:
-        joined.frame.rename(plain_cell).write_csv(Path(place) / "joined.csv")
+        joined.frame.rename(escape_cell).write_csv(Path(place) / "joined.csv")
         space = LabelSpace(joined.columns) if rules.terms else None
         table = read_table(Path(place) / "joined.csv", classes=space, root=folder)
     if rules.terms:

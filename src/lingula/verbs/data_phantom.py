@@ -9,7 +9,7 @@ from typing import Any
 from lingula.phantom import find_phantom, write_phantom
 from lingula.system.errors import InputError
 from lingula.system.processes import is_first, wait_for_first
-from lingula.system.progress import counting, progress
+from lingula.system.progress import count_only, progress
 
 
 def data_phantom(
@@ -64,4 +64,4 @@ def data_phantom(
         what = f"{place} is being drawn"
         return wait_for_first(lambda: find_phantom(place, **asked), what, place / "images")
     with progress(f"drawing {place.name}") as tick:
-        return write_phantom(place, **asked, overwrite=overwrite, progress=counting(tick))
+        return write_phantom(place, **asked, overwrite=overwrite, progress=count_only(tick))

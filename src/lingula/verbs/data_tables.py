@@ -13,9 +13,9 @@ from lingula.settings.label_space import fold, label_space
 from lingula.sources import chexpert, cxr_lt, medmnist, mimic, nih, padchest, vindr
 from lingula.system import files
 from lingula.system.claims import OTHER_CONTENT, claim
-from lingula.system.csv_cells import plain_csv
+from lingula.system.csv_cells import format_csv
 from lingula.system.errors import InputError, examples
-from lingula.system.progress import counting, progress
+from lingula.system.progress import count_only, progress
 from lingula.tables.cells import read_frame
 from lingula.tables.joins import check_overlap, overlap, union
 from lingula.tables.making import NewTable, check_not_an_input, write_new_table
@@ -125,7 +125,7 @@ def data_vindr(
     found = _write(table, out, vindr.MAP, written)
     boxes = boxes.filter(boxes["image"].is_in(list(found.table.images)))
     boxes = vindr.boxes_in_classes(boxes, found.table.space, _rules(vindr.MAP, written))
-    text = plain_csv(boxes.columns, boxes.iter_rows())
+    text = format_csv(boxes.columns, boxes.iter_rows())
     is_same = beside.exists() and beside.read_text(encoding="utf-8") == text
     if boxes.height and not is_same:
         claim(beside, OTHER_CONTENT, overwrite=True).make_room()
@@ -137,7 +137,7 @@ def data_medmnist(root: str | Path, *, out: str | Path, **written: Unpack[Writte
     """Write the images of ChestMNIST as PNG files beside the table `out`, and the table."""
     beside = Path(out).parent / f"{Path(out).stem}-images"
     with progress("images") as tick:
-        table = medmnist.medmnist(root, beside, counting(tick))
+        table = medmnist.medmnist(root, beside, count_only(tick))
     return _write(table, out, None, written)
 
 

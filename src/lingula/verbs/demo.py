@@ -17,7 +17,7 @@ from lingula.scoring.attention import known_rates
 from lingula.settings.config import Config, vary
 from lingula.settings.label_space import CXR_LT_2023
 from lingula.settings.recipes import recipe
-from lingula.system.progress import spoken
+from lingula.system.progress import format_seconds
 from lingula.training import run_folder
 from lingula.training.run_labels import labels_of, measured
 from lingula.verbs.data_phantom import data_phantom
@@ -123,11 +123,11 @@ def announce(folder: Path, config: Config, size: Size) -> None:
         log.info("Timing this machine for a few seconds ...")
         seconds = estimate_seconds(measure_rates(config, size), size)
     for number, (part, there, takes) in enumerate(zip(parts, done, seconds, strict=True), start=1):
-        left = "done already" if there else f"about {spoken(takes)}" if takes else "seconds"
+        left = "done already" if there else f"about {format_seconds(takes)}" if takes else "seconds"
         log.info("  %d. %s: %s", number, part, left)
     total = sum(takes for takes, there in zip(seconds, done, strict=True) if not there)
     if total:
-        log.info("In all about %s on this machine, if nothing else runs.", spoken(total))
+        log.info("In all about %s on this machine, if nothing else runs.", format_seconds(total))
 
 
 @dataclass(frozen=True)

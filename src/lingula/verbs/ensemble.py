@@ -26,7 +26,7 @@ from lingula.scores.predictions import Predictions, failed, read_scores, warn_of
 from lingula.settings.config import Data
 from lingula.system import files
 from lingula.system.claims import NOT_OURS, OTHER_CONTENT, claim, other_settings
-from lingula.system.csv_cells import plain_csv
+from lingula.system.csv_cells import format_csv
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.table import rows_of, subset
 from lingula.training.run_labels import (
@@ -222,14 +222,14 @@ def _write(combined: Predictions, members: Members, path: Path, missing: str) ->
     write_scores(combined, path)
     if missing == "average":
         counts = zip(combined.images, count_members(members).tolist(), strict=True)
-        files.write_text(path.with_suffix(".members.csv"), plain_csv(["image", "members"], counts))
+        files.write_text(path.with_suffix(".members.csv"), format_csv(["image", "members"], counts))
     blank = {combined.images[row] for row in np.flatnonzero(failed(combined))}
     if not blank:
         return
     lost = {k: v for k, v in failures(members.scores).items() if k in blank}
     reasons = [(image, f"no scores of {', '.join(names)}") for image, names in lost.items()]
     log.warning("%s: %d images have no scores: %s.", path, len(lost), examples(lost))
-    files.write_text(path.with_suffix(".failed.csv"), plain_csv(["image", "reason"], reasons))
+    files.write_text(path.with_suffix(".failed.csv"), format_csv(["image", "reason"], reasons))
 
 
 def _check_distinct(names: Sequence[str]) -> None:
@@ -293,4 +293,4 @@ def _choices_csv(made: Ensemble) -> str:
         for member in made.members:
             found = made.dev_ap.get(name, {}).get(member)
             rows.append((name, member, "" if found is None else found, weights.get(member, 0)))
-    return plain_csv(["class", "member", "dev_AP", "weight"], rows)
+    return format_csv(["class", "member", "dev_AP", "weight"], rows)

@@ -81,7 +81,7 @@ def _try(failed: list[str], bring: Callable[..., None], *what: object) -> None:
 
 def _named(text: str) -> bool:
     """Whether `model.text` names something to download: no file, folder or built-in basis."""
-    if text == "orthogonal" or text.endswith(".safetensors") or files.expanded(text).exists():
+    if text == "orthogonal" or text.endswith(".safetensors") or files.expand_home(text).exists():
         return False
     return text in TEXT_SOURCES or (text.count("/") == 1 and not text.startswith((".", "~", "/")))
 

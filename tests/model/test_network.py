@@ -33,7 +33,6 @@ from lingula.scoring.scoring import (
     score_batch,
 )
 from lingula.system.errors import InputError
-from lingula.training.losses import LOSSES, asymmetric, bce, reduce_loss
 from lingula.training.optim import (
     Schedule,
     is_decayed,
@@ -41,7 +40,17 @@ from lingula.training.optim import (
     parameter_groups,
     warmup_steps,
 )
-from lingula.training.steps import Batch, Labels, derangement, mix, mixup
+from lingula.training.steps import (
+    LOSSES,
+    Batch,
+    Labels,
+    asymmetric,
+    bce,
+    derangement,
+    mix,
+    mixup,
+    reduce_loss,
+)
 
 NAMES = ("Edema", "Mass", "Hernia", "Pleural Thickening", "No Finding")
 

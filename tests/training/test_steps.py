@@ -19,11 +19,10 @@ from lingula.model.network import Architecture, Network
 from lingula.model.text import orthogonal
 from lingula.settings.config import Config, vary
 from lingula.system.errors import InputError
-from lingula.training.losses import LOSSES, bce, reduce_loss
 from lingula.training.optim import plan
 from lingula.training.run_folder import read_rows
 from lingula.training.start import start_at_prior
-from lingula.training.steps import Batch, Labels, backward, cut, mixup
+from lingula.training.steps import LOSSES, Batch, Labels, backward, bce, cut, mixup, reduce_loss
 
 BAD = (float("nan"), float("inf"), -float("inf"), 1e30)
 
@@ -277,6 +276,8 @@ def test_a_dry_run_looks_at_the_outside_tables(
     with caplog.at_level(logging.INFO, "lingula"):
         dry(f"data.outside=[{other}]")
         dry(f"data.outside=[{other}]", "data.outside_ratio=1")
-    assert "20 train, 10 dev, 10 test images, 12 an epoch from outside; 8 steps of 8" in caplog.text
-    assert "10 test images, 20 an epoch from outside; 10 steps of 8" in caplog.text
+    assert (
+        "20 train, 10 dev, 10 test images, 12 per epoch from outside; 8 steps of 8" in caplog.text
+    )
+    assert "10 test images, 20 per epoch from outside; 10 steps of 8" in caplog.text
     assert not (tmp_path / "run").exists()

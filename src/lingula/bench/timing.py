@@ -22,9 +22,8 @@ from lingula.model.network import Architecture, Network
 from lingula.model.text import orthogonal
 from lingula.settings.config import Config, vary
 from lingula.settings.label_space import CXR_LT_2023
-from lingula.training.losses import LOSSES
 from lingula.training.optim import adamw, parameter_groups
-from lingula.training.steps import backward, make_batch
+from lingula.training.steps import LOSSES, backward, make_batch
 
 
 @dataclass

@@ -32,9 +32,9 @@ from lingula.training.run_folder import read_rows
 from lingula.training.run_labels import (
     RunLabels,
     dev_thresholds,
-    measured,
+    evaluate_run,
     number_format,
-    scored,
+    scored_rows,
 )
 
 log = logging.getLogger("lingula")
@@ -136,7 +136,7 @@ def _describe(folder: Path, name: str, labels: RunLabels, *, detailed: bool) -> 
     scores = folder / "scores" / f"{split}.csv"
     limits = dev_thresholds(folder, labels) if (folder / "scores" / "dev.csv").is_file() else 0.5
     setting = Setting(limits, subgroups=_subgroup_columns(labels.table) if detailed else ())
-    result = to_json(measured(read_scores(scores), labels, split, ci=DRAWS, setting=setting))
+    result = to_json(evaluate_run(read_scores(scores), labels, split, ci=DRAWS, setting=setting))
     if not is_run:
         value = files.read_object(folder / "ensemble.json")
         made = from_json(value, str(folder / "ensemble.json"))
@@ -210,7 +210,7 @@ def _most_frequent(
     """The rows of a split that have scores, and of the classes with the most positives: names,
     scores, targets, and which of them are known.
     """
-    part, probabilities = scored(predictions, labels, split)
+    part, probabilities = scored_rows(predictions, labels, split)
     values, mask = configured_targets(labels.data, part)
     columns = [part.space.index(name) for name in predictions.classes]
     values, mask = values[:, columns], mask[:, columns]

@@ -10,9 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from lingula.settings.config import Augment, Config, Data, Decoder, Evaluation, Model, Optim, vary
+from lingula.settings.config import (
+    Augment,
+    Config,
+    Data,
+    Decoder,
+    Evaluation,
+    Model,
+    Optim,
+    read_config,
+    vary,
+)
 from lingula.system.errors import InputError, nearest
 
 # Section 3.2: the nine classes whose loss is up-weighted.
@@ -307,3 +318,17 @@ def recipe(name: str) -> Config:
             f"There are {', '.join(RECIPES)}; or give the path of a .yaml file."
         )
     return RECIPES[name].make()
+
+
+def find_config(name: str | Path | Config) -> Config:
+    """The config behind a recipe's name or a YAML file; a config is returned as it is."""
+    if isinstance(name, Config):
+        return name
+    if str(name).lower().endswith((".yaml", ".yml")):
+        return read_config(name)
+    if str(name) not in RECIPES and Path(name).is_dir():
+        raise InputError(
+            f"{name} is a folder, no recipe and no YAML file; a run's settings are in its "
+            f"{Path(name) / 'config.yaml'}."
+        )
+    return recipe(str(name))

@@ -18,6 +18,7 @@ from lingula.settings.config import (
 from lingula.settings.label_space import fold, label_space
 from lingula.system.errors import InputError, examples
 from lingula.tables.cells import Fault, read_frame
+from lingula.tables.joins import Outside, check_apart, outside
 from lingula.tables.reading import read_checked, read_table
 from lingula.tables.splits import (
     check_parts,
@@ -183,3 +184,20 @@ def prepared_table(config: Config) -> tuple[Table, bool]:
         log.info("The table has no split; made one by patient (70 % train, 10 % dev, 20 % test).")
     check_table(table, config)
     return table, split_made
+
+
+def prepared_outside(config: Config, own: Table) -> tuple[Outside, ...]:
+    """The tables of `data.outside`, their classes joined by name; logs which classes they lack."""
+    found = []
+    for place in config.data.outside:
+        joined = outside(configured_outside(config.data, Path(place)), own.space)
+        check_apart(own, joined.table)
+        log.info(
+            "%s: %d images to train on; it does not know %s%s.",
+            place,
+            len(joined.table),
+            examples(joined.lacks, 26) or "nothing (it has every class)",
+            f"; left out: {examples(joined.dropped)}" if joined.dropped else "",
+        )
+        found.append(joined)
+    return tuple(found)

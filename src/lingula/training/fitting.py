@@ -49,7 +49,7 @@ from lingula.training.examples import (
 )
 from lingula.training.loop import RunState, Training, fit
 from lingula.training.run_folder import Plan, check_same_data, data_sha256
-from lingula.training.run_labels import RunLabels, measured
+from lingula.training.run_labels import RunLabels, evaluate_run
 from lingula.training.start import (
     accept_moved,
     build,
@@ -266,7 +266,9 @@ def _summarise(
     write_failures(path, {part.images[row]: why for row, why in failures.items()})
     told: dict[str, Any] = {"mAP": None, "AUROC": None, "n": 0}
     if len(failures) < len(part):
-        found = evaluation_to_json(measured(read_scores(path), RunLabels(part, config.data), None))
+        found = evaluation_to_json(
+            evaluate_run(read_scores(path), RunLabels(part, config.data), None)
+        )
         told = {key: found[key] for key in told}
         log.info("On the %d images of %s: %s.", found["n"], path.stem, in_words(found))
     if failures:

@@ -28,10 +28,9 @@ from lingula.settings.label_space import LabelSpace
 from lingula.system.errors import StoppedError, examples
 from lingula.system.signals import Asked, Interrupted, never
 from lingula.training.examples import Examples, load_batches, rows_of_epoch
-from lingula.training.losses import LOSSES
 from lingula.training.optim import adamw, parameter_groups, plan, set_learning_rates
 from lingula.training.run_folder import append_row
-from lingula.training.steps import backward, make_batch, seed_of, weights_of
+from lingula.training.steps import LOSSES, backward, make_batch, seed_of, weights_of
 
 log = logging.getLogger("lingula")
 

@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import lingula
-from lingula.settings.config import Config, diff, read_config, write_config
+from lingula.settings.config import (
+    Config,
+    diff,
+    override_settings,
+    read_config,
+    with_absolute_paths,
+    write_config,
+)
 from lingula.system import files
 from lingula.system.claims import claim, lock_folder
 from lingula.system.errors import InputError, differences
@@ -70,6 +77,23 @@ def data_sha256(table: Table, others: Sequence[Outside] = ()) -> str:
     return hashlib.sha256("\n".join(every).encode()).hexdigest()
 
 
+def describe_plan(plan: Plan) -> str:
+    """The numbers of classes, images and steps, in a sentence."""
+    from lingula.tables.table import SPLITS, rows_of
+
+    config, table = plan.config, plan.table
+    train, dev, test = (len(rows_of(table, split)) for split in SPLITS)
+    added, ratio = sum(len(other.table) for other in plan.outside), config.data.outside_ratio
+    if added and ratio is not None:
+        added = round(ratio * train)
+    steps = -(-(train + added) // config.optim.batch_size) * config.optim.epochs
+    outside = f", {added} per epoch from outside" if added else ""
+    return (
+        f"{len(table.space)} classes; {train} train, {dev} dev, {test} test images{outside}; "
+        f"{steps} steps of {config.optim.batch_size}."
+    )
+
+
 def claim_run(run: Path, config: Config) -> Standing:
     """Claim a run folder for `config`; raises `InputError` as `find_standing` does."""
     standing = find_standing(run, config)
@@ -117,6 +141,31 @@ def changed_settings(
     if finished and "." not in asked and tagged.partition(".")[0] == asked:
         passed.add("model.encoder")  # the weights that timm took by itself then
     return {key: pair for key, pair in diff(there, now).items() if key not in passed}
+
+
+def settings_to_resume(run: Path, overrides: Sequence[str]) -> Config:
+    """A run's own settings; `overrides` may change only what changes no result.
+
+    Raises `InputError` for other changes, and if the folder or its table is not there.
+    """
+    if not (run / "config.yaml").is_file():
+        inside = (run.parent / "config.yaml").is_file() and run.is_file()
+        hint = f" Did you mean {run.parent}?" if inside else ""
+        raise InputError(f"{run} is no run folder: it has no config.yaml.{hint}")
+    stored = read_config(run / "config.yaml")
+    data = stored.data.model_copy(update={"table": str(find_table(run, stored.data.table))})
+    config = override_settings(stored.model_copy(update={"data": data}), overrides)
+    changed = changed_settings(stored, config)
+    if changed:
+        raise InputError(f"A resumed run keeps its settings; these differ:\n{differences(changed)}")
+    config = with_absolute_paths(config)
+    table = config.data.table
+    if table != "phantom" and not Path(table).is_file():
+        raise InputError(
+            f"There is no table {table}, on which {run} was begun. If it is elsewhere now: "
+            f"lingula train --resume {run} data.table=TABLE."
+        )
+    return config
 
 
 PLACES = (

@@ -13,9 +13,14 @@ from numpy.typing import NDArray
 
 from lingula.scores import metrics
 from lingula.scores.evaluated import Evaluation
-from lingula.scores.evaluation import Setting, evaluate_predictions
+from lingula.scores.evaluation import Setting, evaluate_predictions, worst_classes
 from lingula.scores.predictions import Predictions, aligned, failed, read_scores
-from lingula.settings.config import Data, read_config
+from lingula.settings.config import (
+    Config,
+    Data,
+    Worst,
+    read_config,
+)
 from lingula.system import files
 from lingula.system.claims import read_settings_beside
 from lingula.system.errors import InputError, examples
@@ -225,7 +230,7 @@ def warn_of_changed_runs(known: Iterable[tuple[Path, RunLabels]]) -> None:
     )
 
 
-def measured(
+def evaluate_run(
     predictions: Predictions,
     labels: RunLabels,
     split: str | None,
@@ -246,7 +251,7 @@ def measured(
     )
 
 
-def scored(
+def scored_rows(
     predictions: Predictions, labels: RunLabels, split: str
 ) -> tuple[Table, NDArray[np.float64]]:
     """The rows of a split that have scores, and those scores in the same order."""
@@ -259,7 +264,7 @@ def scored(
 def dev_thresholds(run: Path, labels: RunLabels) -> dict[str, float]:
     """Max-F1 thresholds on dev, by class; a class without positives there has none."""
     predictions = read_scores(run / "scores" / "dev.csv")
-    part, probabilities = scored(predictions, labels, "dev")
+    part, probabilities = scored_rows(predictions, labels, "dev")
     values, mask = configured_targets(labels.data, part)
     found = {}
     for column, name in enumerate(predictions.classes):
@@ -269,3 +274,24 @@ def dev_thresholds(run: Path, labels: RunLabels) -> dict[str, float]:
         if not np.isnan(limit):
             found[name] = limit
     return found
+
+
+def weigh_worst_classes(config: Config) -> Config:
+    """The config with `loss.worst` resolved: weights for the worst classes of that run on dev."""
+    worst = config.loss.worst
+    run = Path(str(worst.run))
+    if not (run / "scores" / "dev.csv").is_file() or not (run / "config.yaml").is_file():
+        raise InputError(f"{run} (loss.worst.run) is no finished run: it has no scores/dev.csv.")
+    own = run_folder.find_table(run, read_config(run / "config.yaml").data.table)
+    # If both were trained on one table that was moved, this training's settings say where it is.
+    is_there = own.is_file() or (run / "table.csv").is_file()
+    labels = labels_of(run, table=None if is_there else config.data.table)
+    warn_of_changed_runs([(run, labels)])
+    found = evaluate_run(read_scores(run / "scores" / "dev.csv"), labels, "dev")
+    chosen = worst_classes(found, worst.k)
+    log.info(
+        "Worst on the dev split of %s, weighted by %g: %s.", run, worst.factor, examples(chosen, 26)
+    )
+    weights = {name: worst.factor for name in chosen} | config.loss.class_weights
+    loss = config.loss.model_copy(update={"class_weights": weights, "worst": Worst()})
+    return config.model_copy(update={"loss": loss})

@@ -19,7 +19,7 @@ from lingula.settings.label_space import CXR_LT_2023
 from lingula.settings.recipes import recipe
 from lingula.system.progress import format_seconds
 from lingula.training import run_folder
-from lingula.training.run_labels import labels_of, measured
+from lingula.training.run_labels import evaluate_run, labels_of
 from lingula.verbs.data_phantom import data_phantom
 from lingula.verbs.ensemble import ensemble
 from lingula.verbs.report import report
@@ -189,7 +189,7 @@ def _describe_result(models: Sequence[Path], joined: Path) -> list[str]:
         labels = labels_of(folder, models)
         draws = DRAWS if folder == joined else 0
         scores = read_scores(folder / "scores" / "test.csv")
-        found = to_json(measured(scores, labels, "test", ci=draws))
+        found = to_json(evaluate_run(scores, labels, "test", ci=draws))
         lines.append(f"  {folder.name}: {in_words(found)}")
     guessing = mean_prevalence(found) or float("nan")
     above = [name for name, c in found["classes"].items() if (c["AUROC_ci"] or [0])[0] > 0.5]

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lingula.settings.config import Config
-from lingula.settings.recipes import TABLE_1, TABLE_2, recipe
+from lingula.settings.recipes import TABLE_1, TABLE_2, find_config, recipe
 from lingula.settings.weight_sources import TEXT_SOURCES, find_text, missing_text, weights_folder
 from lingula.system import files
 from lingula.system.errors import InputError
-from lingula.verbs.train import settings_of
 
 log = logging.getLogger("lingula")
 
@@ -38,7 +37,7 @@ def fetch(name: str | Path | Config, *, out: str | Path | None = None) -> Path:
         InputError: there is no way to the hub, or what the recipe needs is not given out there.
     """
     trainings = TABLES.get(name) if isinstance(name, str) else None
-    configs = [settings_of(name)] if trainings is None else [recipe(each) for each in trainings]
+    configs = [find_config(name)] if trainings is None else [recipe(each) for each in trainings]
     folder = weights_folder() if out is None else Path(out)
     if folder is None:
         raise InputError(

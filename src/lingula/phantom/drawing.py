@@ -18,8 +18,7 @@ from lingula.phantom.population import Seeds, draw_person
 from lingula.phantom.signs import LUNG_SIGNS
 from lingula.phantom.signs_chest import CHEST_SIGNS, RESHAPE
 from lingula.phantom.style import CXR_LT, Style
-from lingula.settings.label_space import CXR_LT_2023, suggestion
-from lingula.system.errors import InputError
+from lingula.settings.label_space import CXR_LT_2023
 
 SIGNS = LUNG_SIGNS | CHEST_SIGNS
 # Findings that are opacities: `Lung Opacity` beside them has their boxes and no sign of its own.
@@ -95,7 +94,18 @@ def draw_severity(finding: str, rng: np.random.Generator) -> float:
 def draw(
     findings: Iterable[str], seeds: Seeds, size: int, view: str, style: Style = CXR_LT
 ) -> tuple[NDArray[np.uint8], list[Box]]:
-    """Draw one image. Signs follow the study's chance, body and pose the patient's and image's."""
+    """Draw one image. Signs follow the study's chance, body and pose the patient's and image's.
+
+    Args:
+        findings: names of CXR-LT 2023; `No Finding` draws nothing.
+        seeds: what decides patient, pose, severity, exposure and noise.
+        size: pixels per side.
+        view: `PA` or `AP`.
+        style: the data set whose images it looks like.
+
+    Returns:
+        The image as (size, size) uint8, and a box for each sign.
+    """
     wanted = set(findings)
     present = [name for name in CXR_LT_2023 if name in wanted and name in SIGNS]
     chance = {name: seeds.study(CXR_LT_2023.index(name)) for name in present}
@@ -118,32 +128,6 @@ def draw(
     film = seeds.image(2)
     add_distractors(body, film)
     return develop(body, film, view, style), boxes
-
-
-def render(
-    findings: Iterable[str], *, seed: int, size: int = 128, view: str = "PA"
-) -> tuple[NDArray[np.uint8], list[Box]]:
-    """Draw a synthetic radiograph.
-
-    Args:
-        findings: names of CXR-LT 2023; `No Finding` draws nothing.
-        seed: decides patient, pose, severity, exposure and noise.
-        size: pixels per side.
-        view: `PA` or `AP`.
-
-    Returns:
-        The image as (size, size) uint8, and a box for each sign.
-
-    Raises:
-        InputError: a finding or view that is not known.
-    """
-    names = [findings] if isinstance(findings, str) else list(findings)
-    for name in names:
-        if name not in CXR_LT_2023:
-            raise InputError(f"'{name}' is not a finding of CXR-LT 2023.{suggestion(name)}")
-    if view not in ("PA", "AP"):
-        raise InputError(f"The phantom has the views PA and AP, not '{view}'.")
-    return draw(names, Seeds(np.random.SeedSequence(seed, spawn_key=(0, 0, 0))), size, view)
 
 
 def add_distractors(body: Thorax, rng: np.random.Generator) -> None:

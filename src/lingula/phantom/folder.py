@@ -155,21 +155,13 @@ def _settle(
     return _Contents(settings, list(_images(studies, kind.letter)), kind)
 
 
-def find_phantom(
-    out: Path,
-    *,
-    n: int = 2000,
-    size: int = 128,
-    seed: int = 0,
-    imbalance: float | None = None,
-    style: str = "cxr-lt",
-    shares: tuple[float, float] = (SHARE["dev"], SHARE["test"]),
-) -> Path | None:
+def find_phantom(out: Path, **settings: Any) -> Path | None:
     """Find the table of a phantom that `write_phantom` drew; None where it is not finished.
 
-    Raises `InputError` if it is a phantom with other settings.
+    `settings` are all of those of `write_phantom`, from `n` to `shares`. Raises `InputError` if it
+    is a phantom with other settings.
     """
-    contents = _settle(n, size, seed, imbalance, style, shares)
+    contents = _settle(**settings)
     if _made_by(out) is None:
         return None  # whoever draws it has not begun
     conflict = _conflict(out, contents.settings)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from lingula.phantom.anatomy import Break, Shape, Thorax, rib_path
-from lingula.phantom.canvas import Image, Region, at, bezier, blob, bounds, ribbon, soft
+from lingula.phantom.canvas import Region, at, bezier, blob, bounds, ribbon, soft
 from lingula.phantom.signs import Sign, between, coin
 
 
@@ -153,10 +153,6 @@ def free_air(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
     return regions
 
 
-def _streak_box(mask: Image) -> list[Region]:
-    return bounds(mask, 0.25)
-
-
 def streaks(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
     """Subcutaneous Emphysema: dark streaks in the soft tissue of wall, shoulder and neck."""
     regions = []
@@ -175,7 +171,7 @@ def streaks(body: Thorax, rng: np.random.Generator, s: float) -> list[Region]:
             mask += ribbon(body.frame, bezier([start, stop]), 0.008)
         mask = np.minimum(mask, np.float32(1.4)) * body.body * soft(0.3 - body.wall / 0.01)
         body.density -= (0.07 + 0.12 * s) * mask
-        regions += _streak_box(np.asarray(mask, dtype=np.float32))
+        regions += bounds(np.asarray(mask, dtype=np.float32), 0.25)
     return regions
 
 

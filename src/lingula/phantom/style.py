@@ -18,9 +18,8 @@ class Style:
     """A data set's habits.
 
     Attributes:
-        name: as it is asked for.
         source: the table's `source` column.
-        letter: patients' names begin with it.
+        letter: what patients' names begin with.
         classes: the label columns of its table.
         share: share of the images with a class, where it differs from CXR-LT 2023's.
         bedside: share of AP films.
@@ -30,7 +29,6 @@ class Style:
         marker: the side marker's letter.
     """
 
-    name: str
     source: str
     letter: str
     classes: tuple[str, ...]
@@ -83,11 +81,10 @@ _CHEXPERT_SHARE = {
     "Support Devices": 0.5192,
 }
 
-CXR_LT = Style("cxr-lt", "phantom", "p", CXR_LT_2023)
+CXR_LT = Style("phantom", "p", CXR_LT_2023)
 STYLES: dict[str, Style] = {
     "cxr-lt": CXR_LT,
     "nih": Style(
-        "nih",
         "phantom-nih",
         "n",
         tuple(name for name in NIH if name != "No Finding"),
@@ -99,7 +96,6 @@ STYLES: dict[str, Style] = {
         marker="R",
     ),
     "chexpert": Style(
-        "chexpert",
         "phantom-chexpert",
         "c",
         CHEXPERT,
@@ -113,7 +109,7 @@ STYLES: dict[str, Style] = {
 
 
 def style_of(name: str) -> Style:
-    """The style of a name; `InputError` with the nearest one if there is none."""
+    """Find a style by its name; `InputError` with the nearest name if there is none."""
     if name not in STYLES:
         raise InputError(
             f"The phantom has no style '{name}'.{nearest(name, STYLES)} "

@@ -171,7 +171,7 @@ def test_decisions_make_a_new_table(tiny_table: Path, tmp_path: Path) -> None:
     assert tiny_table.read_bytes() == before
     with pytest.raises(InputError, match="there already"):
         data_correct(tiny_table, filled, out=tmp_path / "new" / "t.csv")
-    with pytest.raises(InputError, match="of another table, or applied already"):
+    with pytest.raises(InputError, match="belong to another table, or was it applied already"):
         apply_corrections(new, filled)
 
 
@@ -189,10 +189,10 @@ def test_an_empty_sheet_changes_nothing(tiny_table: Path, tmp_path: Path) -> Non
         ("images/999.png,Edema,0,0.9,1,1", r"line 2: the table has no image 'images/999\.png'"),
         ("images/000.png,Edem,1,0.9,0,1", "no class 'Edem'. Did you mean 'Edema'"),
         ("images/000.png,Edema,1,0.9,0,yes", "'yes' is no decision"),
-        ("images/000.png,Edema,0,0.9,1,1", "the sheet says that the label is 0, the table 1"),
+        ("images/000.png,Edema,0,0.9,1,1", "the label is 0 in the sheet and 1 in the table"),
         (
             "images/000.png,Edema,1,0.9,0,0\nimages/000.png,Edema,1,0.9,0,1",
-            "line 3.*decided otherwise",
+            "line 3.*another decision further up",
         ),
     ],
 )

@@ -105,7 +105,7 @@ def _parts(folder: Path, size: int, tick: Callable[[int], None]) -> list[_Part]:
     """Films, two caches and small JPEGs in the folder, and what is to be timed on them."""
     films = _draw_films(folder / "films", tick)
     small = [read_image(path, size) for path in films]
-    # Many more images than films, so that they do not lie in the core's own cache.
+    # Many more images than films, so that they do not fit into the processor's cache.
     many = [np.roll(small[i % FILMS], 31 * i, axis=(0, 1)) for i in range(CACHED)]
     for kind in ("png", "jpg"):
         (folder / kind).mkdir()

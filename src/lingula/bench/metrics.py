@@ -11,16 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.bench.timing import time_rounds
+from lingula.phantom.population import COUNTS, IMAGES
 from lingula.scores import metrics
 from lingula.scores.intervals import bootstrap
 from lingula.system.errors import InputError
 
-# Images of CXR-LT 2023's train split with each of its 26 findings, of 264,849.
-_POSITIVES = (
-    *(89140, 79931, 76900, 69240, 67597, 48093, 41869, 38574, 30119, 16038, 14983, 11883, 10218),
-    *(7663, 5529, 4361, 4255, 4049, 3499, 3369, 2533, 2453, 1158, 788, 675, 543),
-)
-_TOTAL = 264849
 _IMAGES_PER_PATIENT = 3
 _MEASURED = 10  # draws of the scikit-learn loop; the rest is proportional
 
@@ -51,7 +46,7 @@ def bench_metrics(
         raise InputError("--images, --classes, --draws and --repeats must be at least 1.")
     average_precision_score, roc_auc_score = _import_sklearn()
     random = np.random.default_rng(seed)
-    shares = np.resize(np.array(_POSITIVES) / _TOTAL, classes)
+    shares = np.resize(np.array(list(COUNTS.values())) / IMAGES, classes)
     targets = (random.random((images, classes)) < shares).astype(np.float32)
     targets[0], targets[-1] = 1, 0  # every class has both kinds, however few the images
     scores = 1 / (1 + np.exp(3 - random.normal(1.5 * targets)))

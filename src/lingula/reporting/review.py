@@ -217,7 +217,7 @@ def apply_corrections(table: Table, path: str | Path) -> Corrected:
             undecided += 1
             continue
         if decided.setdefault((row, k), value) != value:
-            raise InputError(f"{where}: '{image}', '{name}' was decided otherwise above.")
+            raise InputError(f"{where}: '{image}', '{name}' has another decision further up.")
         cells[row, k] = value
     changed = sum(float(table.labels[cell]) != value for cell, value in decided.items())
     made = replace(table, labels=cells, path=None, sha256="")
@@ -247,11 +247,11 @@ def _decision(word: str, where: str) -> float | None:
 
 
 def _check_label(cell: float, label: str, where: str) -> None:
-    """A sheet made from this table has its labels; a fraction counts from 0.5, as in the sheet."""
+    """Refuse a label other than the table's; a fraction counts as present from 0.5."""
     if label not in ("0", "1") or cell < 0:
         return
     if int(cell >= 0.5) != int(label):
         raise InputError(
-            f"{where}: the sheet says that the label is {label}, the table {cell:g}. Is the sheet "
-            "of another table, or applied already?"
+            f"{where}: the label is {label} in the sheet and {cell:g} in the table. Does the sheet "
+            "belong to another table, or was it applied already?"
         )

@@ -45,7 +45,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class CheckReport:
-    """The faults that must be mended, those to know of, and the facts of the table.
+    """The faults that must be fixed, those to know of, and the facts of the table.
 
     `bad` are the images that can't be read; `odd` are images worth looking at, by their fault.
     """
@@ -98,22 +98,22 @@ def _short(faults: Sequence[Fault]) -> tuple[Fault, ...]:
     return tuple(replace(fault, examples=fault.examples[:EXAMPLES]) for fault in faults)
 
 
-def _fault(what: str, found: Iterable[object], mend: str) -> Fault:
+def _fault(what: str, found: Iterable[object], fix: str) -> Fault:
     every = tuple(str(item) for item in found)
     shown = ", ".join(every[:EXAMPLES]) + (", ..." if len(every) > EXAMPLES else "")
-    return Fault(what, f"{len(every)} {what}: {shown}. {mend}", len(every), every)
+    return Fault(what, f"{len(every)} {what}: {shown}. {fix}", len(every), every)
 
 
 def _check_rows(table: Table, labelled: bool, problems: list[Fault], warnings: list[Fault]) -> None:
     shared = patients_in_two_splits(table)
     if shared:
         found = [f"{patient} ({', '.join(splits)})" for patient, splits in shared.items()]
-        mend = "Give each patient one split, or drop the split column."
-        problems.append(_fault("patients in more than one split", found, mend))
+        fix = "Give each patient one split, or drop the split column."
+        problems.append(_fault("patients in more than one split", found, fix))
     twice = patients_spelled_twice(table)
     if twice:
-        mend = "Write each patient's id one way, or give different people different sources."
-        problems.append(_fault("patients whose ids are spelled in two ways", twice, mend))
+        fix = "Write each patient's id one way, or give different people different sources."
+        problems.append(_fault("patients whose ids are spelled in two ways", twice, fix))
     for name, column in (("patient", table.patients), ("split", table.splits)):
         if column is not None and "" in column:
             rows = [table.images[i] for i, cell in enumerate(column) if not cell]
@@ -162,11 +162,22 @@ class _Look:
     kind: str = ""
     reason: str = ""
     digest: bytes = b""
-    blank: bool = False
     bits: int = 16
-    aspect: float = 1.0
-    flat: bool = False
-    said: tuple[str, ...] = ()
+    odd: tuple[str, ...] = ()
+
+
+_BLANK, _DARK = "images: blank", "images: mis-scaled"
+_FLAT, _SHAPED = "images: almost without contrast", "images: of an odd shape"
+_SAME = "images with the same pixels"
+_ADVICE = {
+    _BLANK: "All their pixels are the same; remove them, or let the model see them as they are.",
+    _DARK: "No level of these 16-bit files needs more than {bits} bits: data.bits={bits}?",
+    _FLAT: "Their levels hardly differ: a wrong window, or not a radiograph.",
+    _SHAPED: "Chest films are nearly square: a strip, a photograph of a screen, another part?",
+    **ODDITIES,
+    **{f"images: {remark}": f"{told[0].upper()}{told[1:]}" for remark, told in REMARKS.items()},
+}
+_IN_HEADERS = (Remark.BURNED_IN, Remark.FRAMES)  # among `ODDITIES` already
 
 
 def _look(root: Path, name: str) -> _Look:
@@ -177,93 +188,53 @@ def _look(root: Path, name: str) -> _Look:
         facts = read_facts_if_dicom(path)
     except ImageError as error:
         return _Look(error.kind, str(error))
+    said = [f"images: {what}" for what in dict.fromkeys(remarked) if what not in _IN_HEADERS]
+    said += [] if facts is None else find_oddities(facts)
+    if is_blank(pixels):
+        return _Look(odd=(_BLANK, *said))
     shape = str((pixels.dtype, pixels.shape)).encode()
     digest = hashlib.blake2b(pixels.tobytes() + shape, digest_size=16).digest()
     bits = int(pixels.max()).bit_length() if pixels.dtype == np.uint16 else 16
     low, high = np.percentile(pixels[:: max(1, len(pixels) // 64)], [2, 98])
     full = 255.0 if pixels.dtype == np.uint8 else float(max(1, pixels.max()))
-    return _Look(
-        digest=digest,
-        blank=is_blank(pixels),
-        bits=bits,
-        aspect=pixels.shape[1] / pixels.shape[0],
-        flat=bool((high - low) / full < FLAT),
-        said=(*remarked, *(() if facts is None else find_oddities(facts))),
-    )
+    faults = {
+        _DARK: bits < 15,
+        _FLAT: bool((high - low) / full < FLAT),
+        _SHAPED: not NARROW <= pixels.shape[1] / pixels.shape[0] <= 1 / NARROW,
+    }
+    odd = [what for what, is_so in faults.items() if is_so]
+    return _Look(digest=digest, bits=bits if bits < 15 else 0, odd=(*odd, *said))
 
 
 def _check_images(
     table: Table, problems: list[Fault], warnings: list[Fault], progress: Progress | None
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
     """Add the faults of the images; those that can't be read, and the odd ones by fault."""
-    names = sorted(set(table.images) - {""})
     broken: dict[str, list[str]] = defaultdict(list)
     reasons: dict[str, str] = {}
-    blank: list[str] = []
-    dark: dict[str, int] = {}
-    flat: list[str] = []
-    shaped: list[str] = []
+    odd: dict[str, list[str]] = {what: [] for what in (*_ADVICE, _SAME)}
     same: dict[bytes, list[str]] = defaultdict(list)
-    said: dict[str, tuple[str, ...]] = {}
-    for name, look in _looks(table.root, names, progress):
-        said[name] = look.said
+    bits = 0
+    for name, look in _looks(table.root, sorted(set(table.images) - {""}), progress):
         if look.kind:
             broken[look.kind].append(name)
             reasons.setdefault(look.kind, look.reason)
-        elif look.blank:
-            blank.append(name)
-        else:
+        if look.digest:
             same[look.digest].append(name)
-            if look.bits < 15:
-                dark[name] = look.bits
-            if look.flat:
-                flat.append(name)
-            if not NARROW <= look.aspect <= 1 / NARROW:
-                shaped.append(name)
-    for kind, found in sorted(broken.items()):
-        mend = f"{reasons[kind]} Mend or remove these rows."
-        problems.append(_fault(f"images: {kind}", found, mend))
-    if blank:
-        mend = "All their pixels are the same; remove them, or let the model see them as they are."
-        warnings.append(_fault("images: blank", blank, mend))
-    if dark:
-        bits = max(dark.values())
-        mend = f"No level of these 16-bit files needs more than {bits} bits: data.bits={bits}?"
-        warnings.append(_fault("images: mis-scaled", dark, mend))
-    if flat:
-        mend = "Their levels hardly differ: a wrong window, or no film."
-        warnings.append(_fault("images: almost without contrast", flat, mend))
-    if shaped:
-        mend = "Chest films are nearly square: a strip, a photograph of a screen, another part?"
-        warnings.append(_fault("images: of an odd shape", shaped, mend))
-    repeats = [found for found in same.values() if len(found) > 1]
+            bits = max(bits, look.bits)
+        for what in look.odd:
+            odd[what].append(name)
+    for kind, names in sorted(broken.items()):
+        fix = f"{reasons[kind]} Fix or remove these rows."
+        problems.append(_fault(f"images: {kind}", names, fix))
+    for what, fix in _ADVICE.items():
+        if odd[what]:
+            warnings.append(_fault(what, odd[what], fix.format(bits=bits)))
+    repeats = [names for names in same.values() if len(names) > 1]
     _check_repeats(table, repeats, warnings)
-    odd = {
-        "images: blank": tuple(blank),
-        "images: mis-scaled": tuple(dark),
-        "images: almost without contrast": tuple(flat),
-        "images: of an odd shape": tuple(shaped),
-        "images with the same pixels": tuple(name for found in repeats for name in found),
-        **_check_said(said, warnings),
-    }
-    bad = tuple(sorted(name for found in broken.values() for name in found))
-    return bad, {what: found for what, found in odd.items() if found}
-
-
-def _check_said(
-    said: Mapping[str, tuple[str, ...]], warnings: list[Fault]
-) -> dict[str, tuple[str, ...]]:
-    """Warn of films that their headers speak against, or of which something was passed over."""
-    advice = {what: (what, told) for what, told in ODDITIES.items()}
-    for remark, told in REMARKS.items():
-        if remark not in (Remark.BURNED_IN, Remark.FRAMES):  # the headers say so
-            advice[f"images: {remark}"] = (remark, f"{told[0].upper()}{told[1:]}")
-    odd: dict[str, tuple[str, ...]] = {}
-    for label, (what, told) in advice.items():
-        odd[label] = tuple(name for name, found in said.items() if what in found)
-        if odd[label]:
-            warnings.append(_fault(label, odd[label], told))
-    return odd
+    odd[_SAME] = [name for names in repeats for name in names]
+    bad = tuple(sorted(name for names in broken.values() for name in names))
+    return bad, {what: tuple(names) for what, names in odd.items() if names}
 
 
 def _looks(root: Path, names: list[str], progress: Progress | None) -> Iterable[tuple[str, _Look]]:
@@ -285,11 +256,11 @@ def _check_repeats(table: Table, repeats: list[list[str]], warnings: list[Fault]
     split_of = dict(zip(table.images, splits, strict=True))
     leaks = [found for found in repeats if len({split_of[name] for name in found} - {""}) > 1]
     shown = [" = ".join(found) for found in repeats]
-    warnings.append(_fault("images with the same pixels", shown, "Are they meant to repeat?"))
+    warnings.append(_fault(_SAME, shown, "Are they meant to repeat?"))
     if leaks:
         shown = [" = ".join(f"{name} ({split_of[name]})" for name in found) for found in leaks]
-        mend = "The model is tested on what it was trained on: remove one of each."
-        warnings.append(_fault("images with the same pixels in two splits", shown, mend))
+        fix = "The model is tested on what it was trained on: remove one of each."
+        warnings.append(_fault(f"{_SAME} in two splits", shown, fix))
 
 
 def facts_of(table: Table) -> dict[str, Any]:
@@ -340,13 +311,9 @@ def to_json(report: CheckReport) -> dict[str, Any]:
     """The report as plain values."""
 
     def plain(faults: tuple[Fault, ...]) -> list[dict[str, Any]]:
+        keys = ("what", "message", "count")
         return [
-            {
-                "what": fault.what,
-                "message": fault.message,
-                "count": fault.count,
-                "examples": list(fault.examples),
-            }
+            {key: getattr(fault, key) for key in keys} | {"examples": list(fault.examples)}
             for fault in faults
         ]
 
@@ -366,7 +333,7 @@ def to_text(report: CheckReport) -> str:
         lines = _facts_as_lines(report.facts)
     for word, faults in (("PROBLEM", report.problems), ("note", report.warnings)):
         lines += [f"{word}: {fault.message}" for fault in faults]
-    lines.append("fit to train on" if report.fit else "not fit to train on: mend the problems")
+    lines.append("fit to train on" if report.fit else "not fit to train on: fix the problems")
     return "\n".join(lines)
 
 

@@ -6,18 +6,15 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.settings.config import (
-    Config,
-    Data,
-)
-from lingula.settings.label_space import fold, label_space
+from lingula.settings.config import Config, Data
+from lingula.settings.label_space import label_space
 from lingula.system.errors import InputError, examples
-from lingula.tables.cells import Fault, read_frame
+from lingula.tables.cells import Fault
 from lingula.tables.joins import Outside, check_apart, outside
 from lingula.tables.reading import read_checked, read_table
 from lingula.tables.splits import (
@@ -39,25 +36,13 @@ def configured_table(data: Data, path: Path | None = None, named: Collection[str
 
     Classes that are `named` elsewhere may be called as helpers are.
     """
-    return read_table(
-        data.table if path is None else path,
-        classes=None if data.classes is None else label_space(data.classes),
-        root=None if data.root is None else Path(data.root),
-        ignore_columns=data.ignore_columns if path is None else (),
-        soft=data.soft,
-        named=named,
-    )
+    choices = _choices(data) | ({} if path is None else {"ignore_columns": ()})
+    return read_table(data.table if path is None else path, named=named, **choices)
 
 
 def checked_table(path: str | Path, data: Data) -> tuple[Table, list[Fault]]:
     """A table as the section reads it, with all its faults (see `read_checked`)."""
-    return read_checked(
-        path,
-        classes=None if data.classes is None else label_space(data.classes),
-        root=None if data.root is None else Path(data.root),
-        ignore_columns=data.ignore_columns,
-        soft=data.soft,
-    )
+    return read_checked(path, **_choices(data))
 
 
 def moved_table(data: Data, path: Path) -> Table:
@@ -66,14 +51,28 @@ def moved_table(data: Data, path: Path) -> Table:
     Of `ignore_columns` those apply that it has. Its images lie where the section says, or, if that
     is not there any more, where the table does.
     """
-    root = None if data.root is None or not Path(data.root).is_dir() else Path(data.root)
-    return read_table(
-        path,
-        classes=None if data.classes is None else label_space(data.classes),
-        root=root,
-        ignore_columns=_ignored(data, path),
-        soft=data.soft,
-    )
+    choices = _choices(data)
+    if data.root is not None and not Path(data.root).is_dir():
+        choices["root"] = None
+    return read_table(path, ignore_absent=True, **choices)
+
+
+def configured_outside(data: Data, path: Path) -> Table:
+    """Another table to train on, with classes and image root of its own.
+
+    Of `ignore_columns` those apply that it has.
+    """
+    return read_table(path, ignore_columns=data.ignore_columns, ignore_absent=True, soft=data.soft)
+
+
+def _choices(data: Data) -> dict[str, Any]:
+    """The arguments of `read_table` that the section chooses."""
+    return {
+        "classes": None if data.classes is None else label_space(data.classes),
+        "root": None if data.root is None else Path(data.root),
+        "ignore_columns": data.ignore_columns,
+        "soft": data.soft,
+    }
 
 
 @dataclass(frozen=True)
@@ -90,21 +89,6 @@ def configured_targets(
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Targets and mask (N, K), unknown cells as the section, or the `Meaning`, says."""
     return targets(table, uncertain=data.uncertain, blank=data.blank, unmentioned=data.unmentioned)
-
-
-def configured_outside(data: Data, path: Path) -> Table:
-    """Another table to train on, with classes and image root of its own.
-
-    Of `ignore_columns` those apply that it has.
-    """
-    return read_table(path, ignore_columns=_ignored(data, path), soft=data.soft)
-
-
-def _ignored(data: Data, path: Path) -> tuple[str, ...]:
-    if not data.ignore_columns:
-        return ()
-    folded = {fold(name) for name in read_frame(path).columns}
-    return tuple(name for name in data.ignore_columns if fold(name) in folded)
 
 
 def with_own_split(table: Table, *, seed: int, images_are_patients: bool) -> Table:

@@ -34,6 +34,7 @@ def read_table(
     classes: LabelSpace | None = None,
     root: Path | None = None,
     ignore_columns: Sequence[str] = (),
+    ignore_absent: bool = False,
     soft: bool = False,
     named: Collection[str] = (),
 ) -> Table:
@@ -45,6 +46,7 @@ def read_table(
             a column is unmentioned in every row.
         root: folder of the images; None takes the JSON's, or the table's own folder.
         ignore_columns: columns that are not read.
+        ignore_absent: columns to ignore may be missing.
         soft: cells may be probabilities.
         named: classes that are named elsewhere: columns of helpers' names that are among them.
 
@@ -52,7 +54,13 @@ def read_table(
         InputError: names the file, the column and the row of everything that is wrong.
     """
     table, faults = read_checked(
-        path, classes=classes, root=root, ignore_columns=ignore_columns, soft=soft, named=named
+        path,
+        classes=classes,
+        root=root,
+        ignore_columns=ignore_columns,
+        ignore_absent=ignore_absent,
+        soft=soft,
+        named=named,
     )
     raise_faults(faults)
     return table
@@ -74,6 +82,7 @@ def read_checked(
     classes: LabelSpace | None = None,
     root: Path | None = None,
     ignore_columns: Sequence[str] = (),
+    ignore_absent: bool = False,
     soft: bool = False,
     named: Collection[str] = (),
     labelled: bool = True,
@@ -89,7 +98,7 @@ def read_checked(
     file = Path(path)
     frame, sha256, faults = read_cells(file)
     described = read_description(file)
-    frame = _without(frame, ignore_columns, file, faults)
+    frame = _without(frame, ignore_columns, ignore_absent, file, faults)
     space = classes
     if space is None and described.get("classes") and labelled:
         name = described.get("label_space", "own")
@@ -173,11 +182,15 @@ def _are_names(value: object) -> bool:
 
 
 def _without(
-    frame: pl.DataFrame, ignored: Sequence[str], file: Path, faults: list[Fault]
+    frame: pl.DataFrame,
+    ignored: Sequence[str],
+    ignore_absent: bool,
+    file: Path,
+    faults: list[Fault],
 ) -> pl.DataFrame:
     by_name = {fold(name): name for name in frame.columns}
     absent = tuple(name for name in ignored if fold(name) not in by_name)
-    if absent:
+    if absent and not ignore_absent:
         message = (
             f"{file} has no column '{absent[0]}' to ignore.{nearest(absent[0], frame.columns)} "
             f"It has: {examples(frame.columns, 12)}."

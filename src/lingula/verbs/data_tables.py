@@ -9,14 +9,13 @@ from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 
-from lingula.settings.label_space import fold, label_space
+from lingula.settings.label_space import label_space
 from lingula.sources import chexpert, cxr_lt, medmnist, mimic, nih, padchest, vindr
 from lingula.system import files
 from lingula.system.claims import OTHER_CONTENT, claim
 from lingula.system.csv_cells import format_csv
 from lingula.system.errors import InputError, examples
 from lingula.system.progress import count_only, progress
-from lingula.tables.cells import read_frame
 from lingula.tables.joins import check_overlap, overlap, union
 from lingula.tables.making import NewTable, check_not_an_input, write_new_table
 from lingula.tables.mapping import LabelMap, mapped, read_map
@@ -199,7 +198,10 @@ def data_join(
     if len(tables) < 2:
         raise InputError("Joining needs two tables or more.")
     check_not_an_input(out, tables)
-    read = [_read(path, ignore_columns, soft) for path in tables]
+    read = [
+        read_table(path, ignore_columns=ignore_columns, ignore_absent=True, soft=soft)
+        for path in tables
+    ]
     shared = overlap(read, images=images)
     check_overlap(read, shared)
     if shared.images:
@@ -208,14 +210,6 @@ def data_join(
     space = None if classes is None else label_space(classes)
     joined = union(read, space, None if mapping is None else read_map(mapping))
     return write_new_table(joined, out, images=False, overwrite=overwrite)
-
-
-def _read(path: str | Path, ignored: Sequence[str], soft: bool) -> Table:
-    """One table of several: of the columns to ignore those apply that it has."""
-    there = {fold(name) for name in read_frame(path).columns} if ignored else set()
-    return read_table(
-        path, ignore_columns=[name for name in ignored if fold(name) in there], soft=soft
-    )
 
 
 def data_split(

@@ -22,16 +22,8 @@ from lingula.model.network import Attention, Network
 from lingula.model.text import embed, orthogonal
 from lingula.model.text_encoder import phrase, save_tiny
 from lingula.scoring.folding import for_scoring
-from lingula.scoring.scoring import (
-    FLOOR,
-    VIEWS,
-    View,
-    attend,
-    geometric,
-    key_of,
-    merge_views,
-    score_batch,
-)
+from lingula.scoring.scoring import attend, score_batch
+from lingula.scoring.views import FLOOR, VIEWS, View, geometric, key_of, merge_views
 from lingula.system.errors import InputError
 from lingula.training.optim import (
     Schedule,

@@ -23,14 +23,8 @@ from lingula.loading.batches import Radiographs, consecutive_batches
 from lingula.scores.predictions import read_scores
 from lingula.scoring import blocks
 from lingula.scoring.blocks import blocks_folder, lock_blocks, read_blocks, write_block
-from lingula.scoring.scoring import (
-    VIEWS,
-    ScoredBatch,
-    View,
-    fitting_batch,
-    merge_views,
-    score_batch,
-)
+from lingula.scoring.scoring import ScoredBatch, fitting_batch, score_batch
+from lingula.scoring.views import VIEWS, View, merge_views
 from lingula.settings.config import vary
 from lingula.settings.recipes import recipe
 from lingula.system.errors import InputError
@@ -69,7 +63,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def write(folder: Path, blocks: list[ScoredBatch]) -> list[Path]:
     folder.mkdir(exist_ok=True)
     for block in blocks:
-        write_block(folder, block)
+        write_block(folder, block.rows, block.probabilities, block.failures)
     return sorted(folder.glob("*.npz"))
 
 
@@ -133,10 +127,10 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, after: int, run: Path, **given:
     real = blocks.write_block
     count = iter(range(after))
 
-    def write_some(folder: Path, batch: ScoredBatch) -> None:
+    def write_some(*block: Any) -> None:
         if next(count, None) is None:
             raise KeyboardInterrupt
-        real(folder, batch)
+        real(*block)
 
     with monkeypatch.context() as patch:
         patch.setattr(blocks, "write_block", write_some)

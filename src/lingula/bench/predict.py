@@ -11,7 +11,8 @@ from torch import Tensor
 from lingula.bench import timing
 from lingula.model.devices import autocast_to, layout_of, make_fabric, resolve_device
 from lingula.scoring.folding import for_scoring
-from lingula.scoring.scoring import VIEWS, score_batch
+from lingula.scoring.scoring import score_batch
+from lingula.scoring.views import VIEWS
 from lingula.settings.config import Config, vary
 from lingula.system.errors import InputError
 

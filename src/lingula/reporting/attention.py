@@ -15,14 +15,15 @@ from PIL import Image
 from lingula.images.files import image_path
 from lingula.images.reading import read_image
 from lingula.reporting import figures
-from lingula.scoring.attention import Rate, described, in_parts
+from lingula.scoring.attention import Rate, attend_members, described, in_parts
+from lingula.scoring.models import ScoringModel
 from lingula.system import files
 from lingula.system.csv_cells import format_csv
 from lingula.system.errors import ImageError
 from lingula.tables.reading import Box
 
 if TYPE_CHECKING:
-    from lingula.model.checkpoint import Trained
+    from lingula.model.network import Network
 
 SIDE = 512
 
@@ -73,29 +74,29 @@ class Choice:
         return called[: self.top]
 
 
-def draw_sheet(trained: Trained, root: Path, name: str, folder: Path, choice: Choice) -> Sheet:
+def draw_sheet(
+    model: ScoringModel,
+    networks: Sequence[Network],
+    root: Path,
+    name: str,
+    folder: Path,
+    choice: Choice,
+) -> Sheet:
     """Read an image, let the model look at it, and draw its findings into `folder`."""
-    import torch
-
-    from lingula.scoring.scoring import attend
-
-    reading = trained.facts["reading"]
     try:
         path = image_path(root, name)
-        image = read_image(path, bits=reading["bits"])
-        small = read_image(path, reading["image_size"], bits=reading["bits"])
+        image = read_image(path, bits=model.members[0].facts["reading"]["bits"])
+        scores, maps = attend_members(model, networks, path)
     except ImageError as error:
         return Sheet(name, str(error), None, ())
-    scores, maps = attend(trained.network, torch.from_numpy(small.copy())[None, None])
-    assert maps is not None
     overlays = []
-    for k in choice.findings(trained.classes, scores[0]):
-        finding = trained.classes[k]
+    for k in choice.findings(model.classes, scores):
+        finding = model.classes[k]
         boxes = in_parts(choice.boxes.get((name, finding), []), *image.shape)
-        picture = figures.draw_overlay(image, maps[0, k], boxes, SIDE)
+        picture = figures.draw_overlay(image, maps[k], boxes, SIDE)
         validity = described(choice.rates.get(finding))
         place = save_picture(picture, folder, name, finding)
-        overlays.append(Overlay(finding, float(scores[0, k]), validity, place))
+        overlays.append(Overlay(finding, float(scores[k]), validity, place))
     plain = save_picture(figures.grey_picture(image, SIDE), folder, name, "film")
     return Sheet(name, "", plain, tuple(overlays))
 

@@ -25,7 +25,7 @@ from lingula.model.network import Network
 from lingula.reproduction.jobs import Job, is_exogenous, jobs_to_train, predictions_to_make
 from lingula.reproduction.readiness import Images, raise_faults, read_images
 from lingula.reproduction.request import Request
-from lingula.scoring.scoring import VIEWS
+from lingula.scoring.views import VIEWS
 from lingula.settings.config import Config
 from lingula.system import files
 from lingula.tables.table import Table, rows_of, subset

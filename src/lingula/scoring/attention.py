@@ -1,4 +1,4 @@
-"""How well a run's attention maps hit the boxes of its table's dev and test films."""
+"""Where a model or an ensemble looked, and how well a run's maps hit the boxes of its table."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lingula.images.files import image_path
 from lingula.images.reading import read_image
+from lingula.scoring.models import ScoringModel
 from lingula.system import files
 from lingula.system.errors import ImageError
 from lingula.tables.reading import Box, boxes_beside
@@ -20,6 +21,7 @@ from lingula.tables.table import Table
 
 if TYPE_CHECKING:
     from lingula.model.checkpoint import Trained
+    from lingula.model.network import Network
 
 log = logging.getLogger("lingula")
 
@@ -276,3 +278,43 @@ def described(rate: Rate | None) -> str:
     if rate.too_few:
         worse = ", too few to say"
     return f"points at it in {rate.hit:.0%} of {rate.n} films (chance {rate.chance:.0%}{worse})"
+
+
+def attend_members(
+    model: ScoringModel, networks: Sequence[Network], path: Path
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Scores (K,) of one image file, and where the decoder looked for each class: (K, h, w).
+
+    An ensemble's map of a class is the mean of its members' maps, with the weights that they have
+    for that class (equal ones where only members without a decoder count), on the finest grid.
+
+    Raises:
+        ImageError: the image can't be read.
+    """
+    import torch
+    from torch.nn.functional import interpolate
+
+    from lingula.scoring.scoring import attend
+
+    weights = np.ones((1, len(model.classes))) if model.weights is None else model.weights
+    scores = np.zeros(len(model.classes))
+    maps, shares = [], []
+    for member, network, share in zip(model.members, networks, weights, strict=True):
+        reading, columns = member.facts["reading"], model.columns(member)
+        image = read_image(path, reading["image_size"], bits=reading["bits"])
+        own, seen = attend(network, torch.from_numpy(image.copy())[None, None])
+        scores += own[0, columns] * share
+        if seen is not None:
+            maps.append(torch.from_numpy(seen[:, columns]))
+            shares.append(share)
+    side = max(seen.shape[-1] for seen in maps)
+    scaled = [
+        interpolate(m, (side, side), mode="bilinear") * (m.shape[-1] / side) ** 2
+        if m.shape[-1] != side
+        else m
+        for m in maps
+    ]
+    counted = np.stack(shares)
+    counted = np.where(counted.any(axis=0), counted, 1.0)
+    counted = (counted / counted.sum(axis=0))[:, :, None, None].astype(np.float32)
+    return scores, (np.concatenate([m.numpy() for m in scaled]) * counted).sum(axis=0)

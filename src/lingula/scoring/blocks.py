@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.images.cache import CachedImages
+from lingula.scoring.models import ScoringModel
 from lingula.settings.config import Config
 from lingula.system import claims, files
 from lingula.system.errors import InputError
@@ -27,7 +28,8 @@ from lingula.system.progress import count_only, progress
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from lingula.scoring.scoring import ScoredBatch
+    from lingula.loading.batches import Radiographs
+    from lingula.scoring.scoring import Scorer
 
 log = logging.getLogger("lingula")
 
@@ -39,22 +41,20 @@ class Job:
     """What to score, and how.
 
     Attributes:
-        run: the model's folder, and `facts` what its description says.
-        config: the model's config with the device and number format that are settled.
+        model: one model or an ensemble.
+        configs: of each member, with the device and number format that are settled.
+        views: of each member, its test-time views and how they are merged.
         paths: the image files, those alone whose paths are sound.
         cached: the same images in a cache.
-        tta: test-time views, merged by `merge`.
-        batch_size: images at once; `auto` follows from the network and the machine's memory.
+        batch_size: images at once; `auto` follows from the models and the machine's memory.
         workers: decoding processes; 0 decodes in threads.
     """
 
-    run: Path
-    facts: dict[str, Any]
-    config: Config
+    model: ScoringModel
+    configs: tuple[Config, ...]
+    views: tuple[tuple[str, str], ...]
     paths: list[Path]
     cached: CachedImages | None
-    tta: str
-    merge: str
     batch_size: int | Literal["auto"]
     workers: int
 
@@ -100,15 +100,20 @@ def lock_blocks(folder: Path, settings: Mapping[str, Any]) -> Iterator[None]:
         yield
 
 
-def write_block(folder: Path, batch: ScoredBatch) -> None:
-    """Write the scores of consecutive rows as one file."""
-    start, stop = int(batch.rows[0]), int(batch.rows[-1]) + 1
-    failed, reasons = list(batch.failures), list(batch.failures.values())
+def write_block(
+    folder: Path,
+    rows: NDArray[np.intp],
+    scores: NDArray[np.float64],
+    failures: Mapping[int, str],
+) -> None:
+    """Write the scores (B, K) of consecutive rows (B,) as one file, and why rows of it failed."""
+    start, stop = int(rows[0]), int(rows[-1]) + 1
+    failed, reasons = list(failures), list(failures.values())
     with files.write_atomically(folder / f"{start:09}-{stop:09}.npz") as temporary:
         np.savez(
             temporary,
             start=start,
-            scores=batch.probabilities,
+            scores=scores,
             failed=np.array(failed, dtype=np.int64),
             reasons=np.array(reasons, dtype=str),
         )
@@ -155,8 +160,8 @@ def score_all(job: Job, folder: Path, settings: dict[str, Any]) -> Iterator[Scor
     """
     from lingula.model.devices import make_fabric  # imports torch
 
-    fabric = make_fabric(job.config.device, job.config.precision)
-    shape = len(job.paths), len(job.facts["classes"])
+    fabric = make_fabric(job.configs[0].device, job.configs[0].precision)
+    shape = len(job.paths), len(job.model.classes)
     with lock_blocks(folder, settings) if fabric.global_rank == 0 else contextlib.nullcontext():
         fabric.barrier()
         done = read_blocks(folder, *shape).done
@@ -176,39 +181,75 @@ def score_all(job: Job, folder: Path, settings: dict[str, Any]) -> Iterator[Scor
 
 
 def _score_rest(job: Job, folder: Path, fabric: Fabric, before: NDArray[np.bool_]) -> None:
-    from lingula.loading.batches import Radiographs, consecutive_batches
-    from lingula.model.checkpoint import load_model
-    from lingula.model.devices import layout_of
+    from lingula.loading.batches import consecutive_batches
     from lingula.scoring.scoring import fitting_batch, score_batches
 
-    network = load_model(job.run).network.to(fabric.device)
-    reading = job.facts["reading"]
-    dataset = Radiographs(job.paths, reading["image_size"], reading["bits"], job.cached)
+    groups = _group_members(job, fabric)
     size = job.batch_size
     if size == "auto":
+        fitting = [
+            fitting_batch(scorer.network, dataset.size, fabric, scorer.tta)
+            for dataset, scorers in groups.values()
+            for scorer in scorers
+        ]
         # The first process decides for all: machines of several sizes must share one grid.
-        size = int(fabric.broadcast(fitting_batch(network, dataset.size, fabric, job.tta)))
+        size = int(fabric.broadcast(min(fitting)))
         log.info("Batches of %d images.", size)
     # Whole batches of one grid, whoever scores them: the last digits of a score may depend on how
     # many images go through the network at once, and a continued prediction must not show.
-    grid = consecutive_batches(len(dataset), size, fabric.global_rank, fabric.world_size)
+    grid = consecutive_batches(len(job.paths), size, fabric.global_rank, fabric.world_size)
     rest = [batch for batch in grid if not before[batch].all()]
     done = sum(len(batch) for batch in grid) - sum(len(batch) for batch in rest)
     if before.any():
         log.info("%d of %d images have been scored before.", int(before.sum()), len(before))
     total = done + sum(len(batch) for batch in rest)
+    order = [place for places in groups for place in places]
+    scoring = [
+        score_batches(scorers, dataset, rest, fabric=fabric, workers=job.workers)
+        for dataset, scorers in groups.values()
+    ]
     with progress("scoring") as tick:
         count = count_only(tick)
-        for batch in score_batches(
-            network,
-            dataset,
-            rest,
-            fabric=fabric,
-            tta=job.tta,
-            merge=job.merge,
-            workers=job.workers,
-            layout=layout_of(job.config),
-        ):
-            write_block(folder, batch)
-            done += len(batch.rows)
+        for parts in zip(*scoring, strict=True):
+            scores = np.concatenate([part.probabilities for part in parts])[np.argsort(order)]
+            write_block(folder, parts[0].rows, _combine(job.model, scores), parts[0].failures)
+            done += len(parts[0].rows)
             count(done, total)
+
+
+def _group_members(
+    job: Job, fabric: Fabric
+) -> dict[tuple[int, ...], tuple[Radiographs, list[Scorer]]]:
+    """The models and their images, by the numbers of the members that read images alike.
+
+    Those share what is decoded.
+    """
+    from lingula.loading.batches import Radiographs
+    from lingula.model.checkpoint import load_model
+    from lingula.model.devices import layout_of
+    from lingula.scoring.scoring import Scorer
+
+    alike: dict[tuple[int, int | None], list[int]] = {}
+    scorers = []
+    for place, member in enumerate(job.model.members):
+        reading = member.facts["reading"]
+        alike.setdefault((reading["image_size"], reading["bits"]), []).append(place)
+        network = load_model(member.folder).network.to(fabric.device)
+        scorers.append(Scorer(network, *job.views[place], layout_of(job.configs[place])))
+    return {
+        tuple(places): (
+            Radiographs(job.paths, *reading, job.cached),
+            [scorers[place] for place in places],
+        )
+        for reading, places in alike.items()
+    }
+
+
+def _combine(model: ScoringModel, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The scores (B, K) of the model from those (M, B, K) of its members."""
+    if model.weights is None:
+        return np.asarray(scores[0])
+    found: NDArray[np.float64] = np.zeros(scores.shape[1:])
+    for own, weights, member in zip(scores, model.weights, model.members, strict=True):
+        found += own[:, model.columns(member)] * weights
+    return found

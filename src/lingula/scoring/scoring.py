@@ -6,11 +6,11 @@ merged by the geometric mean (section 3.2) or the arithmetic one.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,96 +19,14 @@ import torch.distributed
 from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lingula.loading.batches import Memory, Radiographs, consecutive_batches, load
-from lingula.loading.warp import warp_images
 from lingula.model.devices import autocast_to, send
 from lingula.model.network import Network
 from lingula.scoring.folding import for_scoring
+from lingula.scoring.views import VIEWS, View, key_of, merge_views
 from lingula.system import files
 from lingula.system.errors import InputError
-
-FLOOR = 1e-7  # a probability below this counts as this in the geometric mean
-
-
-@dataclass(frozen=True)
-class View:
-    """A way to look at an image: part of its side shown (above 1: zoomed out), flipped or not.
-
-    With a `crop` number, size (from `side` to 1) and place of the part are drawn for each image
-    from that number and the image's key, so that an image has the same crops whenever it is scored.
-    """
-
-    name: str
-    side: float = 1.0
-    flip: bool = False
-    crop: int | None = None
-
-    def __call__(self, images: Tensor, keys: Sequence[int]) -> Tensor:
-        """Grey (B, 1, H, W) and B keys to the view of it; the identity returns its input as is."""
-        seen = images.flip(-1) if self.flip else images
-        if self.crop is not None:
-            drawn = np.stack([self._part(key) for key in keys])
-            return warp_images(seen, send(drawn, images.device))
-        if self.side == 1.0:
-            return seen
-        matrix = torch.tensor([[self.side, 0, 0], [0, self.side, 0]], device=images.device)
-        return warp_images(seen, matrix.float().expand(len(images), -1, -1))
-
-    def _part(self, key: int) -> NDArray[np.float32]:
-        draw = np.random.Generator(np.random.Philox(key=[key, self.crop or 0]))
-        size, x, y = draw.random(3)
-        side = self.side + (1.0 - self.side) * size
-        shift_x, shift_y = (1 - side) * (2 * x - 1), (1 - side) * (2 * y - 1)
-        return np.array([[side, 0, shift_x], [0, side, shift_y]], dtype=np.float32)
-
-
-def key_of(path: str) -> int:
-    """The number that an image's random crops follow from: a hash of its file name's stem.
-
-    In the public data sets that is the image's id, so a film has the same crops whether it is named
-    by a table, found in a folder or given alone.
-    """
-    return int.from_bytes(hashlib.sha256(PurePath(path).stem.encode()).digest()[:8], "big")
-
-
-VIEWS: dict[str, tuple[View, ...]] = {
-    "none": (View("identity"),),
-    "flip": (View("identity"), View("flip", flip=True)),
-    "paper": (
-        View("identity"),
-        View("flip", flip=True),
-        View("random crop", side=0.8, crop=1),
-        View("random crop, flip", side=0.8, crop=2, flip=True),
-        View("scale 1.1", side=1.1),
-        View("scale 1.1, flip", side=1.1, flip=True),
-    ),
-}
-
-
-def geometric(logits: Tensor) -> Tensor:
-    """(V, B, K) logits of V views to the geometric mean (B, K) of their probabilities, float64.
-
-    Done on logarithms, so that many small factors do not underflow; the floor is `FLOOR`.
-    """
-    return F.logsigmoid(logits.double()).clamp(min=float(np.log(FLOOR))).mean(0).exp()
-
-
-def arithmetic(logits: Tensor) -> Tensor:
-    """(V, B, K) logits of V views to the mean (B, K) of their probabilities, float64."""
-    return logits.double().sigmoid().mean(0)
-
-
-MERGES: dict[str, Callable[[Tensor], Tensor]] = {
-    "geometric": geometric,
-    "arithmetic": arithmetic,
-}
-
-
-def merge_views(logits: Tensor, merge: str) -> Tensor:
-    """Merge (V, B, K) to (B, K); a single view is its plain sigmoid, with no floor."""
-    return logits[0].double().sigmoid() if len(logits) == 1 else MERGES[merge](logits)
 
 
 def check_images(images: Tensor) -> None:
@@ -170,8 +88,21 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Scorer:
+    """A model and how it looks at images: its test-time views, and how they are merged."""
+
+    network: Network
+    tta: str = "none"
+    merge: str = "geometric"
+    layout: torch.memory_format = torch.contiguous_format
+
+
+@dataclass(frozen=True)
 class ScoredBatch:
-    """Rows (B,) of a data set, their probabilities (B, K), NaN where failed, and why they did."""
+    """Rows (B,) of a data set, their scores by each of M models (M, B, K), and why rows failed.
+
+    The scores of a row that failed are NaN.
+    """
 
     rows: NDArray[np.intp]
     probabilities: NDArray[np.float64]
@@ -179,38 +110,38 @@ class ScoredBatch:
 
 
 def score_batches(
-    network: Network,
+    scorers: Sequence[Scorer],
     dataset: Radiographs,
     batches: Sequence[NDArray[np.intp]],
     *,
     fabric: Fabric,
-    tta: str = "none",
-    merge: str = "geometric",
     memory: Memory | None = None,
     workers: int = 0,
-    layout: torch.memory_format = torch.contiguous_format,
     exact: bool = False,
 ) -> Iterator[ScoredBatch]:
     """The scores of these batches, one after the other, while the next ones are being decoded.
 
-    With `exact` they are computed in fp32, whatever format the fabric was made for.
+    All models score the same decoded images and have the same number of classes. With `exact` they
+    compute in fp32, whatever format the fabric was made for.
     """
     cast = None if exact else autocast_to(fabric)
-    ready = for_scoring(network, dataset.size, layout, cast)
+    ready = [for_scoring(s.network, dataset.size, s.layout, cast) for s in scorers]
 
-    def forward(images: Tensor) -> Tensor:
+    def forward(network: Network, images: Tensor) -> Tensor:
         with torch.autocast(fabric.device.type, cast, enabled=cast is not None):
-            logits: Tensor = ready(images)
+            logits: Tensor = network(images)
         return logits
 
     loading = load(dataset, batches, memory=memory, workers=workers)
     for batch, loaded in zip(batches, loading, strict=True):
-        found = np.full((len(batch), len(network.embeddings)), np.nan)
+        found = np.full((len(scorers), len(batch), len(scorers[0].network.embeddings)), np.nan)
         if len(loaded.indices):
             images = send(loaded.images, fabric.device)
             keys = [key_of(str(dataset.paths[i])) for i in loaded.indices]
-            scores = score_batch(ready, images, VIEWS[tta], merge, forward, keys, layout)
-            found[np.isin(batch, loaded.indices)] = scores.cpu().numpy()
+            there = np.isin(batch, loaded.indices)
+            for scores, s, network in zip(found, scorers, ready, strict=True):
+                look = (VIEWS[s.tta], s.merge, partial(forward, network), keys, s.layout)
+                scores[there] = score_batch(network, images, *look).cpu().numpy()
         yield ScoredBatch(batch, found, dict(loaded.failures))
 
 
@@ -277,18 +208,15 @@ def score(
     )
     done = 0
     for found in score_batches(
-        network,
+        [Scorer(network, tta, merge, layout)],
         dataset,
         batches,
         fabric=fabric,
-        tta=tta,
-        merge=merge,
         memory=memory,
         workers=workers,
-        layout=layout,
         exact=exact,
     ):
-        rows[found.rows] = found.probabilities
+        rows[found.rows] = found.probabilities[0]
         failures.update(found.failures)
         done += len(found.rows)
         if tick is not None:

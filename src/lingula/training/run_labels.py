@@ -66,6 +66,9 @@ def find_labels(
         return Path(labels), Data(table=str(labels), ignore_columns=tuple(ignore_columns))
     if run is not None and (run / "config.yaml").is_file():
         return table_of_run(run)
+    made = {} if run is None else _section(run / "ensemble.json", "made_from")
+    if made.get("labels"):
+        return Path(made["labels"]), Data(table=str(made["labels"]))
     return None, Data()
 
 

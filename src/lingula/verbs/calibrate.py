@@ -23,6 +23,7 @@ from lingula.scores.predictions import (
     write_scores,
 )
 from lingula.scores.thresholds import distinct
+from lingula.scoring.models import ENSEMBLE, read_scoring_model
 from lingula.settings.config import Data
 from lingula.system import files
 from lingula.system.claims import (
@@ -54,8 +55,8 @@ def calibrate(
     """Fit a map of probabilities and thresholds for each class on dev; writes `calibration.json`.
 
     Args:
-        source: a run folder, whose `scores/SPLIT.csv` is used, or a scores file.
-        labels: table with the labels; None: the run's own.
+        source: a run or ensemble folder, whose `scores/SPLIT.csv` is used, or a scores file.
+        labels: table with the labels; None: the run's or the ensemble's own.
         split: the table's rows to fit on; a table without splits is used whole.
         method: `platt`, `isotonic`, `temperature`, or `auto`: for each class the one with the least
             cross-fitted log loss.
@@ -180,7 +181,9 @@ def calibration_of_run(run: str | Path, weights_sha256: str) -> tuple[Calibratio
 
 
 def _model_of(source: Path) -> str | None:
-    """The hash of a run's weights; None for scores files and for runs without a model."""
+    """The hash of a run's or an ensemble's weights; None for scores without a model."""
+    if files.read_object(source / ENSEMBLE, absent_ok=True).get("runs"):
+        return read_scoring_model(source).sha256
     facts = files.read_object(source / "best" / "model.json", absent_ok=True)
     return facts.get("weights_sha256")
 

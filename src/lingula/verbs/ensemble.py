@@ -23,6 +23,7 @@ from lingula.scores.members import (
     same_rows,
 )
 from lingula.scores.predictions import Predictions, failed, read_scores, warn_of_doubt, write_scores
+from lingula.scoring.models import note_members
 from lingula.settings.config import Data
 from lingula.system import files
 from lingula.system.claims import NOT_OURS, OTHER_CONTENT, claim, other_settings
@@ -38,6 +39,7 @@ from lingula.training.run_labels import (
 
 log = logging.getLogger("lingula")
 
+LEFTOVERS = ("scores", "choices.csv", "members")  # of a command that was interrupted
 RULES = ("model-wise", "class-wise", "guarded")
 
 
@@ -54,6 +56,7 @@ def ensemble(
     seed: int = 0,
     draws: int = 1000,
     missing: str = "error",
+    self_contained: bool = False,
     overwrite: bool = False,
 ) -> Path:
     """Make an ensemble and its scores: `ensemble.json`, `choices.csv`, `scores/{dev,test}.csv`.
@@ -71,8 +74,10 @@ def ensemble(
         draws: of the intervals, for `guarded`.
         missing: images that some members lack are an `error`, left out (`intersect`), or the
             `average` of the members that have them; `ensemble.json` and the log count them.
+        self_contained: copy the models of the runs into the folder, so that it can be moved alone.
         overwrite: set an old folder aside first.
 
+    An ensemble of runs is a model: `predict` and `explain` take its folder as they take a run.
     Labels of other splits than `split` are never read for a choice. `guarded` reports its gain on
     the table's test rows afterwards, if there are any.
     """
@@ -82,8 +87,7 @@ def ensemble(
         )
     _check_missing(missing)
     named = _name_members(runs, members)
-    folder = Path(out)
-    chooses = rule != "model-wise"
+    folder, chooses = Path(out), rule != "model-wise"
     table_path, data = _labels(runs, labels, ignore_columns, needed_by=rule if chooses else None)
     settings: dict[str, Any] = {
         "rule": rule,
@@ -92,19 +96,17 @@ def ensemble(
     if chooses and table_path is not None:
         settings |= {"labels_sha256": files.sha256(table_path), "split": split}
         settings |= {"top_k": top_k} if rule == "class-wise" else {"seed": seed, "draws": draws}
-    settings |= {} if missing == "error" else {"missing": missing}
+    usual = {"missing": "error", "self_contained": False}
+    asked = {"missing": missing, "self_contained": self_contained}
+    settings |= {key: value for key, value in asked.items() if value != usual[key]}
     conflict = None if overwrite else _conflict(folder, settings)
-    place = claim(folder, conflict, overwrite=overwrite, leftovers=("scores", "choices.csv"))
+    place = claim(folder, conflict, overwrite=overwrite, leftovers=LEFTOVERS)
     if place.is_done:
         return folder
     if chooses and table_path is not None:
-        sha256 = settings["labels_sha256"]
-        warn_of_other_labels((path, table_path, sha256) for _, path, _ in named)
-        warn_of_other_formats(path for _, path, _ in named)
-    sides = {
-        "dev": _read({name: path for name, path, _ in named}, missing, "dev"),
-        "test": _read({name: path for name, _, path in named}, missing, "test"),
-    }
+        _warn_of_others([path for _, path, _ in named], table_path, settings["labels_sha256"])
+    dev, test = ({name: paths[i] for name, *paths in named} for i in (0, 1))
+    sides = {"dev": _read(dev, missing, "dev"), "test": _read(test, missing, "test")}
     chosen, report = _choose(settings, sides, table_path, data)
     if missing != "error":
         report["missing"] = {name: describe_missing(side) for name, side in sides.items()}
@@ -112,10 +114,23 @@ def ensemble(
     place.make_room()
     for name, side in sides.items():
         _write(combined[name], side, folder / "scores" / f"{name}.csv", missing)
-    files.write_text(folder / "choices.csv", _choices_csv(chosen))
+    models = note_members(folder, {run.name: run for run in map(Path, runs)}, copy=self_contained)
+    report |= {"runs": models} if models else {}
     report["made_from"] = settings | {"labels": table_path and str(table_path.resolve())}
-    files.write_json(folder / "ensemble.json", ensembles.to_json(chosen) | report)
+    _write_choice(chosen, report, folder)
     return folder
+
+
+def _warn_of_others(scores: Sequence[Path], table: Path, sha256: str) -> None:
+    """Warn of members that were trained on other labels, or scored in other number formats."""
+    warn_of_other_labels((path, table, sha256) for path in scores)
+    warn_of_other_formats(scores)
+
+
+def _write_choice(chosen: Ensemble, report: Mapping[str, Any], folder: Path) -> None:
+    """Write `choices.csv` and, as the last file of the folder, `ensemble.json`."""
+    files.write_text(folder / "choices.csv", _choices_csv(chosen))
+    files.write_json(folder / "ensemble.json", {**ensembles.to_json(chosen), **report})
 
 
 def _choose(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lingula.images.files import image_path
-from lingula.model.facts import read_facts
 from lingula.reporting.attention import Choice, draw_sheet, sheets_as_csv
 from lingula.reporting.pages import render_page
 from lingula.scoring.attention import known_rates
+from lingula.scoring.models import ENSEMBLE, ScoringModel, read_scoring_model
 from lingula.system import files
 from lingula.system.claims import NOT_EMPTY, claim
 from lingula.system.errors import InputError, examples, nearest
@@ -40,7 +39,8 @@ def explain(
     """Draw the attention of the findings above their threshold over each image.
 
     Args:
-        run: a run folder with a decoder; its thresholds are those chosen on dev.
+        run: a run folder or an ensemble of runs, with a decoder; its thresholds are those chosen
+            on dev.
         data: a table, a folder or one image.
         out: folder to write: `index.html`, `overlays/*.png`, `explain.csv`.
         split: only the table's rows of this split.
@@ -58,12 +58,12 @@ def explain(
         InputError: the model has no decoder, so nothing attends; wrong data or class names.
     """
     place, folder = Path(run), Path(out)
-    facts = read_facts(place)
-    if facts["architecture"]["classifier"] == "linear":
+    model = read_scoring_model(place)
+    if all(m.facts["architecture"]["classifier"] == "linear" for m in model.members):
         raise InputError(f"{run} has no decoder (model.classifier=linear): nothing attends.")
     for name in classes:
-        if name not in facts["classes"]:
-            raise InputError(f"{run} knows no '{name}'.{nearest(name, facts['classes'])}")
+        if name not in model.classes:
+            raise InputError(f"{run} knows no '{name}'.{nearest(name, model.classes)}")
     root, images, table = images_in(data)
     if split is not None:
         if table is None:
@@ -74,16 +74,16 @@ def explain(
     if len(images) > limit:
         log.warning("Only the first %d of %d images are drawn (--limit).", limit, len(images))
     chosen = images[:limit]
-    if facts["trained_on"]["phantom"] and not allow_phantom_model:
+    if model.phantom and not allow_phantom_model:
         refuse_films([image_path(root, name) for name in chosen])
-    limits, why = _thresholds(place, facts, labels)
+    limits, why = _thresholds(model, labels)
     claim(folder, NOT_EMPTY, overwrite=overwrite).make_room()
     from lingula.model.checkpoint import load_model  # imports torch
 
-    trained = load_model(place)
+    networks = [load_model(member.folder).network for member in model.members]
     boxes = boxes_beside(table) if table else {}
     choice = Choice(limits, classes, top, known_rates(place), boxes)
-    sheets = [draw_sheet(trained, root, name, folder, choice) for name in chosen]
+    sheets = [draw_sheet(model, networks, root, name, folder, choice) for name in chosen]
     files.write_text(folder / "explain.csv", sheets_as_csv(sheets))
     page = render_page("explain.html", sheets=sheets, run=str(place), thresholds=why)
     files.write_text(folder / "index.html", page)
@@ -93,12 +93,12 @@ def explain(
     return folder / "index.html"
 
 
-def _thresholds(
-    run: Path, facts: Mapping[str, Any], table: str | Path | None
-) -> tuple[dict[str, float], str]:
+def _thresholds(model: ScoringModel, table: str | Path | None) -> tuple[dict[str, float], str]:
     """The threshold of each class, and where they come from."""
-    if (run / "scores" / "dev.csv").is_file() and (run / "config.yaml").is_file():
-        labels = labels_of(run, table=table)
-        warn_of_changed_runs([(run, labels)])
-        return dev_thresholds(run, labels), "max-F1 on the run's dev split"
-    return dict.fromkeys(facts["classes"], 0.5), "0.5, for the folder has no dev scores"
+    place = model.place
+    described = any((place / name).is_file() for name in ("config.yaml", ENSEMBLE))
+    if (place / "scores" / "dev.csv").is_file() and described:
+        labels = labels_of(place, table=table)
+        warn_of_changed_runs([(place, labels)])
+        return dev_thresholds(place, labels), "max-F1 on the run's dev split"
+    return dict.fromkeys(model.classes, 0.5), "0.5, because the folder has no dev scores"

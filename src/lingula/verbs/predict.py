@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from lingula.images.cache import CachedImages, locate, open_cache, source_of
 from lingula.images.files import image_path
-from lingula.model.facts import read_facts
 from lingula.phantom import is_phantom
 from lingula.scores.calibration import Calibration, apply_curves
 from lingula.scores.joining import study_means
@@ -37,6 +36,7 @@ from lingula.scoring.blocks import (
     remove_blocks,
     score_all,
 )
+from lingula.scoring.models import ScoringModel, read_scoring_model
 from lingula.settings.config import Config, parse_config, vary
 from lingula.settings.label_space import fold
 from lingula.system import files
@@ -79,7 +79,7 @@ def predict(
     """Score images with a trained model; one row an image, in the table's order.
 
     Args:
-        run: a run folder or a model folder.
+        run: a run folder, a model folder, or an ensemble of runs.
         data: a table, a folder (scanned by content) or one image.
         out: the scores file, `.csv` or `.parquet`.
         split: only the table's rows of this split.
@@ -100,32 +100,32 @@ def predict(
     Finished batches go to `.OUT.parts/`, so that the same call continues if it was interrupted.
     Batches of other images, or of files that changed in size or time since, are refused.
     """
-    target, facts = _scores_path(out), read_facts(Path(run))
+    target, model = _scores_path(out), read_scoring_model(Path(run))
     selected = _select_images(Path(data), split, by, cache)
-    if facts["trained_on"]["phantom"] and not allow_phantom_model:
+    if model.phantom and not allow_phantom_model:
         refuse_films(selected.paths, selected.cached)
-    config = _scoring_config(facts, device, precision)
+    configs = tuple(_scoring_config(m.facts, device, precision) for m in model.members)
+    views = tuple(_views_of(member.facts, tta) for member in model.members)
     settings = {
-        "model": facts["weights_sha256"],
-        "never_positive": _never_positive(facts),
+        "model": model.sha256,
+        "never_positive": _never_positive(model),
         **_describe_images(Path(data), selected, split),
-        "tta": tta or facts["evaluation"]["tta"],
-        "merge": facts["evaluation"]["merge"],
+        "tta": _one_or_list([view for view, _ in views]),
+        "merge": _one_or_list([merge for _, merge in views]),
         "by": by,
         **_cache_settings(selected.cached),
-        **({} if config.precision == "fp32" else {"precision": config.precision}),
+        **({} if configs[0].precision == "fp32" else {"precision": configs[0].precision}),
     }
-    calibration = _calibration(run, facts, settings) if calibrated else None
+    calibration = _calibration(model, settings) if calibrated else None
     if is_first() or not overwrite:
         done = _claim(target, settings, overwrite)
         if done is not None:
             return done
-    images = (selected.paths, selected.cached, settings["tta"], settings["merge"])
-    job = Job(Path(run), facts, config, *images, batch_size, workers)
+    job = Job(model, configs, views, selected.paths, selected.cached, batch_size, workers)
     with score_all(job, blocks_folder(target), settings) as found:
         failures = _reasons(selected, found)
         if is_first():
-            predictions = _name_scores(found.scores, selected, facts["classes"], by, target)
+            predictions = _name_scores(found.scores, selected, model.classes, by, target)
             warn_of_doubt(predictions)
             if calibration is not None:
                 predictions = apply_curves(calibration, predictions)
@@ -218,17 +218,26 @@ def hash_file_facts(paths: list[Path]) -> str:
 _AT_ONCE = 256
 
 
-def _calibration(run: str | Path, facts: dict[str, Any], settings: dict[str, Any]) -> Calibration:
-    """The run's calibration, noted in the settings; checked before any image is scored."""
-    calibration, settings["calibration"] = calibration_of_run(run, facts["weights_sha256"])
+def _views_of(facts: dict[str, Any], tta: str | None) -> tuple[str, str]:
+    """Test-time views and how they are merged, as the recipe says unless others are wanted."""
+    return tta or facts["evaluation"]["tta"], facts["evaluation"]["merge"]
+
+
+def _one_or_list(values: list[str]) -> str | list[str]:
+    return values[0] if len(set(values)) == 1 else values
+
+
+def _calibration(model: ScoringModel, settings: dict[str, Any]) -> Calibration:
+    """The model's calibration, noted in the settings; checked before any image is scored."""
+    calibration, settings["calibration"] = calibration_of_run(model.place, model.sha256)
     known = {fold(name) for name in calibration.classes}
-    absent = [name for name in facts["classes"] if fold(name) not in known]
+    absent = [name for name in model.classes if fold(name) not in known]
     if absent:
         raise InputError(
             f"The run's calibration knows nothing of {examples(absent)}. Make it again: `lingula "
             "calibrate RUN --overwrite`."
         )
-    usual = facts["evaluation"]["tta"]
+    usual = _one_or_list([_views_of(member.facts, None)[0] for member in model.members])
     if settings["tta"] != usual:
         log.warning("The calibration was made with --tta %s, not %s.", usual, settings["tta"])
     return calibration
@@ -285,9 +294,10 @@ def _reasons(selected: _Selection, found: Scores) -> dict[str, str]:
     return {selected.images[row]: reason for row, reason in sorted(reasons.items())}
 
 
-def _never_positive(facts: dict[str, Any]) -> list[str]:
+def _never_positive(model: ScoringModel) -> list[str]:
     """The classes that no training image had, named in a warning: their scores mean nothing."""
-    found = [str(name) for name in facts["trained_on"].get("never_positive", [])]
+    lists = [m.facts["trained_on"].get("never_positive", []) for m in model.members]
+    found = [str(name) for name in lists[0] if all(name in names for names in lists)]
     if found and is_first():
         log.warning(
             "Never positive in training, so that their scores mean nothing: %s.",

@@ -1,8 +1,4 @@
-"""Scores from a trained network: test-time views, their merging, one row an image.
-
-Test-time augmentation (paper section 2.2): several views of an image, whose probabilities are
-merged by the geometric mean (section 3.2) or the arithmetic one.
-"""
+"""Scores of one image or of a table: batches of images through one or several models."""
 
 from __future__ import annotations
 

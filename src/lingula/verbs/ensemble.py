@@ -77,9 +77,8 @@ def ensemble(
         self_contained: copy the models of the runs into the folder, so that it can be moved alone.
         overwrite: set an old folder aside first.
 
-    An ensemble of runs is a model: `predict` and `explain` take its folder as they take a run.
-    Labels of other splits than `split` are never read for a choice. `guarded` reports its gain on
-    the table's test rows afterwards, if there are any.
+    `predict` and `explain` take an ensemble of runs as they take a run. Labels of other splits than
+    `split` are never read for a choice. `guarded` then reports its gain on the table's test rows.
     """
     if rule not in RULES:
         raise InputError(

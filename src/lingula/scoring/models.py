@@ -136,7 +136,7 @@ def note_members(
         there = place / "members" / name if copy else run
         if copy:
             for part in (_WEIGHTS, _MODEL):
-                with files.whole(there / part) as temporary:
+                with files.write_atomically(there / part) as temporary:
                     shutil.copyfile(best / part, temporary)
         noted[name] = {
             "folder": Path(os.path.relpath(there, place)).as_posix(),

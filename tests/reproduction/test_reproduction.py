@@ -287,7 +287,7 @@ def test_rows_that_lack_weights_are_told_once_and_the_others_run(
 
 def test_a_real_text_encoder_is_no_stand_in(tmp_path: Path, cheap: None) -> None:
     place = save_tiny(tmp_path / "t5", "t5", CLASSES)
-    for option, note in (("texts", ""), ("stand_ins", f"{tmp_path.name}/t5 stands in for")):
+    for option, note in (("texts", ""), ("stand_ins", f"{tmp_path.name}/t5 instead of")):
         given = {option: {"clinical-t5": place}}
         asked = Request("table1", tmp_path / "o", scale="tiny", rows=(8,), **given)
         faults: list[str] = []

@@ -83,8 +83,8 @@ def _with_interval(value: float | None, ci: Interval) -> str:
 def _rows(ladder: Ladder) -> list[list[str]]:
     """The table as texts; the first row is its head."""
     paper = ["paper mAP"] if ladder.comparable else []
-    ours = ["dev mAP", "test mAP", "sd over seeds", "gain, same seed (sd)"]
-    ours += ["gain, averaged seeds (95 %)", "the paper's gain"]
+    ours = ["dev mAP", "test mAP", "sd over seeds", "gain over parent, per training (sd)"]
+    ours += ["gain over parent, seeds averaged (95 %)", "the paper's gain"]
     tail = ["tail mAP", "tail gain over the first row (95 %)", "seconds", "note"]
     head = ["row", *ladder.columns, "parent", *paper, *ours, *tail]
     return [head, *(_cells(ladder, line) for line in ladder.lines)]

@@ -63,13 +63,13 @@ def find_texts(request: Request, faults: list[str]) -> dict[str, tuple[str | Non
             if not (place / "config.json").is_file():
                 faults.append(f"{place} contains no text encoder: it has no config.json.")
             stands_in = name in request.stand_ins
-            note = f"{place.parent.name}/{place.name} stands in for {name}" if stands_in else ""
+            note = f"{place.parent.name}/{place.name} instead of {name}" if stands_in else ""
             found[name] = (str(place), note)
         elif find_text(name) is not None:
             found[name] = (name, "")
         elif request.scale == "tiny":
             place = _save_tiny_text(request.folder / "stand-ins" / name)
-            found[name] = (str(place), f"a tiny random encoder stands in for {name}")
+            found[name] = (str(place), f"a tiny random encoder instead of {name}")
         else:
             found[name] = (None, f"not run: needs {name}. {TEXT_SOURCES[name].obtain}")
     return found

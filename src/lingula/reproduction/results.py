@@ -232,10 +232,10 @@ def _facts(
         f"Data: {data}; {counts['train']} train, {counts['dev']} dev and {counts['test']} test "
         "images.",
         f"Scale {scale}; {count(request.seeds, 'seed')} per row. mAPs are means over seeds. "
-        '"Gain, same seed" is the difference of test mAP to the parent of the same seed. '
-        '"Gain, averaged seeds" compares the means of all seeds\' scores, which are ensembles; '
-        f"its 95 % interval is from {DRAWS} paired bootstrap draws of patients and does not "
-        "contain the noise of the seed. The tail is measured on averaged seeds.",
+        "The gain of a training is the difference in test mAP from the parent of the same seed. "
+        "The gain of averaged seeds is computed on the mean of all seeds' scores, which is an "
+        f"ensemble. Its 95 % interval comes from {DRAWS} paired bootstrap draws of patients and "
+        "does not include the noise of the seed. The tail is measured on averaged seeds.",
         *([settings] if request.settings else []),
         f"Tail: {', '.join(measure.tail) or 'none'} (below {100 * measure.limit:g} % of the "
         "training images).",

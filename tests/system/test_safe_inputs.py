@@ -170,8 +170,8 @@ def test_pickles_are_refused_wherever_arrays_and_tensors_are_read(
     np.save(tmp_path / "train.npy", np.array([Pwned()], dtype=object), allow_pickle=True)
     (tmp_path / "dev.npy").write_bytes(b"\x80\x04cpwned\n.")
     for name in ("train", "dev"):
-        with pytest.raises(InputError, match=f"{name}.npy holds no features"):
-            examples._features_in(tmp_path / f"{name}.npy")
+        with pytest.raises(InputError, match=f"{name}.npy contains no features"):
+            examples.read_features(tmp_path / f"{name}.npy")
     torch.save({"step": 1}, tmp_path / "step-000000001.pt")
     torch.save({"step": Pwned()}, tmp_path / "step-000000002.pt")
     assert newest_checkpoint(tmp_path) == {"step": 1}
@@ -204,7 +204,7 @@ def test_nothing_in_a_text_encoders_folder_is_run(
         if model_type == "bert":  # the library has this kind itself, and takes its own code
             assert torch.equal(embed(names, str(folder)).values, embed(names, str(sound)).values)
         else:
-            with pytest.raises(InputError, match="code that lies beside them is never run"):
+            with pytest.raises(InputError, match="code beside them is never run"):
                 embed(names, str(folder))
     assert not (tmp_path / "pwned").exists()
 

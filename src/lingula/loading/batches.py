@@ -44,9 +44,9 @@ class Loaded:
 
 
 class Radiographs(Dataset[NDArray[np.uint8]]):
-    """N image files read to (S, S) grey uint8. Holds NumPy arrays only, so workers share them.
+    """N image files read to (S, S) grey uint8. Has NumPy arrays only, so workers share them.
 
-    With `cached`, the same N images as they lie in a cache, the files themselves are not read.
+    With `cached`, the same N images in a cache, the files themselves are not read.
     """
 
     def __init__(

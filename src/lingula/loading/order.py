@@ -32,7 +32,7 @@ def draws_per_item(
     seed: int, index: int, purpose: Purpose, items: Sequence[int]
 ) -> Iterator[np.random.Generator]:
     """For each item its own numbers; each generator must be used before the next is taken."""
-    # One generator, set to each item's own counter: making one anew takes ten times as long.
+    # One generator, set to each item's own counter: making a new one takes ten times as long.
     source = np.random.Philox(key=[seed, index], counter=[0, 0, 0, _PURPOSES[purpose]])
     generator, start = np.random.Generator(source), source.state
     for item in items:

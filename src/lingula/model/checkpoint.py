@@ -1,7 +1,7 @@
 """Files of weights: the model folder that others use, and the checkpoints that a run resumes from.
 
 A model folder is `model.safetensors` + `model.json`; no pickle is needed to use it. A checkpoint
-holds tensors and plain values only and is read with `weights_only=True`.
+contains only tensors and plain values and is read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger("lingula")
 
 @dataclass(frozen=True)
 class Trained:
-    """A network ready for use, with its classes and everything `model.json` says of it."""
+    """A model ready for use, with its classes and everything that `model.json` says of it."""
 
     network: Network
     classes: tuple[str, ...]
@@ -79,8 +79,8 @@ def load_model(folder: Path) -> Trained:
     if not weights.is_file() or files.sha256(weights) != facts["weights_sha256"]:
         raise InputError(
             f"{weights} is missing or is not the file that model.json describes (its hash "
-            "differs). Copy the model folder again, whole; a run that was stopped while it saved "
-            "mends it when it is continued."
+            "differs). Copy the whole model folder again; a run that was stopped while it wrote "
+            "them writes them again when it is continued."
         )
     state = load_file(weights)
     network = Network(architecture, state["embeddings"])
@@ -96,21 +96,21 @@ def start_from_run(
     folder: Path,
     text: str,
 ) -> str:
-    """Copy a trained model's tensors into `network`, binding classes by name; a report in a line.
+    """Copy a trained model's tensors into `network`, classes by name; returns a one-line report.
 
     Everything without a class axis must have the same name and shape in both. Rows of the
-    classifier are copied for classes that both know; the others start anew and are named.
+    classifier are copied for classes that both know; the others keep their start and are named.
 
     Args:
         network: what is filled; its class embeddings stay.
         architecture: what it was built by.
         classes: its classes.
         folder: a model folder or a run folder.
-        text: where its class embeddings come from. If those of the trained model were others, the
-            report says so, and the log.
+        text: where its class embeddings come from. If those of the trained model differ, the
+            report and the log say so.
 
     Raises:
-        InputError: the two networks are built differently.
+        InputError: the two models are built differently.
     """
     trained = load_model(folder)
     own, theirs = network.state_dict(), trained.network.state_dict()
@@ -141,7 +141,7 @@ def start_from_run(
         told += f"; trained with other class embeddings ({before})"
         log.warning(
             "%s was trained with other class embeddings (model.text): there %s, here %s. Its "
-            "decoder has to learn anew which class is which.",
+            "decoder has to learn again which class is which.",
             folder,
             before,
             text,
@@ -151,7 +151,7 @@ def start_from_run(
 
 _POOLED = ("pooled.weight", "pooled.bias")
 _CLASSIFIER = ("classifier.weight", "classifier.bias")
-# What makes another network of the same settings otherwise, and the settings' keys.
+# What makes another model of otherwise equal settings, and the settings' keys.
 _BUILT = {
     "classifier": "model.classifier",
     "stage": "model.stage",
@@ -165,41 +165,41 @@ _BUILT = {
 
 
 def _check_built_alike(there: Architecture, here: Architecture, folder: Path) -> None:
-    """Refuse a model of another architecture, by its settings, even if all tensors would fit."""
+    """Refuse a model that is built by other settings, even if all its tensors would fit."""
     linear = "linear" in (there.classifier, here.classifier)
     keys = ("classifier", "stage") if linear else tuple(_BUILT)
     pairs = {key: (getattr(there, key), getattr(here, key)) for key in keys}
     changed = {_BUILT[key]: (old, new) for key, (old, new) in pairs.items() if old != new}
     if changed:
         raise InputError(
-            f"The network in {folder} (model.weights) is built differently:\n"
-            f"{differences(changed)}\n{_mend(folder)}"
+            f"The model in {folder} (model.weights) is built differently:\n"
+            f"{differences(changed)}\n{_how_to_fix(folder)}"
         )
 
 
 def _check_same_tensors(
     own: Mapping[str, Tensor], theirs: Mapping[str, Tensor], by_class: Sequence[str], folder: Path
 ) -> None:
-    """Refuse a model whose tensors, class embeddings apart, are not one to one the network's."""
+    """Refuse a model whose tensors, except class embeddings, differ in names or shapes."""
     missing = [name for name in own if name not in theirs]
     unexpected = [name for name in theirs if name not in own]
     if missing or unexpected:
         report = Report(tuple(own.keys() & theirs.keys()), tuple(missing), tuple(unexpected))
         raise InputError(
-            f"The network in {folder} (model.weights) is built differently; of its tensors: "
-            f"{report}. {_mend(folder)}"
+            f"The model in {folder} (model.weights) is built differently; of its tensors: "
+            f"{report}. {_how_to_fix(folder)}"
         )
     for name in own:
         rows = int(name in by_class)
         shapes = [tuple(side[name].shape[rows:]) for side in (theirs, own)]
         if name != "embeddings" and shapes[0] != shapes[1]:
             raise InputError(
-                f"The network in {folder} (model.weights) is built differently: '{name}' has "
-                f"shape {shapes[0]} there, {shapes[1]} here. {_mend(folder)}"
+                f"The model in {folder} (model.weights) is built differently: '{name}' has "
+                f"shape {shapes[0]} there, {shapes[1]} here. {_how_to_fix(folder)}"
             )
 
 
-def _mend(folder: Path) -> str:
+def _how_to_fix(folder: Path) -> str:
     weights = next(iter(folder.glob("best/model.safetensors")), folder / "model.safetensors")
     return (
         "Give the settings the values that they have there; or start from its image encoder "
@@ -208,7 +208,7 @@ def _mend(folder: Path) -> str:
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any], step: int, keep: int = 2) -> Path:
-    """Write `step-<step>.pt` whole, then remove all but the newest `keep`."""
+    """Write `step-<step>.pt` atomically, then remove all but the newest `keep`."""
     path = folder / f"step-{step:09d}.pt"
     with files.write_atomically(path) as temporary:
         try:
@@ -223,10 +223,10 @@ def save_checkpoint(folder: Path, state: Mapping[str, Any], step: int, keep: int
 
 
 def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read; None where there is none.
+    """The newest checkpoint that can be read; None if there is none.
 
-    A damaged one is named and the one before it used. Raises `InputError` where all are damaged:
-    what was trained is never thrown away without a word.
+    A damaged one is named in the log and the one before it is used. Raises `InputError` if all are
+    damaged, so that what was trained is never thrown away silently.
     """
     damaged: list[str] = []
     for path in sorted(folder.glob("step-*.pt"), reverse=True):
@@ -245,7 +245,7 @@ def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
     if damaged:
         raise InputError(
             f"No checkpoint can be read, all are damaged: {', '.join(damaged)}. Put a copy of one "
-            "back; or begin anew on purpose: --overwrite sets the run aside; its best model, "
+            "back; or start again on purpose: --overwrite sets the run aside; its best model, "
             "scores and log stay usable there."
         )
     return None

@@ -130,7 +130,7 @@ def make_fabric(device: str, precision: str) -> Fabric:
             plugins=[environment],
         )
         fabric.launch()
-    del place  # torch has its own hold of it now
+    del place  # torch keeps its own reference to it
     return fabric
 
 

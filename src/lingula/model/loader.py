@@ -1,4 +1,4 @@
-"""Starting weights from other people's files: safe reading, name matching, a full report."""
+"""Weights from other people's files: read safely, matched by name, with a full report."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise InputError(
-            f"{path} holds Python objects, not only tensors, and is not opened: such a file can "
+            f"{path} contains Python objects, not only tensors, and is not opened: such a file can "
             "run anything. Save its state dict alone, best as .safetensors."
         ) from None
     except (SafetensorError, RuntimeError, EOFError, OSError, zipfile.BadZipFile) as error:
@@ -81,7 +81,7 @@ def read_state_dict(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _check_kind(path: Path) -> None:
-    """Refuse what is plainly no file of weights that torch or safetensors wrote."""
+    """Refuse a file that neither torch nor safetensors wrote."""
     with path.open("rb") as stream:
         head = stream.read(64)
     if path.suffix == ".safetensors" or not head or head.startswith((b"PK", b"\x80")):
@@ -109,7 +109,7 @@ def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:
         if tensors:
             return tensors
     raise InputError(
-        f"{path} holds no tensors by name"
+        f"{path} contains no tensors by name"
         + (f", but {examples(map(repr, loaded))}." if isinstance(loaded, dict) and loaded else ".")
     )
 
@@ -133,7 +133,7 @@ def under_known_names(state: dict[str, Tensor], wanted: set[str]) -> dict[str, T
             inner = ".".join(parts[depth:])
             outer = name.removesuffix(inner)
             found.update((outer, first) for first in firsts if first + inner in wanted)
-    # Of equals the shortest, so that names which fit as they stand stay.
+    # Of equals the shortest, so that names which fit already stay as they are.
     outer, first = min(found, key=lambda pair: (-found[pair], *map(len, pair)))
     return {
         first + name.removeprefix(outer) if name.startswith(outer) else name: tensor
@@ -245,7 +245,7 @@ def _metadata_normalisation(metadata: dict[str, str]) -> Normalisation | None:
 
 
 def _described_normalisation(path: Path) -> Normalisation | None:
-    """The normalisation of a trained model's weights, which stands in `model.json` beside them."""
+    """The normalisation in the `model.json` beside a trained model's weights; None without one."""
     try:
         facts = files.read_object(path.with_name("model.json"))
         described = facts["weights_sha256"]
@@ -271,7 +271,7 @@ class Pretrained:
 def pretrained(name: str) -> Pretrained | None:
     """The published weights of an encoder; None if timm names no place for them on the hub.
 
-    A name without a tag stands for the weights that this version of timm takes by itself. Raises
+    A name without a tag means the weights that this version of timm takes by default. Raises
     `InputError` for a tag that timm doesn't know.
     """
     settings: Any = pretrained_settings(name)

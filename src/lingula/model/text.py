@@ -46,7 +46,7 @@ def embed(
 
     Args:
         classes: K class names.
-        source: `orthogonal`; a `.safetensors` file with one vector a class name; or the folder or
+        source: `orthogonal`; a `.safetensors` file with one vector per class name; or the folder or
             hub name of a `transformers` text encoder.
         pooling: `auto` is the pooler where the model has one, else the masked mean (T5 encoders and
             sentence encoders without a pooler).
@@ -90,7 +90,7 @@ def _from_file(classes: Sequence[str], path: Path) -> TextEmbeddings:
     absent = [name for name in classes if phrase(name) not in stored]
     if absent:
         raise InputError(
-            f"{path} has no embedding for {examples(absent)}. It needs one 1-D tensor a class, "
+            f"{path} has no embedding for {examples(absent)}. It needs one 1-D tensor per class, "
             "named as the class is."
         )
     vectors = [stored[phrase(name)].float() for name in classes]
@@ -108,7 +108,7 @@ def _stored(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{path} can't be read as class embeddings (model.text); it may be damaged: {error}. "
-            "Copy or write it again: a .safetensors file with one 1-D tensor a class."
+            "Copy or write it again: a .safetensors file with one 1-D tensor per class."
         ) from None
     stored: dict[str, Tensor] = {}
     for name, vector in vectors.items():
@@ -134,7 +134,7 @@ def _check_apart(classes: Sequence[str], values: Tensor, place: Path) -> None:
     sharing = [n for n, row in zip(classes, same, strict=True) if int(row.sum()) > 1]
     if sharing:
         raise InputError(
-            f"{place} (model.text) gives the same embedding to {examples(sharing)}: the network "
+            f"{place} (model.text) gives the same embedding to {examples(sharing)}: the model "
             "could not tell them apart. Does the encoder know their words, and are its "
             "tokenizer's files there? Each class needs an embedding of its own; "
             "model.text=orthogonal gives one without text."
@@ -172,14 +172,14 @@ def _keep(found: TextEmbeddings, kept: Path) -> None:
 
 
 def _cached(kept: Path) -> TextEmbeddings | None:
-    """What was kept of an encoder's output; None if it is not there or damaged: it is made anew."""
+    """An encoder's output that was kept; None if it is not there, or damaged and computed again."""
     try:
         if not kept.is_file():
             return None
         with safe_open(kept, framework="pt") as stream:
             return TextEmbeddings(stream.get_tensor("values"), stream.metadata()["origin"])
     except (SafetensorError, OSError) as error:
-        log.warning("%s can't be read and is made anew: %s", kept, error)
+        log.warning("%s can't be read and is computed again: %s", kept, error)
         return None
 
 
@@ -188,7 +188,7 @@ def _folder(source: str) -> Path:
     folder = files.expand_home(source)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise InputError(f"{folder} holds no config.json: it is not a text encoder's folder.")
+            raise InputError(f"{folder} has no config.json: it is not a text encoder's folder.")
         return folder
     if source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise files.not_a_folder(folder, " A file for model.text is a .safetensors.")

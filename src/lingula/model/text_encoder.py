@@ -32,7 +32,7 @@ def encode(
 ) -> tuple[Tensor, str]:
     """(K, E) from a BERT-like model or a T5 encoder, and the pooling used.
 
-    `InputError` for a folder that is not whole or wants code run, and for classes whose words the
+    `InputError` for a folder that is incomplete or wants code run, and for classes whose words the
     tokenizer does not know.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # loading from a folder must not ask the hub
@@ -75,7 +75,7 @@ def _refusing(folder: Path) -> Iterator[None]:
         raise
     except pickle.UnpicklingError:
         raise InputError(
-            f"{folder} (model.text) holds weights that are Python objects, not only tensors, and "
+            f"{folder} (model.text) has weights that are Python objects, not only tensors, and "
             "are not opened: such a file can run anything. Get the encoder's model.safetensors, "
             "or save its state dict alone."
         ) from None
@@ -83,8 +83,8 @@ def _refusing(folder: Path) -> Iterator[None]:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise InputError(
             f"{folder} can't be used as a text encoder (model.text): {type(error).__name__}: "
-            f"{reason}. It needs config.json, model.safetensors and the tokenizer's files, whole; "
-            "code that lies beside them is never run. Download it again, or use another encoder, "
+            f"{reason}. It needs config.json, model.safetensors and all files of the tokenizer; "
+            "code beside them is never run. Download it again, or use another encoder, "
             "or model.text=orthogonal, which needs no text."
         ) from None
 

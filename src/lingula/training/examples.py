@@ -56,7 +56,7 @@ class Examples:
 
 
 def rows_of_epoch(train: Examples, config: Config) -> Rows:
-    """What an epoch draws its rows from."""
+    """The rows that an epoch is made of."""
     return Rows(len(train.dataset), train.outside, config.data.outside_ratio)
 
 
@@ -89,15 +89,11 @@ def load_batches(
 
 
 def examples_of(config: Config, table: Table, split: str, *, decode: bool = True) -> Examples:
-    """A split's images and targets; decoded at once where they fit into memory."""
+    """A split's images and targets; the images are decoded now if they fit into memory."""
     part = subset(table, rows_of(table, split))
     dataset = dataset_of(part, config)
     check_there(dataset, split)
-    memory = None
-    if decode and config.data.workers == 0 and fits_in_memory(dataset):
-        memory = _decoded(dataset, split, [str(table.path)])
-    elif decode and split == "train":
-        _tell_of_reading(dataset)
+    memory = _read_ahead(dataset, split, [str(table.path)], config) if decode else None
     values, mask = configured_targets(config.data, part)
     return Examples(dataset, values, mask, memory)
 
@@ -109,7 +105,7 @@ def with_features(
     flips = path.stem == "train" and config.augment.flip > 0
     shape = (2 if flips else 1, len(examples.dataset))
     if path.is_file():
-        kept = _features_in(path)
+        kept = read_features(path)
         if kept.shape[:2] == shape:
             return replace(examples, features=kept)
     if fabric.global_rank == 0:
@@ -129,24 +125,24 @@ def with_features(
                 may_fail=path.stem == "dev",
             )
     fabric.barrier()
-    return replace(examples, features=_features_in(path))
+    return replace(examples, features=read_features(path))
 
 
-def _features_in(path: Path) -> NDArray[np.float32]:
+def read_features(path: Path) -> NDArray[np.float32]:
     """The features in a file, mapped; `InputError` for a pickle, which could run anything."""
     try:
         kept: NDArray[np.float32] = np.load(path, mmap_mode="r", allow_pickle=False)
     except ValueError as error:
         raise InputError(
-            f"{path} holds no features: {error}. Remove it; it is made anew."
+            f"{path} contains no features: {error}. Remove it; it will be computed again."
         ) from None
     return kept
 
 
 def tell_of_test(config: Config, table: Table) -> None:
-    """Say before the first step which test images will have no scores after the last one.
+    """Warn before the first step of test images that are missing and so will have no scores.
 
-    Raises `InputError` if a cache lacks them, for then none of them would.
+    Raises `InputError` if a cache lacks them, since then none of them would have scores.
     """
     rows = rows_of(table, "test")
     missing = _missing(dataset_of(subset(table, rows), config)) if len(rows) else []
@@ -160,14 +156,14 @@ def tell_of_test(config: Config, table: Table) -> None:
 
 
 def _missing(dataset: Radiographs) -> list[str]:
-    """The images that are not there; what is in a cache need not be."""
+    """The image files that are missing; none are needed for images in a cache."""
     if dataset.cached is not None:
         return []
     return [str(dataset.paths[place]) for place in find_absent(dataset.paths.tolist())]
 
 
 def check_there(dataset: Radiographs, what: str) -> None:
-    """Refuse images that are not there; what is in a cache need not be."""
+    """Raise `InputError` if image files are missing; none are needed for images in a cache."""
     missing = _missing(dataset)
     if missing:
         raise InputError(
@@ -176,13 +172,8 @@ def check_there(dataset: Radiographs, what: str) -> None:
         )
 
 
-def _tell_of_reading(dataset: Radiographs) -> None:
-    if dataset.cached is None:
-        log.info("%s", reading(dataset.paths.tolist(), dataset.size))
-
-
 def reading(paths: Sequence[str], size: int) -> str:
-    """What an epoch over image files reads, and how to spare that, in two sentences."""
+    """What an epoch reads from image files, and how to avoid that, in two sentences."""
     amount = files.format_bytes(estimate_bytes(paths))
     return (
         f"Without a cache every epoch reads and decodes {amount} of image files ({len(paths)}). "
@@ -191,7 +182,17 @@ def reading(paths: Sequence[str], size: int) -> str:
     )
 
 
-def _decoded(dataset: Radiographs, what: str, tables: Sequence[str]) -> Memory:
+def _read_ahead(
+    dataset: Radiographs, what: str, tables: Sequence[str], config: Config
+) -> Memory | None:
+    """All images, decoded, if they fit into memory; else None, and what each epoch reads is logged.
+
+    Raises `InputError` if images can't be read; on dev only if none can.
+    """
+    if config.data.workers > 0 or not fits_in_memory(dataset):
+        if what != "dev" and dataset.cached is None:
+            log.info("%s", reading(dataset.paths.tolist(), dataset.size))
+        return None
     with progress(f"reading {what} images") as tick:
         memory = decode_all(dataset, count_only(tick))
     if memory.failures and what != "dev":
@@ -210,17 +211,13 @@ def _decoded(dataset: Radiographs, what: str, tables: Sequence[str]) -> Memory:
 
 
 def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Examples:
-    """One's own examples followed by those of other tables."""
+    """The table's own examples, followed by those of other tables."""
     tables = [other.table for other in others]
     dataset = together([own.dataset, *_datasets(tables, config)])
     check_there(dataset, "outside")
     read = [configured_targets(config.data, table) for table in tables]
-    memory = None
-    if config.data.workers == 0 and fits_in_memory(dataset):
-        named = [config.data.table, *(str(table.path) for table in tables)]
-        memory = _decoded(dataset, "train and outside", named)
-    else:
-        _tell_of_reading(dataset)
+    named = [config.data.table, *(str(table.path) for table in tables)]
+    memory = _read_ahead(dataset, "train and outside", named, config)
     return Examples(
         dataset,
         np.concatenate([own.targets, *(values for values, _ in read)]),
@@ -245,7 +242,7 @@ def _datasets(tables: Sequence[Table], config: Config) -> list[Radiographs]:
 
 
 def dataset_of(table: Table, config: Config) -> Radiographs:
-    """The images of a table, to be read at the model's size, or as they lie in the caches."""
+    """The images of a table, to be read at the model's size from their files or from the caches."""
     paths = [image_path(table.root, name) for name in table.images]
     cached, places = None, config.data.cache
     if places is not None:
@@ -257,7 +254,7 @@ def dataset_of(table: Table, config: Config) -> Radiographs:
 
 
 def _as_argument(table: Table, config: Config) -> str:
-    """The table as `lingula data cache` takes it."""
+    """The table as an argument of `lingula data cache`."""
     if table.path is None:
         return "TABLE"
     root = config.data.root

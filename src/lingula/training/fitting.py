@@ -291,7 +291,7 @@ def rehearse(plan: Plan, *, resuming: bool, overwrite: bool) -> None:
     """Raise `InputError` for what training would refuse before its first step.
 
     Args:
-        plan: what would be trained; a table without rows stands for a phantom to be drawn.
+        plan: what would be trained; a table without rows means a phantom that is not drawn yet.
         resuming: the settings are those of a run, with its device.
         overwrite: what is in the run's place would be set aside.
     """

@@ -62,7 +62,7 @@ class Schedule:
     """Steps of a run and the shape of its learning rate.
 
     Attributes:
-        steps_per_epoch: optimiser steps an epoch.
+        steps_per_epoch: optimiser steps per epoch.
         steps: of the whole run.
         warmup: steps of the warm-up, for `albef` a number of its ticks.
         warmup_lr: the rate that the warm-up starts from, or stays at.
@@ -79,7 +79,7 @@ class Schedule:
 
 
 # ALBEF's loop, from which the paper's laboratory took its own, moves the rate once in so many steps
-# of the first epoch, and once an epoch after that.
+# of the first epoch, and once per epoch after that.
 ALBEF_TICK = 100
 
 
@@ -88,7 +88,7 @@ def learning_rate(schedule: Schedule, step: int, peak: float) -> float:
 
     `linear` climbs from `warmup_lr` to `peak`; `constant` stays at `warmup_lr` for the warm-up.
     Then both follow a cosine to `min_lr` at the last step. `albef` climbs in ticks of 100 steps
-    within the first epoch and takes the cosine over all epochs, one value an epoch.
+    within the first epoch and takes the cosine over all epochs, one value per epoch.
     """
     low, floor = min(schedule.warmup_lr, peak), min(schedule.min_lr, peak)
     if schedule.kind == "albef":
@@ -120,14 +120,14 @@ def warmup_steps(kind: str, epochs: float | None, steps_per_epoch: int, steps: i
 
 
 def plan(config: Config, rows: Rows, world: int = 1) -> Schedule:
-    """The run's steps and rates. A run too short for its warm-up was refused by `Config`.
+    """The run's steps and rates; `Config` refuses a run that is too short for its warm-up.
 
-    Raises `InputError` where a process would get fewer than two rows a step or a piece.
+    Raises `InputError` if a process would get fewer than two rows per step or per piece.
     """
     o = config.optim
     if o.batch_size < 2 * world * o.accumulate:
         raise InputError(
-            f"optim.batch_size={o.batch_size} can't be worked through by {world} processes in "
+            f"optim.batch_size={o.batch_size} can't be divided among {world} processes in "
             f"optim.accumulate={o.accumulate} pieces of two or more images: optim.batch_size="
             f"{2 * world * o.accumulate} or more, or fewer pieces or processes."
         )

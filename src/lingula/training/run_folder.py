@@ -236,7 +236,7 @@ def check_same_training(run: Path) -> None:
         raise InputError(
             f"{run} was begun by lingula {other}. lingula {lingula.__version__} trains to other "
             "weights from the same settings (CHANGELOG.md says what changed), so it can't go on "
-            f"with it. Finish it with that version (pip install lingula=={other}); or begin anew: "
+            f"with it. Finish it with that version (pip install lingula=={other}); or start again: "
             "--overwrite sets it aside, and model.weights=RUN starts from its best model."
         )
 

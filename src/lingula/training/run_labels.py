@@ -85,7 +85,7 @@ def labels_of(
     Args:
         folder: the run or the ensemble.
         trained: runs that were named beside it.
-        table: the table where it lies now, or another one in its place, read as the run's was. If
+        table: the table where it is now, or another one in its place, read as the run's was. If
             it has no splits, they are those that the run made.
     """
     if not folder.is_dir():
@@ -139,18 +139,18 @@ def _gone(table: Path, folder: Path) -> InputError:
     if table.is_dir():
         return files.not_a_file(table, "table")
     return InputError(
-        f"There is no table {table}, which {folder} was made with. If it lies elsewhere now: "
+        f"There is no table {table}, which {folder} was made with. If it is elsewhere now: "
         "--labels TABLE."
     )
 
 
 def warn_of_other_labels(pairs: Iterable[tuple[Path, Path, str]]) -> None:
-    """One warning where scores meet other labels than those that they, or their run, come from.
+    """Warn once if scores are measured against other labels than those of their run or prediction.
 
     Args:
         pairs: scores files, each with the table that it is measured against and that table's hash.
 
-    A run's own copy of its table stands for the table itself: reading it tells if it was changed.
+    A run's own copy of its table counts as the table itself: reading it tells if it was changed.
     """
     told: dict[tuple[Path, str], dict[str, None]] = {}
     for scores, table, sha256 in pairs:
@@ -169,7 +169,7 @@ def warn_of_other_labels(pairs: Iterable[tuple[Path, Path, str]]) -> None:
 
 
 def _origin(scores: Path, table: Path) -> tuple[str, str, str] | None:
-    """Who had which table before, and its hash; None where nothing is known of it."""
+    """Who used which table before, and its hash; None if that is not known."""
     place = scores if scores.parent.name else scores.absolute()
     folder = place.parent.parent
     if place.parent.name == "scores" and (folder / "config.yaml").is_file():
@@ -188,7 +188,7 @@ def _origin(scores: Path, table: Path) -> tuple[str, str, str] | None:
 
 
 def _trained_sha256(run: Path) -> str | None:
-    """The hash of the table that a run was trained on, outside data apart."""
+    """The hash of the table that a run was trained on, without outside tables."""
     kept = _section(run / "best" / "model.json", "trained_on").get("sha256")
     if kept is None and not read_config(run / "config.yaml").data.outside:
         kept = run_folder.read_environment(run).get("data_sha256")
@@ -206,7 +206,7 @@ def number_format(scores: Path) -> str | None:
 
 
 def warn_of_other_formats(scores: Iterable[Path]) -> None:
-    """One warning where scores of different number formats are compared."""
+    """Warn once if scores of different number formats are compared."""
     found = {path: number_format(path) for path in scores}
     if len(set(found.values()) - {None}) > 1:
         told = "; ".join(f"{path}: {kind}" for path, kind in found.items() if kind is not None)
@@ -225,7 +225,7 @@ def _section(path: Path, name: str) -> dict[str, Any]:
 
 
 def warn_of_changed_runs(known: Iterable[tuple[Path, RunLabels]]) -> None:
-    """The same warning for folders of runs and ensembles with the labels that each is given."""
+    """Warn as `warn_of_other_labels` does, for folders of runs and ensembles and their labels."""
     warn_of_other_labels(
         (folder / "scores" / "dev.csv", labels.table.path, labels.table.sha256)
         for folder, labels in known
@@ -241,7 +241,7 @@ def evaluate_run(
     ci: int = 0,
     setting: Setting | None = None,
 ) -> Evaluation:
-    """Scores against the labels, unknown cells meaning what the run's settings say."""
+    """Measure scores against the labels; unknown cells mean what the run's settings say."""
     return evaluate_predictions(
         predictions,
         labels.table,
@@ -265,7 +265,7 @@ def scored_rows(
 
 
 def dev_thresholds(run: Path, labels: RunLabels) -> dict[str, float]:
-    """Max-F1 thresholds on dev, by class; a class without positives there has none."""
+    """Max-F1 thresholds on dev, by class; a class without positives on dev has none."""
     predictions = read_scores(run / "scores" / "dev.csv")
     part, probabilities = scored_rows(predictions, labels, "dev")
     values, mask = configured_targets(labels.data, part)

@@ -313,7 +313,7 @@ def _same(key: str, there: Config, now: Config, known: Mapping[str, Any]) -> boo
 
 
 def _pixels(config: Config) -> str | None:
-    """What a cache makes of the pixels: nothing if there is none, or a raw one."""
+    """What a cache changes in the pixels, codec and quality; None if it is raw or not there."""
     caches = config.data.cache
     if caches is None:
         return None

@@ -46,7 +46,7 @@ def train(
         resume: a run folder to continue with its own settings, instead of `name` and `out`.
         dry_run: only check all that can be checked before the first step, and log what would be
             done.
-        overwrite: set an existing folder aside (`NAME.old-1`) and start anew.
+        overwrite: set an existing folder aside (`NAME.old-1`) and start again.
 
     Returns:
         The run folder.
@@ -125,7 +125,7 @@ def _check_phantoms(config: Config) -> None:
     if drawn and config.data.table != "phantom":
         raise InputError(
             f"data.outside={drawn[0]} is a phantom and data.table is not: give tables of real "
-            "films as data.outside=[nih.csv,chexpert.csv]."
+            "images as data.outside=[nih.csv,chexpert.csv]."
         )
 
 

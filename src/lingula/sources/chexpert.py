@@ -20,12 +20,12 @@ from lingula.sources.released import (
     Released,
     ages,
     as_table,
-    finding_cells,
     finding_columns,
-    in_order,
+    findings,
     read_released,
     row_numbers,
     sexes,
+    unmatched,
 )
 from lingula.system import files
 from lingula.system.errors import InputError, examples, nearest
@@ -84,13 +84,7 @@ def chexpert(
             "name one with --labels too."
         )
     columns = [finding_columns(file, CHEXPERT, ignore_columns) for file in tables]
-    names = in_order(set().union(*columns), CHEXPERT)
-    if not names:
-        raise InputError(f"{examples(f.path for f in tables)}: no file has a column of a finding.")
-    space = LabelSpace(names, "chexpert" if names == CHEXPERT else "own")
-    cells = np.concatenate(
-        [finding_cells(file, c, space) for file, c in zip(tables, columns, strict=True)]
-    )
+    space, cells = findings(tables, columns, CHEXPERT, {CHEXPERT: "chexpert"})
     frame = pl.concat([_rows(file, place) for file in tables], how="diagonal").fill_null("")
     return as_table(frame, cells, space, root=place, source=SOURCE, blank="zero", made_from=tables)
 
@@ -209,9 +203,7 @@ def _plus(root: Path, tables: Sequence[Released], stated: Sequence[Path]) -> Tab
     if not (row >= 0).any():
         raise InputError(f"{stated[0]} names none of the images of {tables[0].path}: {keys[0]!r}.")
     note("images left out: they have no labels", [plain[i] for i in np.flatnonzero(row < 0)])
-    used = np.zeros(len(keys), dtype=bool)
-    used[row[row >= 0]] = True
-    note(f"images of {stated[0].name} are in no row", [keys[i] for i in np.flatnonzero(~used)])
+    note(f"images of {stated[0].name} are in no row", unmatched(keys, row))
     labelled = row >= 0
     made = Released(stated[0], pl.DataFrame(), (), files.sha256(stated[0]))
     return as_table(

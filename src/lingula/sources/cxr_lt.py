@@ -7,14 +7,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from lingula.settings.label_space import (
     CXR_LT_2023,
     CXR_LT_2024,
     CXR_LT_2024_UNSEEN,
-    LabelSpace,
     fold,
 )
 from lingula.settings.vocabulary import split_of
@@ -23,14 +21,13 @@ from lingula.sources.places import check_inside, folder, label_files, laid_out
 from lingula.sources.released import (
     Released,
     as_table,
-    finding_cells,
+    clean_columns,
     finding_columns,
-    ids,
-    in_order,
+    findings,
     read_released,
     splits,
 )
-from lingula.system.errors import InputError, examples
+from lingula.system.errors import InputError
 from lingula.tables.table import BLANK, Table
 
 log = logging.getLogger("lingula")
@@ -73,16 +70,9 @@ def cxr_lt(
     ]
     columns = [finding_columns(file, _KNOWN, ignore_columns, _BESIDE) for file in files]
     release = _release(files, [set(found) for found in columns])
-    known = set().union(*columns)
     order = CXR_LT_2023 if release == 2023 else _KNOWN
-    names = in_order(known, order)
-    if not names:
-        raise InputError(f"{examples(f.path for f in files)}: no file has a column of a finding.")
-    full = {CXR_LT_2023: "cxr-lt-2023", CXR_LT_2024: "cxr-lt-2024"}
-    space = LabelSpace(names, full.get(names, "own"))
-    cells = np.concatenate(
-        [finding_cells(f, found, space) for f, found in zip(files, columns, strict=True)]
-    )
+    names = {CXR_LT_2023: "cxr-lt-2023", CXR_LT_2024: "cxr-lt-2024"}
+    space, cells = findings(files, columns, order, names)
     frame = pl.concat([_rows(file, place) for file in files], how="diagonal").fill_null("")
     unstated = int((cells == BLANK).all(axis=1).sum())
     if unstated:
@@ -138,7 +128,7 @@ def _release(files: Sequence[Released], found: Sequence[set[str]]) -> int:
 
 def _rows(file: Released, root: Path) -> pl.DataFrame:
     """The columns of a file that are no findings, cleaned, with the image's place and the split."""
-    frame = file.frame.drop(file.rest)
+    frame = clean_columns(file, {"id": "", "patient": "p", "study": "s"})
     images = frame["image"].to_list()
     check_inside(root, images, file.path)
     named = _SPLIT.match(file.path.name)
@@ -150,9 +140,6 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
         word = "" if named is None else split_of(named[1])
         split = pl.repeat(word, frame.height, dtype=pl.String, eager=True)
     return frame.with_columns(
-        ids(frame["id"], file.path).alias("id"),
-        ids(frame["patient"], file.path, "p").alias("patient"),
-        ids(frame["study"], file.path, "s").alias("study"),
         pl.Series("image", laid_out(root, images, LAYOUTS), dtype=pl.String),
         split.alias("split"),
     )

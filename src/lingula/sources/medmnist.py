@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -71,9 +72,9 @@ def medmnist(
                 labels = _labels(archive, part, shapes[part][0], path)
                 folder = place / part
                 folder.mkdir(parents=True, exist_ok=True)
-                for number, film in enumerate(_films(archive, f"{part}_images", path)):
+                for number, pixels in enumerate(_images(archive, f"{part}_images", path)):
                     names.append(f"{part}/{number:06}.png")
-                    _save(film, place / names[-1])
+                    _save(pixels, place / names[-1])
                     if progress is not None and len(names) % 500 == 0:
                         progress(len(names), total)
                 cells.append(labels)
@@ -98,43 +99,36 @@ def _npz(root: Path) -> Path:
     return found[0]
 
 
-def _open(archive: zipfile.ZipFile, name: str, path: Path) -> IO[bytes]:
-    try:
-        return archive.open(f"{name}.npy")
-    except KeyError:
-        held = examples(n.removesuffix(".npy") for n in archive.namelist())
-        raise InputError(f"{path} has no array '{name}'. It has: {held}.") from None
-
-
-def _header(stream: IO[bytes], name: str, path: Path) -> tuple[tuple[int, ...], np.dtype[np.uint8]]:
-    """Shape and type of an array; only plain bytes in C order are read, never a pickle."""
-    try:
-        version = np.lib.format.read_magic(stream)
-        read = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, fortran, dtype = read(stream)
-    except ValueError as error:
-        raise InputError(f"{path}: array '{name}' can't be read: {error}.") from None
-    if fortran or dtype != np.uint8:
-        raise InputError(f"{path}: array '{name}' is {dtype}; ChestMNIST's are bytes (uint8).")
-    return shape, dtype
+@contextlib.contextmanager
+def _array(
+    archive: zipfile.ZipFile, name: str, path: Path
+) -> Iterator[tuple[tuple[int, ...], IO[bytes]]]:
+    """Shape and bytes of an array; only plain bytes in C order are read, never a pickle."""
+    if f"{name}.npy" not in archive.namelist():
+        known = examples(n.removesuffix(".npy") for n in archive.namelist())
+        raise InputError(f"{path} has no array '{name}'. It has: {known}.")
+    with archive.open(f"{name}.npy") as stream:
+        try:
+            version, form = np.lib.format.read_magic(stream), np.lib.format
+            read = form.read_array_header_1_0 if version == (1, 0) else form.read_array_header_2_0
+            shape, fortran, dtype = read(stream)
+        except ValueError as error:
+            raise InputError(f"{path}: array '{name}' can't be read: {error}.") from None
+        if fortran or dtype != np.uint8:
+            raise InputError(f"{path}: array '{name}' is {dtype}; ChestMNIST's are bytes (uint8).")
+        yield shape, stream
 
 
 def _shape(archive: zipfile.ZipFile, name: str, path: Path) -> tuple[int, ...]:
-    with _open(archive, name, path) as stream:
-        shape, _ = _header(stream, name, path)
-    if len(shape) != 3:
-        raise InputError(f"{path}: array '{name}' is {shape}, not (images, height, width).")
-    return shape
+    with _array(archive, name, path) as (shape, _):
+        if len(shape) != 3:
+            raise InputError(f"{path}: array '{name}' is {shape}, not (images, height, width).")
+        return shape
 
 
-def _films(archive: zipfile.ZipFile, name: str, path: Path) -> Iterator[NDArray[np.uint8]]:
+def _images(archive: zipfile.ZipFile, name: str, path: Path) -> Iterator[NDArray[np.uint8]]:
     """The images one after the other: the largest release does not fit into memory at once."""
-    with _open(archive, name, path) as stream:
-        (count, height, width), _ = _header(stream, name, path)
+    with _array(archive, name, path) as ((count, height, width), stream):
         for _ in range(count):
             data = stream.read(height * width)
             if len(data) != height * width:
@@ -144,8 +138,7 @@ def _films(archive: zipfile.ZipFile, name: str, path: Path) -> Iterator[NDArray[
 
 def _labels(archive: zipfile.ZipFile, part: str, count: int, path: Path) -> NDArray[np.float32]:
     name = f"{part}_labels"
-    with _open(archive, name, path) as stream:
-        shape, _ = _header(stream, name, path)
+    with _array(archive, name, path) as (shape, stream):
         data = stream.read()
     if shape != (count, len(CLASSES)) or len(data) != count * len(CLASSES):
         raise InputError(
@@ -153,15 +146,15 @@ def _labels(archive: zipfile.ZipFile, part: str, count: int, path: Path) -> NDAr
         )
     labels = np.frombuffer(data, dtype=np.uint8).reshape(shape)
     if labels.max(initial=0) > 1:
-        raise InputError(f"{path}: array '{name}' holds {labels.max()}; labels are 1 and 0.")
+        raise InputError(f"{path}: array '{name}' has {labels.max()}; labels are 1 and 0.")
     return labels.astype(np.float32)
 
 
-def _save(film: NDArray[np.uint8], path: Path) -> None:
+def _save(pixels: NDArray[np.uint8], path: Path) -> None:
     if path.is_file():
         return
     # A rename makes the file whole; a flush to disk for each of 112,120 would take hours.
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as stream:
-        Image.fromarray(film).save(stream, format="PNG", compress_level=1)
+        Image.fromarray(pixels).save(stream, format="PNG", compress_level=1)
     temporary.replace(path)

@@ -14,14 +14,15 @@ from lingula.sources.places import check_inside, folder, label_files, laid_out, 
 from lingula.sources.released import (
     Released,
     as_table,
+    clean_columns,
     finding_cells,
     finding_columns,
     first_of_each,
-    ids,
     in_order,
     read_released,
     row_numbers,
     splits,
+    unmatched,
 )
 from lingula.system.errors import InputError, examples
 from lingula.tables.table import Table
@@ -142,21 +143,15 @@ def _files(
 
 def _keys(file: Released) -> pl.DataFrame:
     """The known columns, ids without prefixes: `p10999999`, `10999999.0` are `10999999`."""
-    prefixes = {"patient": "p", "study": "s", "id": ""}
-    frame = file.frame.drop(file.rest)
-    cleaned = {
-        name: ids(frame[name], file.path, prefix)
-        for name, prefix in prefixes.items()
-        if name in frame.columns
-    }
+    frame = clean_columns(file, {"patient": "p", "study": "s", "id": ""})
     blank = [
-        f"{name} (row {int(cells.eq('').arg_true()[0]) + 2})"
-        for name, cells in cleaned.items()
-        if bool((cells == "").any())
+        f"{name} (row {int(frame[name].eq('').arg_true()[0]) + 2})"
+        for name in ("patient", "study", "id")
+        if name in frame.columns and bool((frame[name] == "").any())
     ]
     if blank:
         raise InputError(f"{file.path} has blank ids: {examples(blank)}. Fill them in.")
-    return frame.with_columns(**cleaned)
+    return frame
 
 
 def _splits(films: pl.DataFrame, split: Released) -> pl.Series:
@@ -178,6 +173,4 @@ def _tell_unmatched(
         )
     without = films.filter(pl.Series(row < 0))["id"].to_list()
     note("images left out: their studies have no labels", without)
-    used = np.zeros(studies.height, dtype=bool)
-    used[row[row >= 0]] = True
-    note("labelled studies without an image", studies.filter(pl.Series(~used))["study"].to_list())
+    note("labelled studies without an image", unmatched(studies["study"].to_list(), row))

@@ -14,17 +14,16 @@ from lingula.settings.label_space import NIH, NIH_CXR_LT, LabelSpace, canonical
 from lingula.sources.places import by_name, check_inside, folder, label_files, note, read_lines
 from lingula.sources.released import (
     Released,
-    ages,
     as_table,
+    clean_columns,
     finding_cells,
     finding_columns,
     first_of_each,
-    ids,
+    one_hot,
     read_released,
     row_numbers,
-    sexes,
+    unmatched,
 )
-from lingula.sources.tokens import one_hot, spread
 from lingula.system import files
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.table import BLANK, Table
@@ -95,20 +94,21 @@ def _findings(entry: Released) -> tuple[LabelSpace, NDArray[np.float32]]:
 
     A cell without a name, bars or not, says nothing: its classes are blank.
     """
-    lists = entry.frame["findings"].str.split("|").list.eval(pl.element().str.strip_chars())
-    rows, tokens = spread(lists.to_list())
-    wrong = sorted({t for t in tokens.unique() if t and canonical(t) not in NIH_CXR_LT})
+    split = entry.frame["findings"].str.split("|").list.eval(pl.element().str.strip_chars())
+    lists: list[list[str]] = split.to_list()
+    names = {name for row in lists for name in row if name}
+    wrong = sorted(name for name in names if canonical(name) not in NIH_CXR_LT)
     if wrong:
-        row = int(rows[tokens.eq(wrong[0]).arg_true()[0]])
+        row = next(row for row, own in enumerate(lists) if wrong[0] in own)
         raise InputError(
             f"{entry.path}, row {row + 2}, column 'Finding Labels': {wrong[0]!r} is no finding of "
             f"NIH.{nearest(wrong[0], NIH_CXR_LT)}"
         )
-    further = {canonical(t) for t in tokens.unique() if t} - set(NIH)
+    further = set(map(canonical, names)) - set(NIH)
     classes = (*NIH, *(name for name in _ADDED if name in further))
     space = LabelSpace(classes, "own" if further else "nih")
-    cells = one_hot(rows, tokens, space, len(lists))
-    silent = np.array([not any(names) for names in lists.to_list()], dtype=bool)
+    cells = one_hot(lists, space)
+    silent = np.array([not any(own) for own in lists], dtype=bool)
     cells[silent] = BLANK
     what = "images without any entry of findings: they are blank, not negative"
     note(what, entry.frame["image"].filter(pl.Series(silent)).to_list())
@@ -138,10 +138,7 @@ def _with_added(
     row = row_numbers(entry.frame.select(pl.col("image").alias("id")), keys)
     if not (row >= 0).any():
         raise InputError(f"{where} names none of the images of {entry.path}: {keys['id'][0]!r}.")
-    unused = np.ones(len(keys), dtype=bool)
-    unused[row[row >= 0]] = False
-    strangers = keys["id"].filter(pl.Series(unused)).to_list()
-    note(f"images of {where} are not in {entry.path.name}", strangers)
+    note(f"images of {where} are not in {entry.path.name}", unmatched(keys["id"].to_list(), row))
     joined = np.full((len(cells), len(wider)), BLANK, dtype=np.float32)
     for name in space.classes:
         joined[:, wider.index(name)] = cells[:, space.index(name)]
@@ -160,19 +157,11 @@ def _with_added(
 
 
 def _rows(entry: Released) -> pl.DataFrame:
-    """Image, patient, study (patient and follow-up), view, age and sex."""
-    frame = entry.frame
-    patient = ids(frame["patient"], entry.path)
-    columns = [frame["image"], patient.alias("patient")]
+    """The known columns, cleaned; a study is a patient and a follow-up."""
+    frame = clean_columns(entry, {"patient": "", "followup": ""})
     if "followup" in frame.columns:
-        columns.append((patient + "_" + ids(frame["followup"], entry.path)).alias("study"))
-    if "view" in frame.columns:
-        columns.append(frame["view"])
-    if "age" in frame.columns:
-        columns.append(ages(frame["age"]).alias("age"))
-    if "sex" in frame.columns:
-        columns.append(sexes(frame["sex"]).alias("sex"))
-    return pl.DataFrame(columns)
+        frame = frame.with_columns((frame["patient"] + "_" + frame["followup"]).alias("study"))
+    return frame
 
 
 def _official(images: pl.Series, paths: Sequence[Path]) -> tuple[pl.Series, list[Released]]:

@@ -10,9 +10,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from lingula.settings.label_space import LabelSpace, canonical
 from lingula.sources.places import by_name, check_inside, folder, label_files, note
-from lingula.sources.released import Released, ages, as_table, ids, read_released, sexes
-from lingula.sources.tokens import one_hot, space_of, spread
+from lingula.sources.released import (
+    Released,
+    ages,
+    as_table,
+    clean_columns,
+    one_hot,
+    read_released,
+)
 from lingula.system.errors import InputError
 from lingula.tables.mapping import LabelMap
 from lingula.tables.table import BLANK, Table
@@ -128,11 +135,13 @@ def padchest(root: str | Path, labels: Sequence[str | Path] = ()) -> Table:
         raise InputError(f"PadChest's labels are one file, not {len(found)}: name one.")
     file = read_released(found[0], _NAMES, ("image", "patient", "findings"))
     lists, stated = _lists(file)
-    rows, tokens = spread(lists)
-    if not len(tokens):
+    names = sorted(
+        {name for row in lists for name in row}, key=lambda name: (name.casefold(), name)
+    )
+    if not names:
         raise InputError(f"{file.path}: no row of column 'Labels' has a finding.")
-    space = space_of(tokens.unique().to_list(), (), "padchest")
-    cells = one_hot(rows, tokens, space, len(lists))
+    space = LabelSpace(tuple(dict.fromkeys(map(canonical, names))), "own")
+    cells = one_hot(lists, space)
     cells[~stated] = BLANK
     unknown = file.frame["image"].filter(pl.Series(~stated)).to_list()
     note("images of which nothing is stated: they are blank, not negative", unknown)
@@ -172,24 +181,19 @@ def _parsed(text: str) -> list[str] | None:
 
 
 def _rows(file: Released, root: Path) -> pl.DataFrame:
-    frame = file.frame
+    frame = clean_columns(file, {"patient": "", "study": ""})
     images = frame["image"].to_list()
     check_inside(root, images, file.path)
-    columns = [
+    frame = frame.with_columns(
         pl.Series("image", by_name(root, images), dtype=pl.String),
         frame["image"].str.replace(r"\.[^.]+$", "").alias("id"),
-        ids(frame["patient"], file.path).alias("patient"),
-    ]
-    if "study" in frame.columns:
-        columns.append(ids(frame["study"], file.path).alias("study"))
+    )
     if "view" in frame.columns:
-        columns.append(frame["view"].replace({"L": "LATERAL"}))
-    if "sex" in frame.columns:
-        columns.append(sexes(frame["sex"]).alias("sex"))
+        frame = frame.with_columns(frame["view"].replace({"L": "LATERAL"}))
     if "born" in frame.columns and "taken" in frame.columns:
         year = frame["taken"].str.extract(r"^(\d{4})").cast(pl.Int64, strict=False)
         born = frame["born"].str.extract(r"^(\d{4})").cast(pl.Int64, strict=False)
-        # Born in the year of the film: less than a year old, and a bare 0 would be no known age.
+        # Born in the year of the image: less than a year old, and a bare 0 would be no known age.
         age = (year - born).cast(pl.String).fill_null("").replace("0", "0.5")
-        columns.append(ages(age).alias("age"))
-    return pl.DataFrame(columns)
+        frame = frame.with_columns(ages(age).alias("age"))
+    return frame

@@ -55,6 +55,15 @@ def read_released(
     return Released(path, frame.select(*stripped, *rest), rest, sha256)
 
 
+def clean_columns(file: Released, prefixes: Mapping[str, str]) -> pl.DataFrame:
+    """The known columns of a file: ids without their prefixes, ages in years, sexes by code."""
+    frame = file.frame.drop(file.rest)
+    columns = [ids(frame[n], file.path, p) for n, p in prefixes.items() if n in frame.columns]
+    cleaners = (("age", ages), ("sex", sexes))
+    columns += [clean(frame[name]) for name, clean in cleaners if name in frame.columns]
+    return frame.with_columns(columns)
+
+
 def ids(cells: pl.Series, path: Path, prefix: str = "") -> pl.Series:
     """Ids as text: `59999999.0` is `59999999`; where `prefix` is `s`, `s59999999` and
     `s59999999.0` are too.
@@ -126,6 +135,37 @@ def finding_cells(
     return labels
 
 
+def findings(
+    files: Sequence[Released],
+    columns: Sequence[Mapping[str, str]],
+    order: Collection[str],
+    names: Mapping[tuple[str, ...], str],
+) -> tuple[LabelSpace, NDArray[np.float32]]:
+    """The classes of `order` that files have, and the cells (N, K) of all their rows.
+
+    `names` are those of label spaces by their classes. Raises `InputError` without any class, and
+    for a cell that is not a label.
+    """
+    classes = in_order(set().union(*columns), order)
+    if not classes:
+        raise InputError(f"{examples(f.path for f in files)}: no file has a column of a finding.")
+    space = LabelSpace(classes, names.get(classes, "own"))
+    cells = [finding_cells(file, own, space) for file, own in zip(files, columns, strict=True)]
+    return space, np.concatenate(cells)
+
+
+def one_hot(lists: Sequence[Sequence[str]], space: LabelSpace) -> NDArray[np.float32]:
+    """Cells (N, K): 1 where a list has a name of the class, by the whole name; else 0.
+
+    Names that are no class of `space` are passed over.
+    """
+    column = {name: space.index(name) for names in lists for name in set(names) if name in space}
+    cells = np.zeros((len(lists), len(space)), dtype=np.float32)
+    for row, names in enumerate(lists):
+        cells[row, [column[name] for name in names if name in column]] = 1.0
+    return cells
+
+
 def in_order(found: Collection[str], order: Collection[str]) -> tuple[str, ...]:
     """The names of `order` that were found, in its order."""
     return tuple(name for name in order if name in found)
@@ -166,6 +206,12 @@ def row_numbers(wanted: pl.DataFrame, keys: pl.DataFrame) -> NDArray[np.intp]:
     numbered = keys.with_row_index("number")
     joined = wanted.with_row_index("place").join(numbered, on=wanted.columns, how="left")
     return joined.sort("place")["number"].cast(pl.Int64).fill_null(-1).to_numpy().astype(np.intp)
+
+
+def unmatched(keys: Sequence[str], rows: NDArray[np.intp]) -> list[str]:
+    """The keys whose row number is not among `rows` (see `row_numbers`)."""
+    used = set(rows.tolist())
+    return [key for number, key in enumerate(keys) if number not in used]
 
 
 def first_of_each(
@@ -226,6 +272,7 @@ def as_table(
     where = examples(file.path for file in made_from)
     if not frame.height:
         raise InputError(f"{where}: no rows are left to make a table of.")
+    frame = frame.select(name for name in NAMES.values() if name in frame.columns)
     frame, labels = _once(frame, labels, where)
     texts: dict[str, Any] = {
         field: tuple(frame[name].to_list())

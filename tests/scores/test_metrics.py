@@ -21,7 +21,7 @@ from sklearn.metrics import (
 )
 
 from lingula.bench.metrics import bench_metrics
-from lingula.scores import metrics, operating
+from lingula.scores import metrics, reliability, thresholds
 from lingula.scores.evaluation import evaluate_predictions
 from lingula.scores.intervals import bootstrap, interval
 from lingula.scores.predictions import aligned, class_columns, read_scores
@@ -131,8 +131,8 @@ def test_bootstrap_of_every_draw_equals_the_metric_of_repeated_rows() -> None:
 
 def test_max_f1_threshold() -> None:
     s, y = np.array([0.1, 0.4, 0.6, 0.9]), np.array([False, False, True, True])
-    assert metrics.max_f1_threshold(s, y) == 0.6
-    assert math.isnan(metrics.max_f1_threshold(s, np.zeros(4, bool)))
+    assert thresholds.max_f1_threshold(s, y) == 0.6
+    assert math.isnan(thresholds.max_f1_threshold(s, np.zeros(4, bool)))
 
 
 @given(st.integers(0, 500))
@@ -196,18 +196,18 @@ def test_measures_at_a_threshold_equal_scikit_learn(
     rows: list[tuple[bool, float]], threshold: float
 ) -> None:
     y, s = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
-    precision, recall, specificity, f1 = operating.at_threshold(s, y, threshold)
+    precision, recall, specificity, f1 = thresholds.at_threshold(s, y, threshold)
     found = s >= threshold
     for ours, theirs in (
         (precision, precision_score(y, found, zero_division=np.nan)),
         (recall, recall_score(y, found, zero_division=np.nan)),
         (specificity, recall_score(~y, ~found, zero_division=np.nan)),
         (f1, f1_score(y, found, zero_division=np.nan) if y.any() else np.nan),
-        (operating.brier(s, y), np.mean((s - y) ** 2)),
+        (reliability.brier(s, y), np.mean((s - y) ** 2)),
     ):
         assert ours == pytest.approx(theirs, abs=1e-12, nan_ok=True)
     if 0 < y.sum() < len(y):
-        assert operating.brier(s, y) == pytest.approx(brier_score_loss(y, s), abs=1e-12)
+        assert reliability.brier(s, y) == pytest.approx(brier_score_loss(y, s), abs=1e-12)
 
 
 @given(labels_and_scores, st.sampled_from([0.0, 0.5, 0.8, 0.9, 1.0]))
@@ -218,8 +218,8 @@ def test_sensitivity_at_a_specificity_and_back(
     """The best of all thresholds, one above every score among them: by trying each."""
     y, s = np.array([r[0] for r in rows]), np.array([r[1] for r in rows])
     true, false = metrics.counts(metrics.rank(s, y))
-    sensitivity = operating.sensitivity_at(true, false, level)
-    specificity = operating.specificity_at(true, false, level)
+    sensitivity = thresholds.sensitivity_at(true, false, level)
+    specificity = thresholds.specificity_at(true, false, level)
     if not 0 < y.sum() < len(y):
         assert math.isnan(sensitivity) and math.isnan(specificity)
         return
@@ -232,8 +232,8 @@ def test_sensitivity_at_a_specificity_and_back(
 
 def test_case_83_calibration_is_of_the_positive_label() -> None:
     s, y = np.array([0.01, 0.001, 0.005]), np.ones(3, bool)
-    assert operating.calibration_error(s, y) == pytest.approx(0.9947, abs=1e-4)
-    assert operating.calibration_error(s, ~y) == pytest.approx(0.0053, abs=1e-4)
+    assert reliability.calibration_error(s, y) == pytest.approx(0.9947, abs=1e-4)
+    assert reliability.calibration_error(s, ~y) == pytest.approx(0.0053, abs=1e-4)
 
 
 def test_calibration_error_by_hand() -> None:
@@ -241,17 +241,17 @@ def test_calibration_error_by_hand() -> None:
     s = np.array([0.0, 0.05, 1 / 15, 0.5, 0.95, 1.0])
     y = np.array([0, 1, 0, 1, 1, 1], bool)
     bins = [abs(0.05 - 1), abs(1 / 15 - 0), abs(0.5 - 1), abs(1.95 - 2)]
-    assert operating.calibration_error(s, y) == pytest.approx(sum(bins) / 6)
-    assert math.isnan(operating.calibration_error(np.zeros(0), np.zeros(0, bool)))
-    assert math.isnan(operating.brier(np.zeros(0), np.zeros(0, bool)))
+    assert reliability.calibration_error(s, y) == pytest.approx(sum(bins) / 6)
+    assert math.isnan(reliability.calibration_error(np.zeros(0), np.zeros(0, bool)))
+    assert math.isnan(reliability.brier(np.zeros(0), np.zeros(0, bool)))
 
 
 def test_calibrated_scores_have_a_small_error_and_shifted_ones_their_shift() -> None:
     random = np.random.default_rng(0)
     s = random.random(200_000) * 0.8
     y = random.random(200_000) < s
-    assert operating.calibration_error(s, y) < 0.01
-    assert operating.calibration_error(s + 0.2, y) == pytest.approx(0.2, abs=0.005)
+    assert reliability.calibration_error(s, y) < 0.01
+    assert reliability.calibration_error(s + 0.2, y) == pytest.approx(0.2, abs=0.005)
 
 
 def test_operating_measures_are_masked_and_bound_to_their_class() -> None:
@@ -260,14 +260,14 @@ def test_operating_measures_are_masked_and_bound_to_their_class() -> None:
     y[:, 2] = 0
     mask = random.random((200, 3)) < 0.7
     limits = np.array([0.3, 0.6, 0.5])
-    found = operating.operating(s, y, mask, limits, metrics.rankings(s, y, mask))
+    found = thresholds.operating(s, y, mask, limits, metrics.rankings(s, y, mask))
     for k in range(3):
         kept = mask[:, k]
-        alone = operating.at_threshold(s[kept, k], y[kept, k] > 0, limits[k])
+        alone = thresholds.at_threshold(s[kept, k], y[kept, k] > 0, limits[k])
         np.testing.assert_array_equal(
             alone, [found.precision[k], found.recall[k], found.specificity[k], found.f1[k]]
         )
-        assert found.ece[k] == operating.calibration_error(s[kept, k], y[kept, k] > 0)
+        assert found.ece[k] == reliability.calibration_error(s[kept, k], y[kept, k] > 0)
     assert math.isnan(found.f1[2]) and math.isnan(found.recall[2])
     assert found.mF1 == found.f1[:2].mean() and found.mECE == found.ece.mean()
 

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from lingula.scores import metrics
 from lingula.scores.intervals import Draws, Interval, logit_interval, mean_by_draw
 from lingula.scores.metrics import FEW
-from lingula.scores.operating import Operating
 from lingula.scores.subgroups import Subgroups, aligned_rows, subgroups_json, subgroups_text
-from lingula.scores.thresholds import FALLBACK
+from lingula.scores.thresholds import FALLBACK, Operating
 from lingula.system.errors import examples
 
 

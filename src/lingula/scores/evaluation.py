@@ -26,10 +26,9 @@ from lingula.scores.joining import (
     rows_to_measure,
     with_classes,
 )
-from lingula.scores.operating import operating
 from lingula.scores.predictions import Predictions
 from lingula.scores.subgroups import DECADES, Subgroups, subgroups_of
-from lingula.scores.thresholds import FALLBACK
+from lingula.scores.thresholds import FALLBACK, operating
 from lingula.settings.label_space import canonical, fold, groups
 from lingula.system.errors import InputError, nearest
 from lingula.tables.configured import Meaning, configured_targets

@@ -43,6 +43,28 @@ def fold_numbers(
     return np.asarray(order % max(1, min(folds, len(names))), dtype=np.intp)[unit_of_row]
 
 
+def resample(
+    random: np.random.Generator, units: int, draws: int, size: int | None = None
+) -> NDArray[np.int64]:
+    """How often each unit is drawn (draws, units); `size` per draw, None: as many as there are.
+
+    One draw is made at a time, so that the draws are the same in whatever chunks they are made.
+    """
+    drawn = np.zeros((draws, units), dtype=np.int64)
+    for counts in drawn:
+        chosen = random.integers(0, units, units if size is None else size)
+        counts[:] = np.bincount(chosen, minlength=units)
+    return drawn
+
+
+def mean_interval(values: Floats, unit_of_row: NDArray[np.intp], counts: Floats) -> Interval:
+    """Interval of the mean of rows (n,) over draws (draws, units) of the units they belong to."""
+    units = counts.shape[1]
+    rows = counts @ np.bincount(unit_of_row, minlength=units)
+    total = counts @ np.bincount(unit_of_row, weights=values, minlength=units)
+    return interval(np.where(rows > 0, total / np.maximum(rows, 1), np.nan))
+
+
 @dataclass(frozen=True)
 class Draws:
     """AP and AUROC of every draw and class, arrays (draws, K); NaN where undefined in a draw.
@@ -107,19 +129,15 @@ def bootstrap(
     units, unit_of_row = np.unique(unit_names(patients, range(rows)), return_inverse=True)
     steps = [_steps(r, unit_of_row) for r in ranked or rankings(probabilities, targets, mask)]
     rows_of_unit = np.bincount(unit_of_row, minlength=len(units))
-    many = len(units) if size is None else size
     random = np.random.default_rng(seed)
     ap = np.full((draws, classes), np.nan)
     auroc = np.full((draws, classes), np.nan)
     chunk = max(CHUNK, CELLS // max(rows, 1))
     for start in range(0, draws if rows else 0, chunk):
         part = slice(start, min(start + chunk, draws))
-        # One draw at a time, so that the draws don't depend on the chunk.
-        drawn = [random.integers(0, len(units), many) for _ in range(start, part.stop)]
-        counts = np.stack([np.bincount(one, minlength=len(units)) for one in drawn])
-        bits = int(
-            2 * (counts @ rows_of_unit).max()
-        ).bit_length()  # twice: ends and begins are added
+        counts = resample(random, len(units), part.stop - start, size)
+        most = int((counts @ rows_of_unit).max())
+        bits = (2 * most).bit_length()  # twice: ends and begins are added
         packed = _packed(counts, bits)
         for k, found in enumerate(steps):
             if len(found.first):

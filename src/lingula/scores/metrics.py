@@ -261,13 +261,3 @@ def _thinned(x: Floats, y: Floats, points: int | None) -> tuple[Floats, Floats]:
     kept[0], kept[-1] = 0, len(x) - 1
     chosen = np.unique(kept)
     return x[chosen], y[chosen]
-
-
-def max_f1_threshold(scores: Floats, positive: NDArray[np.bool_]) -> float:
-    """The score at or above which F1 is highest; NaN without positives."""
-    ranking = rank(scores, positive)
-    true, false = counts(ranking)
-    if not len(true) or true[-1] <= 0:
-        return float("nan")
-    f1 = 2 * true / (true + false + true[-1])
-    return float(scores[ranking.order][ranking.ends][int(np.argmax(f1))])

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Whether probabilities mean what they say: reliability curves, calibration error, Brier score."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.scores.intervals import Interval, interval
+from lingula.scores.intervals import Interval, mean_interval, resample, unit_names
 from lingula.scores.metrics import Floats
+
+BINS = 15  # of the calibration error
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def reliability(
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[Reliability, ...]:
-    """A curve a class, with intervals of the shares by drawing patients.
+    """One curve per class, with intervals of the shares by drawing patients.
 
     Args:
         scores: (N, K) probabilities, no NaN.
@@ -58,7 +60,7 @@ def reliability(
         mask: (N, K) known cells; None: all.
         bins: bins of equal numbers of rows, as nearly as equal scores allow: they share a bin, so
             there may be fewer. Equal widths would leave a rare finding with one bin.
-        patients: N names; rows with an empty one stand for themselves. None: every row does.
+        patients: N names; rows with an empty one are drawn by themselves. None: every row is.
         draws: resamples; 0 for no intervals.
         seed: of the resamples.
 
@@ -69,14 +71,9 @@ def reliability(
         raise ValueError("Reliability needs scores without NaN, and at least one bin.")
     positive = np.asarray(targets, dtype=float) >= 0.5
     known = np.ones(positive.shape, dtype=bool) if mask is None else mask
-    names = patients or ("",) * len(scores)
-    keys = [name or f"\0{row}" for row, name in enumerate(names)]
-    unit = np.unique(keys, return_inverse=True)[1] if keys else np.zeros(0, dtype=np.intp)
-    units = int(unit.max()) + 1 if keys else 0
+    names, unit = np.unique(unit_names(patients, range(len(scores))), return_inverse=True)
     random = np.random.default_rng(seed)
-    drawn = np.zeros((draws, units))
-    if units:
-        drawn[:] = random.multinomial(units, np.full(units, 1 / units), size=draws)
+    drawn = resample(random, len(names), draws if len(names) else 0).astype(float)
     found = []
     for k in range(positive.shape[1]):
         rows = np.flatnonzero(known[:, k])
@@ -102,15 +99,26 @@ def _curve(
         share = float(positive[here].mean())
         mean = float(scores[here].mean())
         low, high = float(scores[here].min()), float(scores[here].max())
-        ci = _interval(positive[here], unit[here], drawn)
+        ci = mean_interval(positive[here].astype(float), unit[here], drawn)
         found.append(Bin(low, high, int(here.sum()), mean, share, ci))
     far = sum(abs(one.score - one.share) * one.n for one in found) / len(scores)
-    return Reliability(tuple(found), far, float(((scores - positive) ** 2).mean()))
+    return Reliability(tuple(found), far, brier(scores, positive))
 
 
-def _interval(positive: NDArray[np.bool_], unit: NDArray[np.intp], drawn: Floats) -> Interval:
-    """Interval of the share of positives over draws of patients (draws, units)."""
-    size = drawn.shape[1]
-    rows = drawn @ np.bincount(unit, minlength=size)
-    hits = drawn @ np.bincount(unit, weights=positive.astype(float), minlength=size)
-    return interval(np.where(rows > 0, hits / np.maximum(rows, 1), np.nan))
+def brier(scores: Floats, positive: NDArray[np.bool_]) -> float:
+    """Mean squared difference of a class's probability and its label; NaN without rows."""
+    return float(np.mean((scores - positive) ** 2)) if len(scores) else float("nan")
+
+
+def calibration_error(scores: Floats, positive: NDArray[np.bool_], bins: int = BINS) -> float:
+    """Expected calibration error of the positive label's probability; NaN without rows.
+
+    Bins [0, 1/bins), [1/bins, 2/bins), ..., the last with its end; the mean over rows of the gap
+    between their bin's mean score and its share of positives. Empty bins count for nothing.
+    """
+    if not len(scores):
+        return float("nan")
+    place = np.minimum((scores * bins).astype(np.intp), bins - 1)
+    claimed = np.bincount(place, weights=scores, minlength=bins)
+    present = np.bincount(place, weights=positive.astype(float), minlength=bins)
+    return float(np.abs(claimed - present).sum() / len(scores))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from lingula.images.files import image_path
 from lingula.images.reading import read_image
+from lingula.scores.intervals import mean_interval, resample, unit_names
 from lingula.scoring.models import ScoringModel
 from lingula.system import files
 from lingula.system.errors import ImageError
@@ -223,22 +224,19 @@ def rates(looks: Sequence[Look], *, seed: int = 0) -> dict[str, Rate]:
 def _rate(looks: Sequence[Look], seed: int) -> Rate:
     hit = np.array([one.hit for one in looks], dtype=np.float64)
     chance = np.array([one.chance for one in looks])
-    # A film without a patient is a patient of its own.
-    keys = [one.patient or f"\0{i}" for i, one in enumerate(looks)]
-    _, unit = np.unique(keys, return_inverse=True)
-    units = int(unit.max()) + 1
-    draw = np.random.default_rng(seed)
-    weights = draw.multinomial(units, np.full(units, 1 / units), size=DRAWS)[:, unit]
-    share = weights / np.maximum(weights.sum(axis=1, keepdims=True), 1)
-    low, high = np.quantile(share @ hit, [0.025, 0.975]).tolist()
-    gain_low, gain_high = np.quantile(share @ (hit - chance), [0.025, 0.975]).tolist()
+    patients = [one.patient for one in looks]
+    names, unit = np.unique(unit_names(patients, range(len(looks))), return_inverse=True)
+    counts = resample(np.random.default_rng(seed), len(names), DRAWS).astype(float)
+    hit_ci = mean_interval(hit, unit, counts)
+    gain_ci = mean_interval(hit - chance, unit, counts)
+    assert hit_ci is not None and gain_ci is not None  # each draw has rows
     return Rate(
         n=len(looks),
-        patients=units,
+        patients=len(names),
         hit=float(hit.mean()),
-        hit_ci=(low, high),
+        hit_ci=hit_ci,
         chance=float(chance.mean()),
-        gain_ci=(gain_low, gain_high),
+        gain_ci=gain_ci,
         energy=float(np.mean([one.energy for one in looks])),
         covered=float(np.mean([one.covered for one in looks])),
     )

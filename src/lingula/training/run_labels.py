@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.scores import metrics
+from lingula.scores import thresholds
 from lingula.scores.evaluated import Evaluation
 from lingula.scores.evaluation import Setting, evaluate_predictions, worst_classes
 from lingula.scores.predictions import Predictions, aligned, failed, read_scores
@@ -273,7 +273,7 @@ def dev_thresholds(run: Path, labels: RunLabels) -> dict[str, float]:
     for column, name in enumerate(predictions.classes):
         k = part.space.index(name)
         known = mask[:, k]
-        limit = metrics.max_f1_threshold(probabilities[known, column], values[known, k] >= 0.5)
+        limit = thresholds.max_f1_threshold(probabilities[known, column], values[known, k] >= 0.5)
         if not np.isnan(limit):
             found[name] = limit
     return found

@@ -68,7 +68,7 @@ def study(
     for number in range(simulations):
         scores, labels, patients = sample(random, separation, clustered)
         mask = np.ones(labels.shape, dtype=bool)
-        found = metrics.classwise(scores, labels, mask)
+        found = metrics.measure_classes(scores, labels, mask)
         targets = labels.astype(np.float32)
         drawn = bootstrap(scores, targets, mask, patients, draws=draws, seed=number)
         apart = (

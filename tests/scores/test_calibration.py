@@ -21,11 +21,11 @@ from sklearn.linear_model import LogisticRegression
 import lingula
 from lingula.scores import calibration, metrics
 from lingula.scores.calibration import apply_curve, expit, fit_curve, logit
-from lingula.scores.evaluation import to_json
 from lingula.scores.joining import Joined
-from lingula.scores.predictions import Predictions, aligned, failed, read_scores, write_scores
+from lingula.scores.predictions import Predictions, align_rows, failed, read_scores, write_scores
 from lingula.scores.reliability import reliability
-from lingula.scores.thresholds import Rule, distinct, parsed, threshold
+from lingula.scores.results import to_json
+from lingula.scores.thresholds import Rule, choose_threshold, parse_rule, parse_rules
 from lingula.settings.config import Config, vary, write_config
 from lingula.settings.recipes import recipe
 from lingula.system.errors import InputError
@@ -226,11 +226,11 @@ def brute(rule: Rule, scores: np.ndarray, positive: np.ndarray) -> float:
     "text", ["max-f1", "youden", "sensitivity=0.9", "sensitivity=1", "specificity=.8", "cost=10:1"]
 )
 def test_thresholds_are_the_best_of_all(text: str) -> None:
-    rule = parsed(text)
+    rule = parse_rule(text)
     for seed in range(8):
         scores, positive = drawn(80, seed)
         scores = scores.round(2)  # ties
-        found = threshold(rule, scores, 1 - (1 - scores) ** 2, positive)
+        found = choose_threshold(rule, scores, 1 - (1 - scores) ** 2, positive)
         assert found.score == brute(rule, scores, positive), (text, seed)
         called = scores >= found.score
         assert found.sensitivity == called[positive].mean()
@@ -242,10 +242,10 @@ def test_thresholds_are_the_best_of_all(text: str) -> None:
 def test_thresholds_of_classes_without_positives_are_stated() -> None:
     scores, none = np.array([0.1, 0.7]), np.zeros(2, bool)
     for text, value in (("max-f1", 0.5), ("sensitivity=0.9", 0.5), ("cost=9:1", 0.1)):
-        found = threshold(parsed(text), scores, scores, none)
+        found = choose_threshold(parse_rule(text), scores, scores, none)
         assert (found.score, found.calibrated) == (value, value)
         assert "no positives on dev" in found.note and found.sensitivity is None
-    low = threshold(parsed("specificity=0.5"), scores, scores, none)
+    low = choose_threshold(parse_rule("specificity=0.5"), scores, scores, none)
     assert low.score == 0.7 and low.specificity == 0.5 and not low.note  # needs negatives alone
 
 
@@ -264,9 +264,9 @@ def test_thresholds_of_classes_without_positives_are_stated() -> None:
 )
 def test_other_rules_are_refused(text: str) -> None:
     with pytest.raises(InputError, match=f"no threshold rule '{text}'"):
-        parsed(text)
-    with pytest.raises(InputError, match="stand twice: youden"):
-        distinct(["youden", "youden"])
+        parse_rule(text)
+    with pytest.raises(InputError, match="given twice: youden"):
+        parse_rules(["youden", "youden"])
 
 
 def test_reliability_judges_the_probability_of_the_positive_label() -> None:
@@ -320,7 +320,9 @@ def two_classes(n: int = 400) -> Joined:
 
 def test_files_give_the_same_maps_and_damaged_ones_are_refused() -> None:
     for method in calibration.METHODS:
-        made = calibration.fit_calibration(two_classes(), method, distinct(["max-f1", "cost=2:1"]))
+        made = calibration.fit_calibration(
+            two_classes(), method, parse_rules(["max-f1", "cost=2:1"])
+        )
         value = json.loads(json.dumps(calibration.to_json(made), allow_nan=False))
         assert calibration.from_json(value, "x") == made
     for change, message in (
@@ -347,7 +349,7 @@ def test_files_give_the_same_maps_and_damaged_ones_are_refused() -> None:
 
 
 def test_maps_bind_by_name_and_both_thresholds_call_the_same_images() -> None:
-    made = calibration.fit_calibration(two_classes(), "platt", distinct(["youden"]))
+    made = calibration.fit_calibration(two_classes(), "platt", parse_rules(["youden"]))
     values = np.random.default_rng(0).random((5, 2))
     values[4] = np.nan
     raw = Predictions(("Edema", "Mass"), tuple("abcde"), values)
@@ -632,7 +634,7 @@ def test_real_scores_are_better_calibrated_on_patients_not_fitted_on(
     errors = []
     for path in (raw, after):
         scores = read_scores(path)
-        values = scores.probabilities[aligned(scores, part.images)]
+        values = scores.probabilities[align_rows(scores, part.images)]
         columns = [part.space.index(name) for name in scores.classes]
         curves = reliability(values, targets(part)[0][:, columns], draws=0)
         errors.append(np.mean([curve.error for curve in curves]))

@@ -69,8 +69,10 @@ def test_one_of_each_class_is_at_least_as_good_on_dev_as_any_member(seed: int) -
     targets = (np.random.default_rng(seed).random((8, 2)) < 0.5).astype(np.float32)
     targets[0] = 1
     made = ensembles.class_wise(with_labels(members, targets), top_k=1)
-    found = metrics.classwise(ensembles.apply(made, members).probabilities, targets).ap
-    best = np.max([metrics.classwise(m.probabilities, targets).ap for m in members.values()], 0)
+    found = metrics.measure_classes(ensembles.apply(made, members).probabilities, targets).ap
+    best = np.max(
+        [metrics.measure_classes(m.probabilities, targets).ap for m in members.values()], 0
+    )
     np.testing.assert_allclose(found, best)
 
 

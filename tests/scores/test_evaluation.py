@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from lingula.cli import app
-from lingula.scores.evaluation import Setting, evaluate_predictions, to_json, to_text
+from lingula.scores.evaluation import Setting, evaluate_predictions
 from lingula.scores.intervals import interval
 from lingula.scores.joining import join_labels
 from lingula.scores.predictions import Predictions
+from lingula.scores.results import to_json, to_text
 from lingula.settings.label_space import LabelSpace
 from lingula.system.errors import InputError
 from lingula.tables.configured import Meaning

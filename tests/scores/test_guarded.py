@@ -17,7 +17,7 @@ from builders import with_labels
 from lingula.cli import app
 from lingula.scores import ensembles, guarded, metrics
 from lingula.scores.members import Sample, join_members
-from lingula.scores.predictions import Predictions, aligned, read_scores, write_scores
+from lingula.scores.predictions import Predictions, align_rows, read_scores, write_scores
 from lingula.settings.config import Data
 from lingula.settings.label_space import label_space
 from lingula.system.errors import InputError
@@ -130,7 +130,7 @@ def test_plain_rules_are_those_of_the_ensembles_module() -> None:
             ensembles.weighted_mean(rules[f"class-wise top-{top}"], sample.scores),
             ensembles.apply(made, members).probabilities,
         )
-    best = max("ABC", key=lambda n: metrics.classwise(members[n].probabilities, labels).mAP)
+    best = max("ABC", key=lambda n: metrics.measure_classes(members[n].probabilities, labels).mAP)
     np.testing.assert_array_equal(rules["global top-1"][:, 0], [n == best for n in "ABC"])
     np.testing.assert_allclose(rules["model-wise"], 1 / 3)
     assert "global top-3" not in rules  # of three members that is the plain mean
@@ -245,8 +245,8 @@ def test_the_verb_writes_weights_scores_and_what_they_are_worth(
         part = subset(labels, rows_of(labels, split))
         mixed = read_scores(out / "scores" / f"{split}.csv")
         columns = [part.space.index(name) for name in mixed.classes]
-        at = aligned(mixed, part.images)
-        found = metrics.classwise(mixed.probabilities[at], targets(part)[0][:, columns]).mAP
+        at = align_rows(mixed, part.images)
+        found = metrics.measure_classes(mixed.probabilities[at], targets(part)[0][:, columns]).mAP
         assert where["guarded"] == pytest.approx(found, abs=1e-9)
         assert where["gain"] == pytest.approx(where["guarded"] - where["baseline"])
     low, high = guard["test"]["gain_ci"]
@@ -263,7 +263,7 @@ def test_the_verb_writes_weights_scores_and_what_they_are_worth(
     again = read_scores(target)
     first = read_scores(out / "scores" / "test.csv")
     np.testing.assert_allclose(
-        again.probabilities[aligned(again, first.images)], first.probabilities, rtol=1e-12
+        again.probabilities[align_rows(again, first.images)], first.probabilities, rtol=1e-12
     )
 
 

@@ -110,7 +110,7 @@ def test_intervals_cover_as_they_say() -> None:
         labels = (np.arange(120) < 40).astype(np.float32)[:, None]
         scores = random.normal(labels)
         found = bootstrap(scores, labels, np.ones_like(labels, bool), None, draws=200)
-        value = metrics.classwise(scores, labels).auroc[0]
+        value = metrics.measure_classes(scores, labels).auroc[0]
         for name, ends in (
             ("percentile", interval(found.auroc[:, 0])),
             ("logit", logit_interval(value, found.auroc[:, 0])),
@@ -228,7 +228,7 @@ def test_draws_of_one_huge_patient_are_exact() -> None:
     for draw in range(30):
         counts = np.bincount(random.integers(0, 11, 11), minlength=11)
         rows = np.repeat(np.arange(400), counts[units])
-        direct = metrics.classwise(scores[rows], labels[rows], mask[rows])
+        direct = metrics.measure_classes(scores[rows], labels[rows], mask[rows])
         np.testing.assert_allclose(found.ap[draw], direct.ap, atol=1e-12)
         np.testing.assert_allclose(found.auroc[draw], direct.auroc, atol=1e-12)
 
@@ -236,9 +236,9 @@ def test_draws_of_one_huge_patient_are_exact() -> None:
 def test_one_sort_serves_all() -> None:
     scores, labels, mask = example(200, 3)
     mask[::7, 1] = False
-    ranked = metrics.rankings(scores, labels, mask)
-    again = metrics.classwise(scores, labels, mask, ranked=ranked)
-    np.testing.assert_array_equal(again.ap, metrics.classwise(scores, labels, mask).ap)
+    ranked = metrics.rank_classes(scores, labels, mask)
+    again = metrics.measure_classes(scores, labels, mask, ranked=ranked)
+    np.testing.assert_array_equal(again.ap, metrics.measure_classes(scores, labels, mask).ap)
     drawn = bootstrap(scores, labels, mask, None, draws=5, ranked=ranked)
     np.testing.assert_array_equal(drawn.ap, bootstrap(scores, labels, mask, None, draws=5).ap)
 

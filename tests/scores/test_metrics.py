@@ -24,7 +24,7 @@ from lingula.bench.metrics import bench_metrics
 from lingula.scores import metrics, reliability, thresholds
 from lingula.scores.evaluation import evaluate_predictions
 from lingula.scores.intervals import bootstrap, interval
-from lingula.scores.predictions import aligned, class_columns, read_scores
+from lingula.scores.predictions import align_rows, class_columns, read_scores
 from lingula.system.errors import InputError
 from lingula.tables.reading import read_table
 from lingula.tables.table import rows_of, subset
@@ -65,10 +65,10 @@ def test_saturated_logits() -> None:
 def test_undefined_classes_are_left_out() -> None:
     y = np.array([[1, 0], [0, 0], [1, 0]], np.float32)
     s = np.array([[0.9, 0.2], [0.1, 0.3], [0.8, 0.4]])
-    found = metrics.classwise(s, y)
+    found = metrics.measure_classes(s, y)
     assert found.ap[0] == 1 and math.isnan(found.ap[1]) and found.mAP == 1
     assert math.isnan(found.auroc[1]) and found.macro_auroc == 1
-    assert math.isnan(metrics.classwise(s[:, 1:], y[:, 1:]).mAP)
+    assert math.isnan(metrics.measure_classes(s[:, 1:], y[:, 1:]).mAP)
 
 
 labels_and_scores = st.lists(
@@ -98,7 +98,7 @@ def test_a_mask_is_a_subset() -> None:
     random = np.random.default_rng(0)
     s, y = random.random((200, 4)), (random.random((200, 4)) < 0.3).astype(np.float32)
     mask = random.random((200, 4)) < 0.7
-    found = metrics.classwise(s, y, mask)
+    found = metrics.measure_classes(s, y, mask)
     for k in range(4):
         kept = mask[:, k]
         alone = metrics.average_precision(s[kept, k], y[kept, k] > 0)
@@ -107,7 +107,7 @@ def test_a_mask_is_a_subset() -> None:
 
 def test_nan_scores_are_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
-        metrics.classwise(np.array([[np.nan]]), np.array([[1.0]]))
+        metrics.measure_classes(np.array([[np.nan]]), np.array([[1.0]]))
 
 
 def test_bootstrap_of_every_draw_equals_the_metric_of_repeated_rows() -> None:
@@ -122,7 +122,7 @@ def test_bootstrap_of_every_draw_equals_the_metric_of_repeated_rows() -> None:
     again = [np.bincount(random.integers(0, 20, 20), minlength=20) for _ in range(5)]
     for draw in range(5):
         rows = np.repeat(np.arange(60), again[draw][units])
-        direct = metrics.classwise(s[rows], y[rows], mask[rows])
+        direct = metrics.measure_classes(s[rows], y[rows], mask[rows])
         np.testing.assert_allclose(found.ap[draw], direct.ap)
         np.testing.assert_allclose(found.auroc[draw], direct.auroc)
     low, high = interval(found.ap[:, 0]) or (1, 0)
@@ -155,7 +155,7 @@ def test_weights_equal_scikit_learn_with_ties(seed: int) -> None:
 def test_soft_targets_are_positive_from_one_half() -> None:
     s, y = np.array([0.9, 0.8, 0.1]), np.array([0.5, 0.49, 0.2])
     assert metrics.average_precision(s, y) == 1 and metrics.auroc(s, y) == 1
-    assert metrics.classwise(s[:, None], y[:, None].astype(np.float32)).positives[0] == 1
+    assert metrics.measure_classes(s[:, None], y[:, None].astype(np.float32)).positives[0] == 1
 
 
 def test_scores_batch_by_batch_are_ranked_together() -> None:
@@ -165,7 +165,7 @@ def test_scores_batch_by_batch_are_ranked_together() -> None:
 
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="same rows and classes"):
-        metrics.classwise(np.zeros((2, 1)), np.zeros((1, 1), np.float32))
+        metrics.measure_classes(np.zeros((2, 1)), np.zeros((1, 1), np.float32))
 
 
 def trapezoid(y: np.ndarray, x: np.ndarray) -> float:
@@ -260,7 +260,7 @@ def test_operating_measures_are_masked_and_bound_to_their_class() -> None:
     y[:, 2] = 0
     mask = random.random((200, 3)) < 0.7
     limits = np.array([0.3, 0.6, 0.5])
-    found = thresholds.operating(s, y, mask, limits, metrics.rankings(s, y, mask))
+    found = thresholds.measure_operating(s, y, mask, limits, metrics.rank_classes(s, y, mask))
     for k in range(3):
         kept = mask[:, k]
         alone = thresholds.at_threshold(s[kept, k], y[kept, k] > 0, limits[k])
@@ -305,7 +305,7 @@ def test_real_scores_equal_scikit_learn(real_data: Path) -> None:
         made = read_scores(path)
         result = evaluate_predictions(made, labels, split="test")
         part = subset(labels, rows_of(labels, "test"))
-        values = made.probabilities[aligned(made, part.images)][
+        values = made.probabilities[align_rows(made, part.images)][
             :, class_columns(made, part.space.classes)
         ]
         for k in range(len(part.space)):

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from lingula.scores.predictions import (
     Predictions,
-    aligned,
+    align_rows,
     class_columns,
     failed,
-    picked,
     read_scores,
+    select_rows,
     write_scores,
 )
 from lingula.system.errors import InputError
@@ -83,7 +83,7 @@ def test_a_challenge_file_is_keyed_by_its_ids(tmp_path: Path) -> None:
     assert found.images == found.ids == ("x-1",) and found.patients == ("10",)
     assert found.classes == ("Pleural Effusion", "Pleural Thickening")
     assert found.probabilities.tolist() == [[0.5, 1e-07]]
-    assert aligned(found, ["files/x-1.jpg"], ["x-1"]).tolist() == [0]
+    assert align_rows(found, ["files/x-1.jpg"], ["x-1"]).tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -133,17 +133,17 @@ def test_values_of_ones_own_are_checked_too() -> None:
 def test_rows_join_by_name_or_id_and_never_by_position() -> None:
     values = np.array([[0.1], [0.2], [0.3]])
     made = Predictions(("Edema",), ("a", "b", "c"), values, ids=("1", "2", "2"))
-    assert aligned(made, ["c", "a"]).tolist() == [2, 0]
-    assert aligned(made, ["x"], ["1"]).tolist() == [0]
+    assert align_rows(made, ["c", "a"]).tolist() == [2, 0]
+    assert align_rows(made, ["x"], ["1"]).tolist() == [0]
     with pytest.raises(InputError, match=r"no scores for x \(1 of 2 images\)"):
-        aligned(made, ["a", "x"])
+        align_rows(made, ["a", "x"])
     with pytest.raises(InputError, match="stand for several images: 2"):
-        aligned(made, ["x"], ["2"])
+        align_rows(made, ["x"], ["2"])
     with pytest.raises(InputError, match="stand for several images: 1"):
-        aligned(made, ["x", "y"], ["1", "1"])
+        align_rows(made, ["x", "y"], ["1", "1"])
     with pytest.raises(InputError, match="no scores for x"):
-        aligned(made, ["x"], [""])
-    part = picked(made, np.array([2, 0]))
+        align_rows(made, ["x"], [""])
+    part = select_rows(made, np.array([2, 0]))
     assert part.images == ("c", "a") and part.ids == ("2", "1")
     assert part.probabilities.tolist() == [[0.3], [0.1]]
 
@@ -168,7 +168,7 @@ def test_ids_are_read_alike_in_tables_and_scores(tmp_path: Path, there: str, her
     file = write(tmp_path / "s.csv", f"id,study,Edema\n102,8,0.25\n{here},7,0.75\n")
     table, found = read_table(labels), read_scores(file)
     assert table.ids == ("101", "102") and found.ids == ("102", "101")
-    assert aligned(found, table.images, table.ids).tolist() == [1, 0]
+    assert align_rows(found, table.images, table.ids).tolist() == [1, 0]
     for by in ("image", "study"):  # the study 7 of the scores is the table's 7.0
         measured = evaluate(file, labels=labels, by=by)  # type: ignore[arg-type]
         assert measured.n == 2 and measured.found.auroc.tolist() == [1]

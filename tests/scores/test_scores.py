@@ -11,9 +11,9 @@ import pytest
 
 from builders import with_labels
 from lingula.scores import ensembles
-from lingula.scores.evaluation import to_json, to_text
 from lingula.scores.members import same_rows
 from lingula.scores.predictions import Predictions, failed, read_scores, write_scores
+from lingula.scores.results import to_json, to_text
 from lingula.system.errors import InputError
 from lingula.verbs.ensemble import ensemble, ensemble_apply
 from lingula.verbs.evaluate import evaluate

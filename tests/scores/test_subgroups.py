@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingula.scores.evaluation import Setting, evaluate_predictions, to_json, to_text
+from lingula.scores.evaluation import Setting, evaluate_predictions
 from lingula.scores.intervals import bootstrap, interval
-from lingula.scores.predictions import Predictions, picked
-from lingula.scores.subgroups import age_bands, group_cells
+from lingula.scores.predictions import Predictions, select_rows
+from lingula.scores.results import to_json, to_text
+from lingula.scores.subgroups import age_bands, group_of_rows
 from lingula.settings.label_space import LabelSpace
 from lingula.settings.vocabulary import age_in_years
 from lingula.system.errors import InputError
@@ -46,7 +47,7 @@ def test_each_group_is_measured_as_its_rows_alone() -> None:
     assert [group.name for group in part.groups] == ["AP", "PA"]
     for group in part.groups:
         rows = np.flatnonzero(np.array(views()) == group.name)
-        alone = evaluate_predictions(picked(made, rows), subset(labels, rows))
+        alone = evaluate_predictions(select_rows(made, rows), subset(labels, rows))
         np.testing.assert_array_equal(group.found.ap, alone.found.ap)
         np.testing.assert_array_equal(group.found.auroc, alone.found.auroc)
         np.testing.assert_array_equal(group.found.positives, alone.found.positives)
@@ -141,10 +142,10 @@ def test_a_class_can_be_the_group() -> None:
     cells = labels.labels.copy()
     cells[0, 1], cells[1, 1] = UNCERTAIN, BLANK
     changed = Table(labels.images, Path(), labels.space, cells)
-    found = group_cells(changed, "mass")
+    found = group_of_rows(changed, "mass")
     assert found[:2] == ("unknown", "unknown")
     assert set(found[2:]) == {"Mass present", "Mass absent"}
-    assert group_cells(Table(labels.images, Path(), labels.space, cells, blank="zero"), "Mass")[
+    assert group_of_rows(Table(labels.images, Path(), labels.space, cells, blank="zero"), "Mass")[
         :2
     ] == ("unknown", "Mass absent")
     result = evaluate_predictions(made, changed, setting=Setting(subgroups=("Mass",)))

@@ -17,7 +17,7 @@ import lingula
 from builders import write_tiny
 from lingula.reporting import figures
 from lingula.reporting.report import distinct_names
-from lingula.scores.subgroups import parted
+from lingula.scores.subgroups import split_names
 from lingula.settings.config import vary
 from lingula.settings.recipes import recipe
 from lingula.system import files
@@ -213,7 +213,7 @@ def test_subgroups_by_classes_with_commas_in_their_names(place: Path) -> None:
         (["Edema, chronic"], ["Edema", "chronic"]),
         ([""], []),
     ):
-        assert parted(given, table) == wanted
+        assert split_names(given, table) == wanted
     scores, labels = place / "run" / "scores" / "dev.csv", place / "data" / "labels.csv"
     found = lingula.evaluate(scores, labels=labels, subgroups=["Edema, acute"])
     assert [group.column for group in found.subgroups] == ["Edema, acute"]

@@ -67,7 +67,7 @@ def bench_metrics(
         theirs(np.repeat(every, drawn[every // _IMAGES_PER_PATIENT]))
 
     calls = {
-        "ours": lambda: metrics.classwise(scores, targets, mask),
+        "ours": lambda: metrics.measure_classes(scores, targets, mask),
         "theirs": lambda: theirs(every),
     }
     once = time_rounds(calls, repeats, warm_up=False)

@@ -211,7 +211,7 @@ AFTER: dict[str, Callable[[Any, dict[str, Any]], None]] = {
 
 
 def _evaluation(result: Any) -> tuple[Any, str]:
-    from lingula.scores.evaluation import to_json, to_text
+    from lingula.scores.results import to_json, to_text
 
     return to_json(result), to_text(result)
 

@@ -19,9 +19,10 @@ from lingula.reporting import figures
 from lingula.reporting.pages import render_page
 from lingula.scores import metrics
 from lingula.scores.ensembles import from_json
-from lingula.scores.evaluation import Setting, to_json
+from lingula.scores.evaluation import Setting
 from lingula.scores.predictions import Predictions, failed, read_scores
 from lingula.scores.reliability import reliability
+from lingula.scores.results import to_json
 from lingula.scoring.attention import Rate, described, in_parts, known_rates
 from lingula.system import files
 from lingula.system.errors import ImageError, InputError, examples

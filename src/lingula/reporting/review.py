@@ -20,7 +20,7 @@ from lingula.images.reading import read_image
 from lingula.reporting.figures import jpeg_uri
 from lingula.reporting.pages import render_page
 from lingula.scores.joining import rows_to_measure
-from lingula.scores.predictions import Predictions, aligned, class_columns, failed
+from lingula.scores.predictions import Predictions, align_rows, class_columns, failed
 from lingula.settings.label_space import canonical, fold
 from lingula.system import files
 from lingula.system.csv_cells import escape_cell, unescape_cell
@@ -79,7 +79,7 @@ def disagreements(
     if top < 1:
         raise InputError(f"--top is the number of disagreements per class, at least 1, not {top}.")
     part = rows_to_measure(predictions, table, split)
-    rows = aligned(predictions, part.images, part.ids)
+    rows = align_rows(predictions, part.images, part.ids)
     theirs = {fold(name) for name in predictions.classes}
     classes = [name for name in part.space.classes if fold(name) in theirs]
     if not classes:

@@ -346,7 +346,9 @@ def rehearse(made: Submission, table: Table) -> Rehearsal:
     columns = [table.space.index(name) for name in template.classes]
     values, mask = configured_targets(Meaning(), table)
     values, mask = values[rows][:, columns], mask[rows][:, columns]
-    found = metrics.classwise(_read_back(submission_csv(made), template.classes), values, mask)
+    found = metrics.measure_classes(
+        _read_back(submission_csv(made), template.classes), values, mask
+    )
     ap = dict(zip(template.classes, found.ap.tolist(), strict=True))
     undefined = tuple(name for name, value in ap.items() if np.isnan(value))
     return Rehearsal(found.mAP, ap, undefined, len(rows), int((~mask).sum()))

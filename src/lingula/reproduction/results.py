@@ -14,10 +14,10 @@ from lingula.reporting.ladder import Ladder, Line, to_csv, to_html, to_markdown
 from lingula.reproduction.jobs import Job, can_be_joined, ensembles_of, score_files
 from lingula.reproduction.request import Request, count
 from lingula.scores.ensembles import apply, model_wise
-from lingula.scores.evaluated import Evaluation
 from lingula.scores.evaluation import evaluate_predictions
 from lingula.scores.members import same_rows
 from lingula.scores.predictions import Predictions, class_columns, read_scores
+from lingula.scores.results import Evaluation
 from lingula.settings.config import Data
 from lingula.settings.label_space import groups
 from lingula.settings.recipes import TABLE_1, TABLE_2, EnsembleRow, Row

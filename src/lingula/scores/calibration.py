@@ -17,7 +17,7 @@ from lingula.scores.intervals import fold_numbers, unit_names
 from lingula.scores.joining import Joined
 from lingula.scores.metrics import Floats
 from lingula.scores.predictions import Predictions
-from lingula.scores.thresholds import Rule, Threshold, threshold
+from lingula.scores.thresholds import Rule, Threshold, choose_threshold
 from lingula.system.errors import InputError, examples, nearest
 
 METHODS = ("platt", "isotonic", "temperature", "auto")
@@ -134,7 +134,8 @@ def fit_calibration(
             losses["raw"] = log_loss(scores, positive)
             losses["calibrated"] = cross_fitted_loss(method, scores, positive, pooled, unit)
         chosen = {
-            rule.name: threshold(rule, scores, mapped, positive, where=where) for rule in rules
+            rule.name: choose_threshold(rule, scores, mapped, positive, where=where)
+            for rule in rules
         }
         found[name] = ClassCalibration(curve, many, len(rows) - many, chosen, losses)
     return Calibration(method, found, pooled)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lingula.scores import metrics
 from lingula.scores.members import Members, Sample, failed_in_any, first_of, same_rows
 from lingula.scores.metrics import Floats
-from lingula.scores.predictions import Predictions, class_columns, failed, picked
+from lingula.scores.predictions import Predictions, class_columns, failed, select_rows
 from lingula.system.errors import InputError, examples, nearest
 
 # Chosen by cross-fitting over the patients of a dev set (docs/ensembles.md), never on test.
@@ -89,7 +89,7 @@ def name_weights(rule: str, weights: Floats, sample: Sample, aps: Floats | None 
 
 def member_aps(sample: Sample) -> Floats:
     """AP (M, K) of each member by itself; NaN for a class without positives."""
-    found = [metrics.classwise(one, sample.positive, sample.mask).ap for one in sample.scores]
+    found = [metrics.measure_classes(one, sample.positive, sample.mask).ap for one in sample.scores]
     return np.array(found)
 
 
@@ -231,7 +231,7 @@ def combine(ensemble: Ensemble, members: Members, missing: str) -> Predictions:
     """
     found = apply(ensemble, members.scores)  # also checks members and classes
     if missing == "intersect":
-        return picked(found, np.flatnonzero(members.complete))
+        return select_rows(found, np.flatnonzero(members.complete))
     return _fill_in(found, ensemble, members.scores) if missing == "average" else found
 
 

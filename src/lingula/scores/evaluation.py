@@ -9,7 +9,6 @@ from typing import Literal
 import numpy as np
 
 from lingula.scores import metrics
-from lingula.scores.evaluated import Comparison, Evaluation, in_words, to_json, to_text
 from lingula.scores.intervals import (
     Draws,
     benjamini_hochberg,
@@ -24,25 +23,16 @@ from lingula.scores.joining import (
     join_labels,
     join_several,
     rows_to_measure,
-    with_classes,
+    select_classes,
 )
 from lingula.scores.predictions import Predictions
-from lingula.scores.subgroups import DECADES, Subgroups, subgroups_of
-from lingula.scores.thresholds import FALLBACK, operating
+from lingula.scores.results import Comparison, Evaluation
+from lingula.scores.subgroups import DECADES, Subgroups, measure_subgroups
+from lingula.scores.thresholds import FALLBACK, measure_operating
 from lingula.settings.label_space import canonical, fold, groups
 from lingula.system.errors import InputError, nearest
 from lingula.tables.configured import Meaning, configured_targets
 from lingula.tables.table import Table, rows_of, subset
-
-__all__ = [
-    "Comparison",
-    "Evaluation",
-    "evaluate_predictions",
-    "in_words",
-    "to_json",
-    "to_text",
-    "worst_classes",
-]
 
 PAIRS = 2000  # draws of a comparison for which no number was asked
 
@@ -108,8 +98,8 @@ def evaluate_predictions(
     part = rows_to_measure(predictions, table, split)
     joined, lost = join_labels(predictions, part, by, meaning, fuse=setting.fuse)
     arrays = (joined.probabilities, joined.targets, joined.mask)
-    ranked = metrics.rankings(*arrays)
-    found = metrics.classwise(*arrays, ranked=ranked)
+    ranked = metrics.rank_classes(*arrays)
+    found = metrics.measure_classes(*arrays, ranked=ranked)
     tiers, tiers_from = _groups(table, joined, found, meaning, limits)
     ours = {fold(name) for name in joined.classes}
     known = (*predictions.classes, *part.space.classes)
@@ -133,7 +123,7 @@ def evaluate_predictions(
         against=_compared(
             (predictions, against), part, by, meaning, (ci or PAIRS, seed), setting.fuse
         ),
-        operating=operating(*arrays, thresholds, ranked),
+        operating=measure_operating(*arrays, thresholds, ranked),
         by_default=by_default,
         fuse=setting.fuse,
         subgroups=_apart(joined, part, by, (ci, seed), setting, meaning),
@@ -151,7 +141,7 @@ def _apart(
     draws, seed = draws_and_seed
     edges = setting.age_edges
     return tuple(
-        subgroups_of(
+        measure_subgroups(
             joined,
             table,
             column,
@@ -235,11 +225,11 @@ def _compared(
     common = tuple(name for name in ours.classes if name in theirs.classes)
     if not common:
         raise InputError(f"{pair[1].origin} has none of the classes of {pair[0].origin}.")
-    ours, theirs = with_classes(ours, common), with_classes(theirs, common)
+    ours, theirs = select_classes(ours, common), select_classes(theirs, common)
     # Rows are the same, so patients are too, even where only one file knows them.
     patients = ours.patients or theirs.patients
     sides = [replace(side, patients=patients) for side in (ours, theirs)]
-    point = [metrics.classwise(j.probabilities, j.targets, j.mask) for j in sides]
+    point = [metrics.measure_classes(j.probabilities, j.targets, j.mask) for j in sides]
     every = np.ones(len(common), dtype=bool)
     drawn = [_draws(side, *draws_and_seed).ap for side in sides]
     means = mean_by_draw(drawn[0], every) - mean_by_draw(drawn[1], every)

@@ -109,7 +109,7 @@ def join_patients(members: Mapping[str, Predictions], part: Table, data: Data) -
 
 def mean_ap(scores: Floats, sample: Sample) -> float:
     """mAP of scores (N, K) on the sample's rows."""
-    return metrics.classwise(scores, sample.positive, sample.mask).mAP
+    return metrics.measure_classes(scores, sample.positive, sample.mask).mAP
 
 
 def cross_fit(

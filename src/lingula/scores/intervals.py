@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.scores.metrics import Floats, Ranking, rankings
+from lingula.scores.metrics import Floats, Ranking, rank_classes
 
 Interval = tuple[float, float] | None
 
@@ -123,11 +123,11 @@ def bootstrap(
         draws: how many resamples.
         seed: of the resamples.
         size: patients a draw; None: as many as there are.
-        ranked: what `metrics.rankings` made of the same arrays, where it is there already.
+        ranked: what `metrics.rank_classes` made of the same arrays, where it is there already.
     """
     rows, classes = probabilities.shape
     units, unit_of_row = np.unique(unit_names(patients, range(rows)), return_inverse=True)
-    steps = [_steps(r, unit_of_row) for r in ranked or rankings(probabilities, targets, mask)]
+    steps = [_steps(r, unit_of_row) for r in ranked or rank_classes(probabilities, targets, mask)]
     rows_of_unit = np.bincount(unit_of_row, minlength=len(units))
     random = np.random.default_rng(seed)
     ap = np.full((draws, classes), np.nan)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.scores.predictions import Predictions, aligned, class_columns, failed
+from lingula.scores.predictions import Predictions, align_rows, class_columns, failed
 from lingula.settings.config import Data
 from lingula.settings.label_space import canonical, fold
 from lingula.settings.vocabulary import view_kind
@@ -75,7 +75,7 @@ def join_labels(
             f"{predictions.origin} and {where} have no class in common: "
             f"{examples(predictions.classes)} there, {examples(table.space.classes)} here."
         )
-    rows = aligned(predictions, table.images, table.ids)
+    rows = align_rows(predictions, table.images, table.ids)
     bad = failed(predictions)[rows] if lost is None else failed(predictions)[rows] | lost
     keep = np.flatnonzero(~bad)
     if not len(keep):
@@ -107,7 +107,7 @@ def join_several(
     fuse: str = "mean",
 ) -> list[Joined]:
     """Scores of several models with their labels, on the rows that none of them failed on."""
-    bad = [failed(one)[aligned(one, table.images, table.ids)] for one in several]
+    bad = [failed(one)[align_rows(one, table.images, table.ids)] for one in several]
     lost = np.asarray(np.any(bad, axis=0))
     return [join_labels(one, table, by, meaning, lost, fuse)[0] for one in several]
 
@@ -232,7 +232,7 @@ def _by_study(
     )
 
 
-def with_classes(joined: Joined, classes: tuple[str, ...]) -> Joined:
+def select_classes(joined: Joined, classes: tuple[str, ...]) -> Joined:
     """The same rows with these of its classes, in this order."""
     columns = [joined.classes.index(name) for name in classes]
     return replace(

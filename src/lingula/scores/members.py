@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.scores.intervals import unit_names
-from lingula.scores.joining import join_several, with_classes
+from lingula.scores.joining import join_several, select_classes
 from lingula.scores.metrics import Floats
-from lingula.scores.predictions import Predictions, aligned, class_columns, failed
+from lingula.scores.predictions import Predictions, align_rows, class_columns, failed
 from lingula.settings.config import Data
 from lingula.system.errors import InputError, examples
 from lingula.tables.table import Table
@@ -83,7 +83,7 @@ def same_rows(members: Mapping[str, Predictions]) -> dict[str, Predictions]:
     first = first_of(members)
     result: dict[str, Predictions] = {}
     for name, member in members.items():
-        rows = aligned(member, first.images, first.ids)
+        rows = align_rows(member, first.images, first.ids)
         extra = set(range(len(member))) - set(rows.tolist())
         if extra:
             left = [member.images[i] for i in sorted(extra)]
@@ -214,7 +214,7 @@ def join_members(members: Mapping[str, Predictions], part: Table, data: Data) ->
         )
     spelled = tuple(part.space.classes[part.space.index(name)] for name in first.classes)
     every = join_several(tuple(alike.values()), part, "image", data)
-    joined = [with_classes(one, spelled) for one in every]
+    joined = [select_classes(one, spelled) for one in every]
     return Sample(
         tuple(alike),
         first.classes,

@@ -79,7 +79,7 @@ def rank(
     return Ranking(order if rows is None else rows[order], np.flatnonzero(last), positive[order])
 
 
-def rankings(
+def rank_classes(
     probabilities: Floats,
     targets: NDArray[np.float32] | NDArray[np.bool_],
     mask: NDArray[np.bool_] | None = None,
@@ -201,7 +201,7 @@ def _counted(
     return counts(rank(found, positive[kept]), heavy)
 
 
-def classwise(
+def measure_classes(
     probabilities: Floats,
     targets: NDArray[np.float32] | NDArray[np.bool_],
     mask: NDArray[np.bool_] | None = None,
@@ -210,8 +210,8 @@ def classwise(
 ) -> Classwise:
     """Metrics of every class from (N, K) arrays; a target of at least 0.5 is positive.
 
-    Cells outside `mask` are as if their row were not there. `ranked` is what `rankings` made of
-    the same arrays, where it is there already. Raises `ValueError` as `rankings` does.
+    Cells outside `mask` are as if their row were not there. `ranked` is what `rank_classes` made of
+    the same arrays, where it is there already. Raises `ValueError` as `rank_classes` does.
     """
     rows = []
     for ranking in _rankings(probabilities, targets, mask) if ranked is None else ranked:

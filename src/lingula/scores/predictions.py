@@ -234,7 +234,7 @@ def _frame(predictions: Predictions) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def aligned(
+def align_rows(
     predictions: Predictions, images: Sequence[str], ids: Sequence[str] | None = None
 ) -> NDArray[np.intp]:
     """Row of `predictions` for each wanted image, joined by name, or by id where names differ.
@@ -262,7 +262,7 @@ def aligned(
     return np.array([rows[name] for name in images], dtype=np.intp)
 
 
-def picked(predictions: Predictions, rows: NDArray[np.intp]) -> Predictions:
+def select_rows(predictions: Predictions, rows: NDArray[np.intp]) -> Predictions:
     """The predictions of these rows, in this order."""
     texts: dict[str, Any] = {
         field: None if column is None else tuple(column[i] for i in rows)

@@ -92,7 +92,7 @@ class Subgroups:
     gaps: tuple[Gap | None, ...]
 
 
-def parted(given: Sequence[str], table: Table) -> list[str]:
+def split_names(given: Sequence[str], table: Table) -> list[str]:
     """The columns and classes in texts that may name several by commas, as classes may have, too.
 
     What is a class as a whole is not parted: `view, Edema, acute` may be two or three.
@@ -110,7 +110,7 @@ def parted(given: Sequence[str], table: Table) -> list[str]:
     return found
 
 
-def subgroups_of(
+def measure_subgroups(
     joined: Joined,
     table: Table,
     column: str,
@@ -137,7 +137,7 @@ def subgroups_of(
         InputError: a column that the table does not have, edges that do not rise, or views of
             rows that are studies.
     """
-    cells = group_cells(table, column, age_edges, meaning)
+    cells = group_of_rows(table, column, age_edges, meaning)
     place = {name: row for row, name in enumerate(table.images)}
     names = np.array([cells[place[image]] for image in joined.images], dtype=object)
     if column.strip().casefold() == "view" and by == "study":
@@ -145,7 +145,7 @@ def subgroups_of(
     order = sorted(set(names.tolist()), key=lambda name: (name == UNKNOWN, _by_number(name)))
     members = [names == name for name in order]
     masks = [joined.mask & member[:, None] for member in members]
-    found = [metrics.classwise(joined.probabilities, joined.targets, mask) for mask in masks]
+    found = [metrics.measure_classes(joined.probabilities, joined.targets, mask) for mask in masks]
     enough = np.array([np.minimum(f.positives, f.known - f.positives) >= FEW for f in found])
     enough = enough.reshape(len(order), len(joined.classes))
     # A group that can measure little would leave little to compare the others by.
@@ -234,7 +234,7 @@ def _gap(names: Sequence[str], values: metrics.Floats, draws: list[metrics.Float
     return Gap(names[high], names[low], difference, interval(draws[high] - draws[low]))
 
 
-def group_cells(
+def group_of_rows(
     table: Table,
     column: str,
     age_edges: Sequence[int] = DECADES,

@@ -17,6 +17,7 @@ from lingula.system.errors import InputError, nearest
 
 RULES = ("max-f1", "youden", "sensitivity=X", "specificity=X", "cost=FN:FP")
 FALLBACK = 0.5
+LEVEL = 0.9  # the specificity, and the sensitivity, at which the other is given
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,8 @@ class Threshold:
     """A finding is called where the raw score is at least `score`, the calibrated `calibrated`.
 
     Each is chosen on its own scale; they call the same images unless the map ties scores.
-    `sensitivity` and `specificity` are those of `score` on dev, None where nothing is a share of;
-    `note` says so where the rule could not be followed.
+    `sensitivity` and `specificity` are those of `score` on dev, None without positives or without
+    negatives; `note` says so where the rule could not be followed.
     """
 
     score: float
@@ -44,7 +45,7 @@ class Rule:
     values: tuple[float, ...] = ()
 
 
-def parsed(text: str) -> Rule:
+def parse_rule(text: str) -> Rule:
     """A rule from its text, such as `sensitivity=0.9` or `cost=10:1`; `InputError` for others."""
     kind, equals, rest = text.partition("=")
     if kind in ("max-f1", "youden") and not equals:
@@ -65,7 +66,7 @@ def parsed(text: str) -> Rule:
     )
 
 
-def threshold(
+def choose_threshold(
     rule: Rule,
     scores: Floats,
     calibrated: Floats,
@@ -120,20 +121,16 @@ def _best(rule: Rule, scores: Floats, positive: NDArray[np.bool_]) -> float:
 def _shares(
     scores: Floats, positive: NDArray[np.bool_], value: float
 ) -> tuple[float | None, float | None]:
-    called = scores >= value
-    sensitivity = float(called[positive].mean()) if positive.any() else None
-    return sensitivity, float((~called[~positive]).mean()) if (~positive).any() else None
+    _, sensitivity, specificity, _ = at_threshold(scores, positive, value)
+    return (sensitivity if positive.any() else None, None if positive.all() else specificity)
 
 
-def distinct(texts: Sequence[str]) -> tuple[Rule, ...]:
-    """The rules of these texts; `InputError` for one that stands twice."""
+def parse_rules(texts: Sequence[str]) -> tuple[Rule, ...]:
+    """The rules of these texts; `InputError` for one that is given twice."""
     twice = sorted({text for text in texts if list(texts).count(text) > 1})
     if twice:
-        raise InputError(f"Threshold rules that stand twice: {', '.join(twice)}.")
-    return tuple(parsed(text) for text in texts)
-
-
-LEVEL = 0.9  # the specificity, and the sensitivity, at which the other is given
+        raise InputError(f"Threshold rules given twice: {', '.join(twice)}.")
+    return tuple(parse_rule(text) for text in texts)
 
 
 @dataclass(frozen=True)
@@ -166,7 +163,7 @@ class Operating:
         return mean_defined(self.ece)
 
 
-def operating(
+def measure_operating(
     probabilities: Floats,
     targets: NDArray[np.float32],
     mask: NDArray[np.bool_],
@@ -177,7 +174,7 @@ def operating(
     """Measures of (N, K) arrays at thresholds (K,).
 
     A score at or above its class's threshold is a finding; a target of at least 0.5 is positive.
-    `ranked` is what `metrics.rankings` made of the same arrays.
+    `ranked` is what `metrics.rank_classes` made of the same arrays.
     """
     columns = []
     for k, ranking in enumerate(ranked):

@@ -19,8 +19,6 @@ from lingula.loading.order import Rows
 from lingula.model.checkpoint import load_model
 from lingula.model.devices import layout_of, make_fabric
 from lingula.model.encoders import recompute_activations
-from lingula.scores.evaluation import in_words
-from lingula.scores.evaluation import to_json as evaluation_to_json
 from lingula.scores.predictions import (
     Predictions,
     failures_beside,
@@ -28,6 +26,8 @@ from lingula.scores.predictions import (
     write_failures,
     write_scores,
 )
+from lingula.scores.results import in_words
+from lingula.scores.results import to_json as evaluation_to_json
 from lingula.scoring.attention import measure_attention
 from lingula.scoring.scoring import score
 from lingula.settings.config import Config

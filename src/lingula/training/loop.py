@@ -283,7 +283,7 @@ def score_dev(training: Training) -> metrics.Classwise:
         told = examples(found.failures.values(), 3)
         log.warning("%d dev images can't be read and are left out: %s", len(found.failures), told)
     readable = np.isfinite(found.probabilities).all(1)
-    return metrics.classwise(
+    return metrics.measure_classes(
         found.probabilities[readable], dev.targets[readable], dev.mask[readable]
     )
 

@@ -12,15 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.scores import thresholds
-from lingula.scores.evaluated import Evaluation
 from lingula.scores.evaluation import Setting, evaluate_predictions, worst_classes
-from lingula.scores.predictions import Predictions, aligned, failed, read_scores
-from lingula.settings.config import (
-    Config,
-    Data,
-    Worst,
-    read_config,
-)
+from lingula.scores.predictions import Predictions, align_rows, failed, read_scores
+from lingula.scores.results import Evaluation
+from lingula.settings.config import Config, Data, Worst, read_config
 from lingula.system import files
 from lingula.system.claims import read_settings_beside
 from lingula.system.errors import InputError, examples
@@ -62,7 +57,7 @@ def find_labels(
     """
     if labels is not None:
         if not Path(labels).is_file():
-            raise files.not_a_file(Path(labels), "table")
+            raise InputError(f"{files.not_a_file(Path(labels), 'table')} Give --labels TABLE.")
         return Path(labels), Data(table=str(labels), ignore_columns=tuple(ignore_columns))
     if run is not None and (run / "config.yaml").is_file():
         return table_of_run(run)
@@ -259,7 +254,7 @@ def scored_rows(
 ) -> tuple[Table, NDArray[np.float64]]:
     """The rows of a split that have scores, and those scores in the same order."""
     part = labels.part(split)
-    rows = aligned(predictions, part.images, part.ids)
+    rows = align_rows(predictions, part.images, part.ids)
     good = ~failed(predictions)[rows]
     return subset(part, np.flatnonzero(good)), predictions.probabilities[rows[good]]
 

@@ -22,7 +22,7 @@ from lingula.scores.predictions import (
     write_failures,
     write_scores,
 )
-from lingula.scores.thresholds import distinct
+from lingula.scores.thresholds import parse_rules
 from lingula.scoring.models import ENSEMBLE, read_scoring_model
 from lingula.settings.config import Data
 from lingula.system import files
@@ -73,7 +73,7 @@ def calibrate(
             f"There is no method '{method}'.{nearest(method, METHODS)} There are "
             f"{', '.join(METHODS)}."
         )
-    rules = distinct(thresholds)
+    rules = parse_rules(thresholds)
     scores, table_path, data, target = _places(Path(source), labels, ignore_columns, split, out)
     settings: dict[str, Any] = {
         "scores_sha256": files.sha256(scores),

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lingula.reporting.report import DRAWS, mean_prevalence
-from lingula.scores.evaluation import in_words, to_json
 from lingula.scores.predictions import read_scores
+from lingula.scores.results import in_words, to_json
 from lingula.scoring.attention import known_rates
 from lingula.settings.config import Config, vary
 from lingula.settings.label_space import CXR_LT_2023

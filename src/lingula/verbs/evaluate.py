@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from lingula.scores.evaluation import Evaluation, Setting, evaluate_predictions
+from lingula.scores.evaluation import Setting, evaluate_predictions
 from lingula.scores.predictions import read_scores, warn_of_doubt
-from lingula.scores.subgroups import DECADES, parted
+from lingula.scores.results import Evaluation
+from lingula.scores.subgroups import DECADES, split_names
 from lingula.system import files
 from lingula.system.errors import InputError, nearest
 from lingula.tables.reading import read_table
@@ -86,7 +87,7 @@ def evaluate(  # noqa: PLR0913 (an argument an option)
         blank=blank,
         unmentioned=unmentioned,
         setting=Setting(
-            _thresholds(threshold, Path(scores)), fuse, parted(subgroups, table), age_edges
+            _thresholds(threshold, Path(scores)), fuse, split_names(subgroups, table), age_edges
         ),
     )
 

@@ -185,7 +185,7 @@ def test_the_zip_is_flat_holds_the_code_and_is_the_same_twice(tmp_path: Path) ->
         submit(tmp_path / "s.csv", template=wanted, out=out, code=tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"is a \.zip"):
         submit(tmp_path / "s.csv", template=wanted, out=tmp_path / "s.tar")
-    with pytest.raises(InputError, match="one of the files that are read"):
+    with pytest.raises(InputError, match="is an input of this command"):
         submit(tmp_path / "s.csv", template=wanted, out=wanted)
     assert out.read_bytes() == first
 

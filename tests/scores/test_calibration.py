@@ -442,7 +442,7 @@ def test_calibrated_scores_are_a_new_file_and_only_once(tmp_path: Path) -> None:
     assert (tmp_path / "new.csv.old-1").is_file()
     with pytest.raises(InputError, match="calibrated already"):
         lingula.apply_calibration(made, out, out=tmp_path / "twice.csv")
-    with pytest.raises(InputError, match="is the raw scores file"):
+    with pytest.raises(InputError, match="is an input of this command"):
         lingula.apply_calibration(made, scores, out=scores, overwrite=True)
     with pytest.raises(InputError, match="There is no calibration"):
         lingula.apply_calibration(tmp_path / "no.json", scores, out=tmp_path / "x.csv")

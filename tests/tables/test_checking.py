@@ -335,7 +335,7 @@ def test_the_page_shows_faults_with_films(tmp_path: Path) -> None:
     clean = lingula.data_check(tmp_path / "clean.csv")
     assert clean.fit and clean.facts["images"] == 7
     assert clean.facts["together"] == []
-    with pytest.raises(InputError, match="the table itself"):
+    with pytest.raises(InputError, match="is an input of this command"):
         lingula.data_check(table, drop_bad=table)
     with pytest.raises(InputError, match="something else in it"):
         lingula.data_check(tmp_path / "clean.csv", drop_bad=table.with_name("t.csv"))

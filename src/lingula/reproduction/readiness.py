@@ -27,6 +27,7 @@ from lingula.settings.label_space import SPACES
 from lingula.settings.recipes import EXOGENOUS
 from lingula.system import files, processes
 from lingula.system.errors import InputError, differences
+from lingula.system.files import check_room
 from lingula.tables.configured import check_table, configured_outside, configured_table
 from lingula.tables.joins import Outside, check_apart, outside
 from lingula.tables.reading import read_table
@@ -35,7 +36,6 @@ from lingula.training import optim, run_folder
 from lingula.training.examples import (
     Sizes,
     all_features,
-    check_room,
     check_there,
     dataset_of,
     reading,

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,3 +185,9 @@ def _is_there(lock: int, folder: int) -> bool:
 def _remove(folder: int) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(LOCK, dir_fd=folder)
+
+
+def check_not_an_input(out: str | Path, inputs: Sequence[str | Path]) -> None:
+    """Raise `InputError` if the output is one of the inputs."""
+    if Path(out).resolve() in {Path(path).resolve() for path in inputs}:
+        raise InputError(f"{out} is an input of this command. Name another file to write.")

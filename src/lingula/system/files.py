@@ -148,6 +148,18 @@ def free_bytes(folder: str | Path) -> int:
     return shutil.disk_usage(here).free
 
 
+def check_room(
+    folder: Path, needed: float, what: str, advice: str = "Choose another --out, or make room."
+) -> None:
+    """Raise `InputError`, which says how much is needed, if it will not fit on the disk."""
+    free = free_bytes(folder)
+    if free < needed:
+        raise InputError(
+            f"{folder} has {format_bytes(free)} free, and {what} need up to "
+            f"{format_bytes(needed)}. {advice}"
+        )
+
+
 def remove_temporary_files(folder: Path, stems: str) -> None:
     """Remove the temporary files of `write_atomically` that killed processes left in a folder.
 

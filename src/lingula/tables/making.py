@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import polars as pl
 
 from lingula.images.files import find_absent, image_path
 from lingula.system import files
-from lingula.system.claims import OTHER_CONTENT, claim
+from lingula.system.claims import OTHER_CONTENT, check_not_an_input, claim
 from lingula.system.csv_cells import escape_cell
 from lingula.system.errors import ImageError, InputError, examples
 from lingula.tables.cells import read_frame
@@ -80,12 +80,6 @@ def _find_images(table: Table, drop: bool) -> tuple[Table, tuple[str, ...]]:
     if drop:
         table = subset(table, np.setdiff1d(np.arange(len(table)), rows))
     return table, names
-
-
-def check_not_an_input(out: str | Path, inputs: Sequence[str | Path]) -> None:
-    """Raise `InputError` if the output is one of the inputs."""
-    if Path(out).resolve() in {Path(path).resolve() for path in inputs}:
-        raise InputError(f"{out} is an input of this command. Name another file to write.")
 
 
 def write_new_table(
@@ -241,8 +235,7 @@ def keep_rows(table: Path, out: Path, wanted: Callable[[str], bool]) -> int:
     suffix = table.suffix if table.suffix in (".csv", ".parquet") else ".csv"
     if out.suffix != suffix:
         raise InputError(f"{out}: the new table's name ends in {suffix}.")
-    if out.resolve() == table.resolve():
-        raise InputError(f"{out} is the table itself, which is never changed; name another file.")
+    check_not_an_input(out, [table])
     frame = read_frame(table)
     column = next(name for name, field in known_columns(frame.columns).items() if field == "images")
     kept = frame.filter(pl.Series([wanted(image.strip()) for image in frame[column].to_list()]))

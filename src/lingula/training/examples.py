@@ -30,6 +30,7 @@ from lingula.scoring.scoring import encode
 from lingula.settings.config import Config
 from lingula.system import files
 from lingula.system.errors import InputError, examples
+from lingula.system.files import check_room
 from lingula.system.progress import count_only, progress
 from lingula.tables.configured import configured_targets
 from lingula.tables.joins import Outside
@@ -303,13 +304,3 @@ def features_bytes(network: Network, image_size: int, images: int, views: int) -
     features = network.eval().encoder(network.prepare(blank))
     network.train(was_training)
     return 4 * images * views * int(features.numel())
-
-
-def check_room(folder: Path, needed: int, what: str) -> None:
-    """Raise `InputError`, which says how much is needed, if it will not fit on the disk."""
-    free = files.free_bytes(folder)
-    if free < needed:
-        raise InputError(
-            f"{folder} has {files.format_bytes(free)} free, and {what} need up to "
-            f"{files.format_bytes(needed)}. Choose another --out, or make room."
-        )

@@ -28,6 +28,7 @@ from lingula.settings.config import Data
 from lingula.system import files
 from lingula.system.claims import (
     OTHER_CONTENT,
+    check_not_an_input,
     claim,
     other_settings,
     read_settings_beside,
@@ -65,8 +66,8 @@ def calibrate(
         out: the file; None: `RUN/calibration.json`, or `SCORES.calibration.json` beside the scores.
         overwrite: set an old file made with other settings aside first.
 
-    The scores are not changed. A class with few positives leans on all classes together, one with
-    none is left as it is; the log and the file say which.
+    The scores are not changed. A class with few positives is drawn towards the map of all classes
+    together, and one without positives is not changed; the log and the file say which.
     """
     if method not in METHODS:
         raise InputError(
@@ -105,13 +106,13 @@ def apply_calibration(
     out: str | Path,
     overwrite: bool = False,
 ) -> Path:
-    """Write calibrated scores, a new file; raw scores stay as they are.
+    """Write calibrated scores to a new file; the raw scores are not changed.
 
     Args:
         calibration_file: what `calibrate` wrote.
         scores: raw scores, of classes that the calibration knows.
-        out: the new scores file, `.csv` or `.parquet`; `OUT.made.json` beside it says of what it
-            was made.
+        out: the new scores file, `.csv` or `.parquet`; `OUT.made.json` beside it says from
+            what it was made.
         overwrite: set an old file with other scores aside first.
 
     Images that failed stay blank and are named in `OUT.failed.csv`. Raises `InputError` for scores
@@ -120,8 +121,7 @@ def apply_calibration(
     path, raw, target = Path(calibration_file), Path(scores), Path(out)
     found = read_calibration(path)
     predictions = read_scores(raw)
-    if target.resolve() == raw.resolve():
-        raise InputError(f"--out {target} is the raw scores file; calibrated scores are a new one.")
+    check_not_an_input(target, [raw])
     if calibrated_with(raw):
         raise InputError(
             f"{raw} is calibrated already ({settings_beside(raw)}). Give the raw scores."

@@ -1,4 +1,4 @@
-"""`lingula data cache`: images decoded once and for all, in a few large files."""
+"""`lingula data cache`: images that are decoded once, in a few large files."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def data_cache(
 
     Args:
         table: a table, a folder (scanned by content) or one image.
-        out: the cache's folder; what is in it already is kept, so that the same line continues.
+        out: the cache's folder; what is in it already is kept, so that the command can continue.
         root: folder of a table's images, if not the table's own: the training's `data.root`.
         size: pixels per side, the model's `model.image_size`.
-        codec: `raw` gives the very pixels that training reads; `jpeg` is smaller and lossy.
+        codec: `raw` keeps the pixels exactly as training reads them; `jpeg` is smaller and lossy.
         quality: of the JPEG.
         bits: bits in use in 16-bit files, the training's `data.bits`.
-        shard: `3/16` does only the third of sixteen parts, in files of its own.
+        shard: `3/16` makes only the third of sixteen parts, in files of its own.
         workers: decoding threads; 0 is one per core.
         overwrite: set a cache of other settings aside instead of refusing.
     """
@@ -107,13 +107,8 @@ def _announcing(folder: Path, settings: CacheSettings) -> Callable[[Estimate], N
             format_seconds(expected.seconds),
             expected.workers,
         )
-        free, needed = files.free_bytes(folder), expected.bytes
-        if free < needed:
-            raise InputError(
-                f"{folder} has {files.format_bytes(free)} free, but the cache needs "
-                f"{files.format_bytes(needed)}. Choose another --out, a smaller "
-                "--size or --codec jpeg."
-            )
+        advice = "Choose another --out, a smaller --size or --codec jpeg."
+        files.check_room(folder, expected.bytes, "the pixels", advice)
 
     return announce
 
@@ -132,13 +127,13 @@ def data_cache_verify(folder: str | Path) -> dict[str, Any]:
 
 
 def data_cache_join(folder: str | Path) -> Cached:
-    """Check that a cache made in parts has all of them; `InputError` names those that it lacks."""
+    """Check that a cache made in parts has all of them; `InputError` names missing parts."""
     place = Path(folder)
     index = open_cache(place)
     lacking = missing_parts(place)
     if lacking or not index.entries:
         raise InputError(
-            f"{place} is not whole: parts {examples(lacking)} are not finished."
+            f"{place} is incomplete: parts {examples(lacking)} are not finished."
             if lacking
             else f"{place} has no images yet."
         )

@@ -1,4 +1,4 @@
-"""`lingula data folder`: images of one's own and a label file become a table."""
+"""`lingula data folder`: a table from a folder of images and a label file."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def data_folder(
             (`lingula.tables.mapping.read_map`).
         ignore_columns: columns that look like labels but are not.
         keep_ids: write the patient and study ids of DICOM files as they are. Otherwise they become
-            keyed hashes; the key is written beside the table (`NAME.key`) and belongs in a safe.
+            keyed hashes; the key is written beside the table (`NAME.key`) and must be kept secret.
         age_and_sex: write the age and sex of DICOM files.
         out: the table, .csv or .parquet, with `NAME.json` beside it.
         overwrite: set an old table aside first.

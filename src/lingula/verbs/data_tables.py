@@ -12,12 +12,12 @@ import numpy as np
 from lingula.settings.label_space import label_space
 from lingula.sources import chexpert, cxr_lt, medmnist, mimic, nih, padchest, vindr
 from lingula.system import files
-from lingula.system.claims import OTHER_CONTENT, claim
+from lingula.system.claims import OTHER_CONTENT, check_not_an_input, claim
 from lingula.system.csv_cells import format_csv
 from lingula.system.errors import InputError, examples
 from lingula.system.progress import count_only, progress
 from lingula.tables.joins import check_overlap, overlap, union
-from lingula.tables.making import NewTable, check_not_an_input, write_new_table
+from lingula.tables.making import NewTable, write_new_table
 from lingula.tables.mapping import LabelMap, mapped, read_map
 from lingula.tables.reading import boxes_path, read_table
 from lingula.tables.splits import check_parts, patients_in_two_splits, split_by_patient

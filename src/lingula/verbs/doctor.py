@@ -1,4 +1,4 @@
-"""`lingula doctor`: what this machine has, and what lingula can do with it."""
+"""`lingula doctor`: the versions, devices and formats that lingula has on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lingula fetch`: the weights that a recipe will need, into a folder, where there is internet."""
+"""`lingula fetch`: download the weights that a recipe needs, on a machine with internet."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _TEXT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "*.bin"]
 def fetch(name: str | Path | Config, *, out: str | Path | None = None) -> Path:
     """Download what a recipe, or all trainings of a table of the paper, need.
 
-    That is the ImageNet weights and the text encoder. All that can be brought is brought before
-    anything is said to be missing; what must be obtained by hand for a table is logged.
+    These are ImageNet weights and text encoders. Everything that can be downloaded is downloaded
+    before an error names the rest. What must be obtained by hand for a table is only logged.
 
     Args:
         name: a recipe's name, `table1` or `table2`, a YAML file, or a `Config`.
@@ -31,31 +31,31 @@ def fetch(name: str | Path | Config, *, out: str | Path | None = None) -> Path:
             name it in `LINGULA_WEIGHTS`.
 
     Returns:
-        The folder. What is there already is not fetched again.
+        The folder. What is in it already is not downloaded again.
 
     Raises:
-        InputError: there is no way to the hub, or what the recipe needs is not given out there.
+        InputError: the hub can't be reached, or what the recipe needs is not published there.
     """
     trainings = TABLES.get(name) if isinstance(name, str) else None
     configs = [find_config(name)] if trainings is None else [recipe(each) for each in trainings]
     folder = weights_folder() if out is None else Path(out)
     if folder is None:
         raise InputError(
-            "There is no home folder to keep weights in: say --out FOLDER, and name it in "
-            "LINGULA_WEIGHTS where it is trained."
+            "There is no home folder for the weights: say --out FOLDER, and name it in "
+            "LINGULA_WEIGHTS where you train."
         )
     failed: list[str] = []
     by_hand: list[str] = []
     for text in dict.fromkeys(c.model.text for c in configs if c.model.classifier != "linear"):
-        if not _named(text):
+        if not _is_download(text):
             continue
         hub = TEXT_SOURCES[text].hub if text in TEXT_SOURCES else text
         if hub is not None:
-            _try(failed, _fetch_text, hub, folder / text.replace("/", "--"))
+            _collect(failed, _fetch_text, hub, folder / text.replace("/", "--"))
         elif find_text(text) is None:
             by_hand.append(str(missing_text(text)))
     for encoder in dict.fromkeys(c.model.encoder for c in configs if c.model.weights == "imagenet"):
-        _try(failed, _fetch_image, encoder, folder)
+        _collect(failed, _fetch_image, encoder, folder)
     if failed or (by_hand and trainings is None):
         raise InputError("\n".join([*failed, *by_hand]))
     for what in by_hand:
@@ -70,15 +70,15 @@ TABLES = {
 }
 
 
-def _try(failed: list[str], bring: Callable[..., None], *what: object) -> None:
-    """Bring something; the reason is added to `failed` if that can't be."""
+def _collect(failed: list[str], download: Callable[..., None], *what: object) -> None:
+    """Download something, or add to `failed` why that is impossible."""
     try:
-        bring(*what)
+        download(*what)
     except InputError as error:
         failed.append(str(error))
 
 
-def _named(text: str) -> bool:
+def _is_download(text: str) -> bool:
     """Whether `model.text` names something to download: no file, folder or built-in basis."""
     if text == "orthogonal" or text.endswith(".safetensors") or files.expand_home(text).exists():
         return False
@@ -92,7 +92,7 @@ def _fetch_text(hub: str, folder: Path) -> None:
     from huggingface_hub import snapshot_download
 
     part = folder.with_name(f".{folder.name}.part")
-    _reached(
+    _download(
         hub, lambda: snapshot_download(hub, local_dir=part, allow_patterns=_TEXT_FILES, token=None)
     )
     part.replace(folder)
@@ -107,7 +107,7 @@ def _fetch_image(encoder: str, folder: Path) -> None:
     known = pretrained(encoder)
     if known is None:
         raise InputError(
-            f"timm names no place on the hub for the weights of '{encoder}'. Give a file, "
+            f"timm has no place on the hub for the weights of '{encoder}'. Give a file, "
             "model.weights=FILE."
         )
     path = folder / f"{known.name}.safetensors"
@@ -120,13 +120,13 @@ def _fetch_image(encoder: str, folder: Path) -> None:
     def download() -> object:
         return hf_hub_download(known.hub, "model.safetensors", local_dir=part)
 
-    _reached(known.hub, download)
+    _download(known.hub, download)
     (part / "model.safetensors").replace(path)
     shutil.rmtree(part)
     log.info("Fetched %s (licence %s) to %s.", known.hub, known.license, path)
 
 
-def _reached(what: str, download: Callable[[], object]) -> None:
+def _download(what: str, download: Callable[[], object]) -> None:
     """Run a download; `InputError` with its reason if it fails."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -49,7 +49,7 @@ def recipes(name: str | None = None) -> str:
 
 
 def ladder() -> list[str]:
-    """Table 1 as lines of text, each row with the row that it changes one thing of."""
+    """Table 1 as lines of text, each row with its parent."""
     head = ("recipe", "image encoder", "text encoder", "separate", "re-weighting", "MixUp", "TTA")
     cells = [(*head, "mAP", "parent"), *(_cells(row) for row in TABLE_1)]
     width = [max(len(row[k]) for row in cells) for k in range(len(cells[0]))]

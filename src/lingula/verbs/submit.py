@@ -17,7 +17,7 @@ from lingula.reporting.submission import (
 )
 from lingula.scores.predictions import read_scores
 from lingula.system import files
-from lingula.system.claims import read_settings_beside
+from lingula.system.claims import check_not_an_input, read_settings_beside
 from lingula.system.errors import InputError
 from lingula.tables.reading import read_table, read_unlabelled
 from lingula.training.run_labels import warn_of_other_labels
@@ -74,9 +74,7 @@ def submit(
         warn_of_other_labels([(Path(scores), Path(labels), table.sha256)])
         rehearsal = rehearse(made, table)
     if out is not None:
-        inputs = [Path(path).resolve() for path in (scores, template, labels) if path is not None]
-        if Path(out).resolve() in inputs:
-            raise InputError(f"--out {out} is one of the files that are read.")
+        check_not_an_input(out, [path for path in (scores, template, labels) if path is not None])
         write_submission(made, out, code)
     return Submitted(None if out is None else Path(out), made, rehearsal)
 

@@ -114,7 +114,7 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "calibrate FOLDER": (lambda p: lingula.calibrate(p / "data"), "has no scores/dev.csv"),
     "calibrate --labels FOLDER": (
         lambda p: lingula.calibrate(p / "run", labels=p / "data"),
-        "data is a folder, not a table. Give --labels TABLE",
+        "data is a folder, not a table",
     ),
     "calibrate --apply FOLDER": (
         lambda p: lingula.apply_calibration(p / "run", p / "s.csv", out=p / "c.csv"),

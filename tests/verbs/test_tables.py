@@ -328,7 +328,7 @@ def test_image_files_of_two_tables(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert overlap([read_table(a), read_table(b)]).images == (pair,)
     with caplog.at_level(logging.WARNING, "lingula"):
         lingula.data_join([a, b], out=tmp_path / "t.csv")
-    assert f"1 images stand in two tables: {pair[0]} = {pair[1]}" in caplog.text
+    assert f"1 images are in two tables: {pair[0]} = {pair[1]}" in caplog.text
     table(b, "image,split,Edema 0.png,test,1 1.png,test,1")
     with pytest.raises(
         InputError, match=r"in different splits: .*a/1.png \(train\) = .*b/0.png \(test"

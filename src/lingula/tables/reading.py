@@ -280,7 +280,7 @@ def write_table(table: Table, path: str | Path) -> None:
         if parquet:
             frame.write_parquet(temporary)
         else:
-            _plain(frame).write_csv(temporary)
+            _escape_cells(frame).write_csv(temporary)
     root, here = table.root.resolve(), file.parent.resolve()
     description: dict[str, Any] = {
         "format": 1,
@@ -297,7 +297,7 @@ def write_table(table: Table, path: str | Path) -> None:
     files.write_json(file.with_suffix(".json"), description)
 
 
-def _plain(frame: pl.DataFrame) -> pl.DataFrame:
+def _escape_cells(frame: pl.DataFrame) -> pl.DataFrame:
     """The frame with names and texts that no spreadsheet runs; paths and ids stay exact."""
     texts = [name for name in FREE if name in frame.columns]
     plain = (pl.col(name).map_elements(escape_cell, return_dtype=pl.String) for name in texts)

@@ -128,7 +128,7 @@ def _warn_of_others(scores: Sequence[Path], table: Path, sha256: str) -> None:
 
 def _write_choice(chosen: Ensemble, report: Mapping[str, Any], folder: Path) -> None:
     """Write `choices.csv` and, as the last file of the folder, `ensemble.json`."""
-    files.write_text(folder / "choices.csv", _choices_csv(chosen))
+    files.write_text(folder / "choices.csv", choices_csv(chosen))
     files.write_json(folder / "ensemble.json", {**ensembles.to_json(chosen), **report})
 
 
@@ -301,7 +301,8 @@ def _conflict(folder: Path, settings: dict[str, Any]) -> str | None:
     return other_settings(value.get("made_from", {}), settings, skip=("labels",))
 
 
-def _choices_csv(made: Ensemble) -> str:
+def choices_csv(made: Ensemble) -> str:
+    """`choices.csv`: per class and member, its AP on dev and its weight."""
     rows: list[tuple[object, ...]] = []
     for name, weights in made.weights.items():
         for member in made.members:

@@ -167,6 +167,12 @@ QUICK: list[tuple[list[str], int, str]] = [
     (["review", "nowhere.csv", "--labels", "t.csv", "--out", "x"], 2, "no scores file"),
     (["data", "check", "nowhere.csv"], 2, "no table"),
     (["data", "phantom", "x", "--n", "3"], 2, "30"),
+    (["data", "cache", "--verify", "nowhere"], 2, "nowhere"),
+    (["data", "cache", "--join", "nowhere"], 2, "nowhere"),
+    (["data", "cache", "t.csv"], 2, "lingula data cache TABLE --out DIR"),
+    (["data", "cache", "t.csv", "--verify", "x"], 2, "stand alone"),
+    (["calibrate", "s.csv", "--apply", "c.json"], 2, "--apply takes SCORES and --out"),
+    (["train", "smoke", "demo", "--out", "x"], 2, "not smoke, demo"),
     (["ensemble", "class-wise", "--member", "a", "b", "--out", "x"], 2, "NAME DEV TEST"),
 ]
 

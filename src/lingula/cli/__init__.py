@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 import lingula
-from lingula.cli.results import EXTRA, run
+from lingula.cli.results import EXTRA, SEVERAL_FORMS, run
 from lingula.cli.signatures import command_of, read_verb
 from lingula.system import files, signals
 from lingula.system.errors import InputError, StoppedError
@@ -59,7 +59,9 @@ class _Group(click.Group):
 
 
 def _command(verb: str, name: str) -> click.Command:
-    return command_of(name, read_verb(verb), partial(run, verb), EXTRA.get(verb, ()))
+    optional = verb in SEVERAL_FORMS
+    extra = EXTRA.get(verb, ())
+    return command_of(name, read_verb(verb), partial(run, verb), extra, all_optional=optional)
 
 
 def _rule(rule: str) -> click.Command:

@@ -54,6 +54,9 @@ def run(name: str, given: dict[str, Any]) -> None:
 
 # --- calls that are more than the verb's ---
 
+# Commands with forms that need other parameters than the verb's: they check what was given.
+SEVERAL_FORMS = ("data_cache",)
+
 
 def _train(given: dict[str, Any]) -> tuple[Path, bool]:
     """Sort `[RECIPE|config.yaml] [key=value ...]` by what the words look like."""

@@ -155,6 +155,7 @@ def command_of(
     run: Callable[[dict[str, Any]], None],
     extra: Sequence[click.Parameter] = (),
     without: Sequence[str] = (),
+    all_optional: bool = False,
 ) -> click.Command:
     """The command of a verb.
 
@@ -164,6 +165,7 @@ def command_of(
         run: called with the values that were given on the command line, and no defaults.
         extra: options that are no parameter of the verb.
         without: parameters that the command does not have.
+        all_optional: whether nothing is required here, since `run` checks what must be given.
     """
     shown = [
         p
@@ -182,15 +184,15 @@ def command_of(
     return click.Command(
         name,
         callback=call,
-        params=[*(_declared(verb, p) for p in shown), *extra],
+        params=[*(_declared(verb, p, all_optional) for p in shown), *extra],
         help="\n\n".join([verb.text, *about]),
         short_help=verb.text.partition("\n")[0],
     )
 
 
-def _declared(verb: Verb, p: Parameter) -> click.Parameter:
+def _declared(verb: Verb, p: Parameter, all_optional: bool) -> click.Parameter:
     """The click argument or option of a parameter."""
-    required = p.default is None
+    required = p.default is None and not all_optional
     if p.positional:
         many = p.item is not None
         metavar = (p.name.upper() if required else f"[{p.name.upper()}]") + "..." * many
@@ -201,6 +203,8 @@ def _declared(verb: Verb, p: Parameter) -> click.Parameter:
     if p.types == ("bool",) and p.default == "True":
         option += f"/--no-{option}"
     help_text = p.help[:1].upper() + p.help[1:]
+    if p.item is not None and p.item != "int" and "repeatable" not in help_text:
+        help_text = f"{help_text.rstrip('.')}. Repeatable."
     if p.default is not None and re.fullmatch(r"\d.*|'.+'|\(\d.*\)|\('.*\)", p.default):
         help_text += f" [default: {p.default.strip('()').replace(chr(39), '').rstrip(',')}]"
     return click.Option([f"--{option}", p.name], required=required, help=help_text, **_kind(p))

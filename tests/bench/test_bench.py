@@ -9,7 +9,7 @@ import pytest
 import lingula
 from lingula.bench.frozen import to_text as frozen_text
 from lingula.bench.predict import to_text as predict_text
-from lingula.bench.timing import time_rounds
+from lingula.bench.rounds import time_rounds
 from lingula.bench.train import to_text
 from lingula.system.errors import InputError
 

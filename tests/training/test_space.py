@@ -9,7 +9,7 @@ import torch
 
 import lingula
 from builders import imagenet_of
-from lingula.bench.timing import random_network
+from lingula.bench.models import random_network
 from lingula.loading import batches, order
 from lingula.settings.config import Config, vary
 from lingula.system import files

@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lingula.bench.timing import Times, time_rounds
+from lingula.bench.rounds import Times, time_rounds
 from lingula.images.cache import CacheSettings, locate, open_cache
 from lingula.images.cache_writing import claim_cache, fill_cache
 from lingula.images.reading import read_image

@@ -14,7 +14,8 @@ import torch
 from lightning_fabric import Fabric
 from safetensors.torch import save_file
 
-from lingula.bench.timing import machine, paper_sized, time_rounds, training_step
+from lingula.bench.models import machine, paper_sized, training_step
+from lingula.bench.rounds import time_rounds
 from lingula.model.devices import make_fabric, resolve_device
 from lingula.model.encoders import build_encoder
 from lingula.phantom import write_phantom

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lingula.bench.timing import time_rounds
+from lingula.bench.rounds import time_rounds
 from lingula.phantom.population import COUNTS, IMAGES
 from lingula.scores import metrics
 from lingula.scores.intervals import bootstrap

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lingula.bench import timing
+from lingula.bench import models
+from lingula.bench.rounds import time_rounds
 from lingula.model.devices import autocast_to, layout_of, make_fabric, resolve_device
 from lingula.scoring.folding import for_scoring
 from lingula.scoring.scoring import score_batch
@@ -49,20 +50,20 @@ def bench_predict(
     """
     if rounds < 1 or tta not in VIEWS:
         raise InputError(f"rounds is at least 1 and tta one of {', '.join(VIEWS)}.")
-    paper = timing.paper_sized(encoder, image_size, batch_size, layers, width, device)
+    paper = models.paper_sized(encoder, image_size, batch_size, layers, width, device)
     exact = resolve_device(vary(paper, precision="fp32"))
     fast = resolve_device(vary(paper, precision="bf16"))
-    images = timing.random_images(batch_size, image_size)
+    images = models.random_images(batch_size, image_size)
     calls = {
         "exact": _scoring(exact, images, tta),
         "bf16": _scoring(fast, images, tta),
         "plain": _plain_scoring(exact, images, tta),
     }
-    flops = timing.operations(calls["exact"])
-    times = timing.time_rounds(calls, rounds, exact.device)
+    flops = models.operations(calls["exact"])
+    times = time_rounds(calls, rounds, exact.device)
     rate = {name: batch_size / one.median for name, one in times.items()}
     moved = torch.logit(times["bf16"].result) - torch.logit(times["exact"].result)
-    peak = timing.peak_of(exact, rounds)
+    peak = models.peak_of(exact, rounds)
     return {
         "images_per_s": rate["exact"],
         "bf16_images_per_s": rate["bf16"],
@@ -74,7 +75,7 @@ def bench_predict(
         "GFLOP_per_image": flops / batch_size / 1e9,
         "largest_change_of_a_logit": float(moved.abs().max()),
         "views": len(VIEWS[tta]),
-        **timing.machine(exact.device),
+        **models.machine(exact.device),
     }
 
 
@@ -82,7 +83,7 @@ def _scoring(config: Config, images: Tensor, tta: str) -> Callable[[], Tensor]:
     """Scoring as `lingula predict` does it, of images that are decoded."""
     fabric = make_fabric(config.device, str(config.precision))
     layout = layout_of(config)
-    built = timing.random_network(config).to(fabric.device)
+    built = models.random_network(config).to(fabric.device)
     network = for_scoring(built, config.model.image_size, layout, autocast_to(fabric))
     keys = list(range(len(images)))
 
@@ -99,7 +100,7 @@ def _scoring(config: Config, images: Tensor, tta: str) -> Callable[[], Tensor]:
 
 
 def _plain_scoring(config: Config, images: Tensor, tta: str) -> Callable[[], Tensor]:
-    network = timing.random_network(config).to(config.device).eval()
+    network = models.random_network(config).to(config.device).eval()
     mean = torch.tensor((0.485, 0.456, 0.406))[:, None, None]
     std = torch.tensor((0.229, 0.224, 0.225))[:, None, None]
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lingula.bench import timing
+from lingula.bench import models
+from lingula.bench.rounds import time_rounds
 from lingula.model.devices import make_fabric, resolve_device
 from lingula.settings.config import Config
 from lingula.settings.label_space import CXR_LT_2023
@@ -55,18 +56,18 @@ def bench_train(
     """
     if rounds < 1 or steps < 1:
         raise InputError(f"rounds and steps are at least 1, not {rounds} and {steps}.")
-    paper = timing.paper_sized(encoder, image_size, batch_size, layers, width, device)
+    paper = models.paper_sized(encoder, image_size, batch_size, layers, width, device)
     config = resolve_device(paper)
     fabric = make_fabric(config.device, config.precision)
-    images = timing.random_images(batch_size, image_size)
-    parts: dict[str, list[float]] = {name: [] for name in timing.PARTS}
-    network = timing.random_network(config)
-    ours = timing.training_step(config, network, fabric, images, parts)
-    flops = timing.operations(ours)
+    images = models.random_images(batch_size, image_size)
+    parts: dict[str, list[float]] = {name: [] for name in models.PARTS}
+    network = models.random_network(config)
+    ours = models.training_step(config, network, fabric, images, parts)
+    flops = models.operations(ours)
     calls = {"ours": ours, "plain": _plain_step(config, images)}
-    times = timing.time_rounds(calls, rounds, config.device, steps=steps)
+    times = time_rounds(calls, rounds, config.device, steps=steps)
     seconds = {name: one.median for name, one in times.items()}
-    peak = timing.peak_of(config, rounds)
+    peak = models.peak_of(config, rounds)
     timed = rounds * steps
     return {
         "images_per_s": batch_size / seconds["ours"],
@@ -78,7 +79,7 @@ def bench_train(
         "parts_ms": {name: 1000 * statistics.median(s[-timed:]) for name, s in parts.items()},
         "precision": config.precision,
         "channels_last": config.channels_last,
-        **timing.machine(config.device),
+        **models.machine(config.device),
     }
 
 
@@ -96,7 +97,7 @@ def _plain_step(config: Config, images: Tensor) -> Callable[[], None]:
             v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    network = timing.random_network(config).to(config.device)
+    network = models.random_network(config).to(config.device)
     network.train()
     text = _bert(config.device)
     tokens = torch.randint(0, 30_000, (len(CXR_LT_2023), TEXT_TOKENS), device=config.device)

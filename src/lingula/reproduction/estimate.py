@@ -17,7 +17,8 @@ from lightning_fabric import Fabric
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lingula.bench.timing import random_images, random_network, time_rounds, training_step
+from lingula.bench.models import random_images, random_network, training_step
+from lingula.bench.rounds import time_rounds
 from lingula.loading.batches import MEMORY_LIMIT, consecutive_batches, load
 from lingula.model.devices import layout_of, make_fabric, resolve_device
 from lingula.model.encoders import recompute_activations

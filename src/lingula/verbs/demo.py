@@ -141,13 +141,13 @@ class Rates:
 
 def measure_rates(config: Config, size: Size) -> Rates:
     """How fast this machine draws, trains and scores, timed for a few seconds."""
-    from lingula.bench.timing import (
+    from lingula.bench.models import (
         PARTS,
         random_images,
         random_network,
-        time_rounds,
         training_step,
     )
+    from lingula.bench.rounds import time_rounds
     from lingula.model.devices import make_fabric, resolve_device
 
     images, seconds = TIMED

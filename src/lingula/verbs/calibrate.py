@@ -92,7 +92,7 @@ def calibrate(
     warn_of_other_labels([(scores, table_path, settings["labels_sha256"])])
     joined, rows = _joined(scores, table_path, data, split)
     made = fit_calibration(joined, method, rules, where=rows)
-    _say(made, rows)
+    _log_result(made, rows)
     claimed.make_room()
     where = {"scores": str(scores.resolve()), "labels": str(table_path.resolve())}
     files.write_json(target, calibration.to_json(made) | {"made_from": settings | where})
@@ -234,14 +234,15 @@ def _joined(scores: Path, table_path: Path, data: Data, split: str) -> tuple[Joi
 
 
 def _with_unlabelled(joined: Joined, predictions: Predictions) -> Joined:
+    """The same rows with the classes that only the scores have, all of whose labels are unknown."""
     known = set(joined.classes)
     extra = tuple(name for name in predictions.classes if name not in known)
-    blank = np.zeros((len(joined.targets), len(extra)))
+    wider = ((0, 0), (0, len(extra)))
     return replace(
         joined,
-        probabilities=np.concatenate([joined.probabilities, blank], axis=1),
-        targets=np.concatenate([joined.targets, blank.astype(np.float32)], axis=1),
-        mask=np.concatenate([joined.mask, blank.astype(bool)], axis=1),
+        probabilities=np.pad(joined.probabilities, wider),
+        targets=np.pad(joined.targets, wider),
+        mask=np.pad(joined.mask, wider),
         classes=joined.classes + extra,
     )
 
@@ -253,7 +254,7 @@ def _settings_there(target: Path) -> dict[str, Any]:
     return dict(value.get("made_from", {}))
 
 
-def _say(made: Calibration, where: str) -> None:
+def _log_result(made: Calibration, where: str) -> None:
     for name, item in made.classes.items():
         for note in (item.curve.note, *(found.note for found in item.thresholds.values())):
             if note:
@@ -261,12 +262,8 @@ def _say(made: Calibration, where: str) -> None:
     pairs = [(item.log_loss["raw"], item.log_loss["calibrated"]) for item in made.classes.values()]
     known = np.array([pair for pair in pairs if None not in pair], dtype=float)
     if len(known):
-        raw, after = known.mean(axis=0)
         log.info(
             "mean log loss %s over %d classes: %.4f raw, %.4f calibrated (on patients that the map "
             "was not fitted on)",
-            where,
-            len(known),
-            raw,
-            after,
+            *(where, len(known), *known.mean(axis=0)),
         )

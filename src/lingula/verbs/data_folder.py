@@ -102,7 +102,7 @@ def data_folder(
     claimed.make_room()
     write_table(table, target)
     files.write_json(settings_beside(target), settings)
-    _tell(joined, target)
+    _log_join(joined, target)
     return FolderTable(target, joined)
 
 
@@ -112,13 +112,8 @@ def _facts(age_and_sex: bool) -> Callable[[Path], Found]:
 
         # The ids are needed as they are, to find their rows; they are hidden when written.
         facts = read_dicom_facts(path, keep_ids=True, demographics=age_and_sex)
-        ids = {
-            "patient": facts.patient,
-            "study": facts.study,
-            "series": facts.series,
-            "instance": facts.instance,
-            "accession": facts.accession,
-        }
+        kinds = ("patient", "study", "series", "instance", "accession")
+        ids = {kind: getattr(facts, kind) for kind in kinds}
         age = "" if facts.age is None else f"{facts.age:g}"
         view = "" if facts.view == UNKNOWN else facts.view
         return Found("", ids, view, age, facts.sex or "")
@@ -138,7 +133,7 @@ def _pseudonym(key_file: Path) -> Callable[[str, str], str]:
     return hide
 
 
-def _tell(joined: Attached, target: Path) -> None:
+def _log_join(joined: Attached, target: Path) -> None:
     log.info("%d of %d images have labels; written to %s.", joined.matched, joined.images, target)
     if joined.unlabelled:
         log.warning("Images without a row of labels: %s.", examples(joined.unlabelled))

@@ -26,7 +26,7 @@ from lingula.system.errors import ImageError
 
 log = logging.getLogger("lingula")
 
-# A network disk takes its time for each question, so that many are asked at once.
+# A network disk takes its time for each question, so many are asked at once.
 _THREADS = 32
 _AT_ONCE = 1024  # files a thread looks for before it takes others
 _LISTED = 8  # wanted files of a folder from which on one listing is less work than asking for each

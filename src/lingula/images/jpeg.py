@@ -204,7 +204,7 @@ def _all_intervals(head: _Head, scan: _Scan, form: str) -> bool:
     ends = [*(mark.start() for mark in marks), len(scan.content)]
     for number, (begin, end) in enumerate(zip(begins, ends, strict=True)):
         units = min(each, total - number * each)
-        small = _resized(head, units)
+        small = _resize_head(head, units)
         if small is None:
             return False
         if not _only_strays(small + scan.head, scan.content[begin:end], form):
@@ -212,7 +212,7 @@ def _all_intervals(head: _Head, scan: _Scan, form: str) -> bool:
     return True
 
 
-def _resized(head: _Head, units: int) -> bytes | None:
+def _resize_head(head: _Head, units: int) -> bytes | None:
     """The head of an image of so many MCUs, in rows of the image's own or in one; None if neither
     can be."""
     across, rows = (units, 1) if units % head.units[0] else (head.units[0], units // head.units[0])

@@ -1,4 +1,4 @@
-"""A patient's thorax: its measures (`Shape`) and its shadow on the film (`Thorax`).
+"""A patient's thorax: its measures (`Shape`) and its shadow in the image (`Thorax`).
 
 Densities are in display units: 0 is air outside the body (black), 1 is the densest bone over the
 abdomen (white). They add, as attenuation does; `drawing.develop` makes grey levels of them.
@@ -35,7 +35,7 @@ class Break:
 
 @dataclass
 class Shape:
-    """Measures of one patient on one film, in body units or as factors about 1."""
+    """Measures of one patient in one image, in body units or as factors about 1."""
 
     zoom: tuple[float, float]
     tilt: float
@@ -109,7 +109,7 @@ class Thorax:
 
     Attributes:
         shape: the measures it was drawn from.
-        frame: where the body lies on the film.
+        frame: where the body lies in the image.
         density: everything but vessels, in display units.
         vessels: lung markings; signs may fade them where they hide or push away the lung.
         lung: 1 in the lung fields, 0 elsewhere, soft at the borders.
@@ -213,7 +213,7 @@ def _bones(shape: Shape, view: Frame, along: Image) -> Image:
     table = curve(
         knots, [*(r + shape.clavicle for r in rise[:0:-1]), *(r + shape.clavicle for r in rise)]
     )
-    # Clavicles, scapulae and humeral heads lie in the upper part of any film.
+    # Clavicles, scapulae and humeral heads lie in the upper part of any image.
     top = round(0.66 * view.size)
     across, v = np.abs(view.u - shape.turn), view.v[:top]
     a = across[:top]
@@ -259,7 +259,7 @@ def vessel_tree(rng: np.random.Generator, view: Frame) -> Image:
         v = start[:, 1:] + reach[:, None] * t * np.sin(turn)
         taper = (1.15 - 0.7 * t) * np.ones_like(u)
         spots = np.stack([(sign[:, None] * u).ravel(), v.ravel()], axis=1).astype(np.float32)
-        # Mass a point stands for: its width times its length, in pixels.
+        # Mass of a point: its width times its length, in pixels.
         share = (taper * (reach[:, None] * view.size / count) * width * view.size).ravel()
         blur = rng.normal(0, 0.3 * width, spots.shape).astype(np.float32)
         parts.append(view.points(spots + blur))

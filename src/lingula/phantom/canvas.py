@@ -1,7 +1,7 @@
 """Drawing in body coordinates: smooth curves, soft edges, ribbons, noise fields and boxes.
 
 Body coordinates are (u, v): u from the midline, positive towards the patient's left (the right of
-the image), v downwards from the top of the film. Both are about one at the size of the film, so
+the image), v downwards from the top of the image. Both are about one at the size of the image, so
 geometry is the same at every image size.
 """
 
@@ -65,7 +65,7 @@ def soft(x: Image) -> Image:
 
 @lru_cache(maxsize=64)
 def _weights(size: int, cells: int) -> Image:
-    """(size, cells) linear interpolation from `cells` samples over the film to `size` pixels."""
+    """(size, cells) linear interpolation from `cells` samples over the image to `size` pixels."""
     places = (np.arange(size) + 0.5) / size * (cells - 1)
     low = np.minimum(places.astype(int), cells - 2)
     matrix = np.zeros((size, cells), dtype=np.float32)
@@ -78,7 +78,7 @@ def _weights(size: int, cells: int) -> Image:
 
 
 def mottle(rng: np.random.Generator, size: int, cells: int) -> Image:
-    """(size, size) smooth noise of unit variance or less, `cells` lumps across the film."""
+    """(size, size) smooth noise of unit variance or less, `cells` lumps across the image."""
     coarse = rng.standard_normal((cells, cells), dtype=np.float32)
     weights = _weights(size, cells)
     field: Image = weights @ coarse @ weights.T
@@ -97,17 +97,17 @@ def veil(image: Image, cells: int = 12) -> Image:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where the body lies on one film.
+    """Where the body lies in one image.
 
     Attributes:
-        size: pixels a side.
+        size: pixels per side.
         u: (size, size) body coordinate across.
         v: (size, size) body coordinate down.
         iu: (size, size) index of u in a curve's table.
         iv: (size, size) index of v in a curve's table.
-        zoom: film lengths per unit of u and of v.
-        tilt: rotation in the plane of the film, radians.
-        shift: displacement on the film, in film lengths.
+        zoom: image lengths per unit of u and of v.
+        tilt: rotation in the plane of the image, radians.
+        shift: displacement in the image, in image lengths.
     """
 
     size: int
@@ -148,7 +148,7 @@ class Frame:
 
 
 def frame(size: int, zoom: tuple[float, float], tilt: float, shift: tuple[float, float]) -> Frame:
-    """Lay the body on a film of `size` pixels a side."""
+    """Place the body in an image of `size` pixels per side."""
     centres = (np.arange(size, dtype=np.float32) + 0.5) / size
     x = (centres - 0.5 - shift[0])[None, :]
     y = (centres - _PIVOT - shift[1])[:, None]

@@ -125,9 +125,9 @@ def draw(
     if "Lung Opacity" in wanted:
         kin = [box for box in boxes if box.finding in OPACITIES]
         boxes += [Box("Lung Opacity", b.x, b.y, b.w, b.h) for b in kin]
-    film = seeds.image(2)
-    add_distractors(body, film)
-    return develop(body, film, view, style), boxes
+    own = seeds.image(2)
+    add_distractors(body, own)
+    return develop(body, own, view, style), boxes
 
 
 def add_distractors(body: Thorax, rng: np.random.Generator) -> None:

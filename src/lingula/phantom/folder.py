@@ -91,7 +91,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _made_by(out: Path) -> dict[str, Any] | None:
+def _settings_of(out: Path) -> dict[str, Any] | None:
     """The settings of the phantom in a folder, whether finished or begun; None if there is none."""
     found = _read(out / "labels.json")
     if found.get("phantom") is True and isinstance(found.get("made_by"), dict):
@@ -101,10 +101,11 @@ def _made_by(out: Path) -> dict[str, Any] | None:
 
 def _conflict(out: Path, settings: dict[str, Any]) -> str | None:
     """How what is in a folder differs from a phantom with these settings, for `claim`."""
-    return other_settings(_made_by(out), settings, not_ours="with something else than a phantom.")
+    other = "with something else than a phantom."
+    return other_settings(_settings_of(out), settings, not_ours=other)
 
 
-def _finished(out: Path, images: list[_Image]) -> bool:
+def _is_finished(out: Path, images: list[_Image]) -> bool:
     table = out / "labels.csv"
     known = _read(out / "labels.json").get("sha256")
     if not table.is_file() or not (out / "boxes.csv").is_file() or files.sha256(table) != known:
@@ -162,12 +163,12 @@ def find_phantom(out: Path, **settings: Any) -> Path | None:
     is a phantom with other settings.
     """
     contents = _settle(**settings)
-    if _made_by(out) is None:
+    if _settings_of(out) is None:
         return None  # whoever draws it has not begun
     conflict = _conflict(out, contents.settings)
     if conflict is not None:
         claim(out, conflict)  # which refuses it
-    return out / "labels.csv" if _finished(out, contents.images) else None
+    return out / "labels.csv" if _is_finished(out, contents.images) else None
 
 
 def write_phantom(
@@ -185,12 +186,12 @@ def write_phantom(
     """Write a phantom data set into the folder `out`; continue one that was interrupted.
 
     Args:
-        out: the folder; it may be new, empty, or hold a phantom with the same settings.
+        out: the folder; it may be new, empty, or have a phantom in it with the same settings.
         n: images.
         size: pixels per side.
         seed: everything follows from it.
         imbalance: ratio of the commonest to the rarest class; None for the data set's own.
-        style: the data set that it stands for: `cxr-lt`, `nih` or `chexpert`.
+        style: the data set that it represents: `cxr-lt`, `nih` or `chexpert`.
         shares: of the images in dev and test.
         overwrite: rename what is in the way to `NAME.old-1` instead of refusing or continuing.
         progress: called with (done, all) after each image.
@@ -206,7 +207,7 @@ def write_phantom(
     conflict = _conflict(out, settings)
     if overwrite or conflict is not None:
         claim(out, conflict, overwrite=overwrite).make_room()
-    if _finished(out, images):
+    if _is_finished(out, images):
         return out / "labels.csv"
     (out / "images").mkdir(parents=True, exist_ok=True)
     files.write_json(out / _SETTINGS, settings)

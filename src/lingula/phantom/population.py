@@ -186,7 +186,7 @@ def _label(
     studies: list[Study], split: str, score: NDArray[np.float64], share: dict[str, float]
 ) -> None:
     images = sum(len(study.views) for study in studies)
-    # A small split can't hold the floor for 26 classes beside what is common.
+    # A small split can't have the floor for 26 classes beside what is common.
     floor = min(FLOOR[split], max(1, images // 8)) if images > 1 else 0
     quota = {name: max(round(share[name] * images), floor) for name in CXR_LT_2023}
     column = {name: i for i, name in enumerate(CXR_LT_2023)}

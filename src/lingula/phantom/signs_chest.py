@@ -34,7 +34,7 @@ def _inflate(shape: Shape, rng: np.random.Generator, s: float) -> None:
 
 
 def _collapse(shape: Shape, rng: np.random.Generator, s: float) -> None:
-    """Atelectasis: the diaphragm of the smaller side stands higher."""
+    """Atelectasis: the diaphragm of the smaller side is higher."""
     shape.collapsed = coin(rng, 0.55)
     rise = 0.004 + 0.014 * s
     shape.dome_left -= rise * shape.collapsed

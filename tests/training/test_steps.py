@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import lingula
-from lingula.loading.order import Rows, epoch_batches, training_batches
+from lingula.loading.order import Rows, draws, epoch_batches, training_batches
 from lingula.model.devices import make_fabric
 from lingula.model.network import Architecture, Network
 from lingula.model.text import orthogonal
@@ -22,7 +23,19 @@ from lingula.system.errors import InputError
 from lingula.training.optim import plan
 from lingula.training.run_folder import read_rows
 from lingula.training.start import start_at_prior
-from lingula.training.steps import LOSSES, Batch, Labels, backward, bce, cut, mixup, reduce_loss
+from lingula.training.steps import (
+    LOSSES,
+    Batch,
+    Labels,
+    asymmetric,
+    backward,
+    bce,
+    cut,
+    derangement,
+    mix,
+    mixup,
+    reduce_loss,
+)
 
 BAD = (float("nan"), float("inf"), -float("inf"), 1e30)
 
@@ -281,3 +294,63 @@ def test_a_dry_run_looks_at_the_outside_tables(
     )
     assert "10 test images, 20 per epoch from outside; 10 steps of 8" in caplog.text
     assert not (tmp_path / "run").exists()
+
+
+def test_losses_are_right_and_finite() -> None:
+    x = torch.tensor([[-100.0, 100.0, 73.9, -20.7]]).repeat(2, 1)
+    y = torch.stack([torch.zeros(4), torch.ones(4)])
+    for loss in LOSSES.values():
+        half = x.half().requires_grad_()
+        value = loss(half, y).mean()
+        value.backward()
+        assert torch.isfinite(value) and torch.isfinite(half.grad).all()
+    z, t = torch.randn(4, 3), torch.rand(4, 3)
+    plain = asymmetric(z, t, gamma_negative=0, gamma_positive=0, clip=0)
+    torch.testing.assert_close(plain, F.binary_cross_entropy_with_logits(z, t, reduction="none"))
+
+
+def test_masks_and_class_weights() -> None:
+    logits = torch.zeros(1, 2, requires_grad=True)
+    losses = bce(logits, torch.tensor([[0.0, 1.0]]))
+    loss = reduce_loss(losses, torch.tensor([[False, True]]))
+    loss.backward()
+    assert loss.item() == pytest.approx(0.6931, abs=1e-4)
+    assert logits.grad.tolist() == [[0.0, -0.5]]
+    for target in (0.0, 1.0):  # a weight counts for both terms
+        losses = bce(torch.zeros(1, 2), torch.full((1, 2), target))
+        everything = torch.ones(1, 2, dtype=torch.bool)
+        plain = reduce_loss(losses, everything)
+        doubled = reduce_loss(losses, everything, torch.tensor([2.0, 1.0]))
+        assert doubled.item() == pytest.approx(1.5 * plain.item())
+    assert reduce_loss(losses, torch.zeros(1, 2, dtype=torch.bool)).item() == 0
+
+
+def test_mixup_keeps_the_labels_and_the_known_cells_of_both() -> None:
+    own = Labels(
+        torch.tensor([[1.0, 0, 1], [0, 0, 1]]),
+        torch.tensor([[True, True, False], [True, True, True]]),
+    )
+    batch = Batch(torch.stack([torch.zeros(1, 4, 4), torch.ones(1, 4, 4)]), (own,))
+    other = Batch(batch.images.flip(0), (Labels(own.targets.flip(0), own.mask.flip(0)),))
+    mixed = mix(batch, other, 0.3)
+    assert mixed.images[:, 0, 0, 0].tolist() == pytest.approx([0.7, 0.3])
+    first, second = mixed.labels
+    assert (first.share, second.share) == (0.3, 0.7)
+    assert torch.equal(first.mask, own.mask) and torch.equal(second.mask, own.mask.flip(0))
+    for rows in (1, 2, 3, 33):
+        part = Batch(
+            torch.zeros(rows, 1, 4, 4), (Labels(torch.ones(rows, 3), torch.ones(rows, 3) > 0),)
+        )
+        assert mixup(part, 4.0, seed=0, step=0).labels[1].targets.shape == (rows, 3)
+
+
+def test_no_image_is_mixed_with_itself_and_each_is_a_partner_once() -> None:
+    pairs = np.zeros((7, 7), int)
+    for step in range(600):
+        draw = draws(3, step, "mixup")
+        partner = derangement(7, draw)
+        assert sorted(partner) == [*range(7)] and (partner != np.arange(7)).all()
+        pairs[np.arange(7), partner] += 1
+    others = pairs[~np.eye(7, dtype=bool)]
+    assert others.min() > 60 and others.max() < 145  # 100 each, and all partners are drawn
+    assert [derangement(1, draws(0, 0, "mixup")).tolist(), *derangement(2, draw)] == [[0], 1, 0]

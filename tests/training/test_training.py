@@ -17,8 +17,7 @@ import torch
 
 import lingula
 from builders import TINY
-from lingula.loading.batches import Radiographs, decode_all, load
-from lingula.loading.order import Rows, epoch_batches, epoch_order, training_batches
+from lingula.loading.order import Rows, epoch_order
 from lingula.model.checkpoint import load_model, newest_checkpoint
 from lingula.model.devices import make_fabric
 from lingula.model.network import Network
@@ -31,39 +30,6 @@ from lingula.training.start import share_statistics
 from lingula.training.steps import seed_of
 
 WEIGHTS = Path("best") / "model.safetensors"
-
-
-def test_the_order_is_a_function_of_seed_and_epoch() -> None:
-    for rows, size in ((33, 32), (5, 32), (64, 32), (65, 32)):
-        batches = epoch_batches(Rows(rows), size, seed=1, epoch=0)
-        assert sorted(np.concatenate(batches).tolist()) == list(range(rows))
-        assert min(len(b) for b in batches) >= 2
-    first = [b.tolist() for b in training_batches(Rows(20), 4, seed=0, epochs=3, start=0)]
-    later = [b.tolist() for b in training_batches(Rows(20), 4, seed=0, epochs=3, start=7)]
-    assert first[7:] == later and first[:5] != first[5:10]
-    shares = [
-        list(training_batches(Rows(20), 4, seed=0, epochs=1, start=0, rank=r, world=2))
-        for r in (0, 1)
-    ]
-    for whole, *parts in zip(first, *shares, strict=False):
-        assert sorted(np.concatenate(parts).tolist()) == sorted(whole)
-
-
-def test_loading_is_the_same_by_memory_threads_and_workers(tiny_table: Path) -> None:
-    paths = sorted((tiny_table.parent / "images").iterdir())[:6]
-    (tiny_table.parent / "images" / "000.png").write_bytes(b"")
-    dataset = Radiographs(paths, 32)
-    batches = [np.array([2, 0, 1]), np.array([5, 4, 3])]
-    ways = [
-        list(load(dataset, batches, memory=decode_all(dataset))),
-        list(load(dataset, batches)),
-        list(load(dataset, batches, workers=1)),
-    ]
-    for way in ways:
-        assert [w.indices.tolist() for w in way] == [[2, 1], [5, 4, 3]]
-        assert way[0].failures[0][0] == 0 and "empty" in way[0].failures[0][1]
-        for mine, first in zip(way, ways[0], strict=True):
-            assert torch.equal(mine.images, first.images)
 
 
 def test_a_run_is_whole_and_found_finished(tiny_config: Config, tmp_path: Path) -> None:

@@ -138,7 +138,9 @@ def test_cxr_lt_names_a_wrong_header(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train2.csv has no column `path` or `fpath`"):
         cxr_lt(tmp_path, [path])
     path = csv(tmp_path / "train3.csv", HEAD.format("path", "Edema"), "a,1,2,PA,,files/a.jpg,maybe")
-    with pytest.raises(InputError, match=r"train3.csv, row 2, column 'Edema': 'maybe' is no label"):
+    with pytest.raises(
+        InputError, match=r"train3.csv, row 2, column 'Edema': 'maybe' is not a label"
+    ):
         cxr_lt(tmp_path, [path])
 
 
@@ -351,7 +353,7 @@ def test_nih_faults_are_named(tmp_path: Path) -> None:
         nih(root)
     (root / "test_list.txt").write_text("00000002_000.png\n")
     film(root / "copy" / "00000001_000.png")
-    with pytest.raises(InputError, match=r"'00000001_000.png' stands twice below"):
+    with pytest.raises(InputError, match=r"'00000001_000.png' is in two places below"):
         nih(root)
     (root / "test_list.txt").write_bytes(b"\xff\xfe0")
     with pytest.raises(InputError, match=r"test_list.txt can't be read as text"):
@@ -521,7 +523,7 @@ def test_chexpert_takes_an_image_under_both_prefixes_for_one(
     assert table.images == (both[1],) and table.labels.tolist() == [[1]]
     assert "1 images stood in several rows that say the same" in caplog.text
     csv(tmp_path / "x.csv", "Path,Edema", f"{both[0]},1.0", f"{both[1]},0.0")
-    with pytest.raises(InputError, match=f"different labels: {both[1]}. Keep one row an image"):
+    with pytest.raises(InputError, match=f"different labels: {both[1]}. Keep one row per image"):
         chexpert(tmp_path, [file])
 
 
@@ -529,9 +531,11 @@ def test_chexpert_faults_are_named(tmp_path: Path) -> None:
     path = "CheXpert-v1.0/train/patient00001/study1/view1_frontal.jpg"
     with pytest.raises(InputError, match=r"x.csv: column 'Edma'.*Did you mean 'Edema'"):
         chexpert(tmp_path, [csv(tmp_path / "x.csv", "Path,Edma", f"{path},1")])
-    with pytest.raises(InputError, match=r"x.csv, row 2: 'a.jpg' is no path of CheXpert's"):
+    with pytest.raises(InputError, match=r"x.csv, row 2: 'a.jpg' is not a path of CheXpert's"):
         chexpert(tmp_path, [csv(tmp_path / "x.csv", "Path,Edema", "a.jpg,1")])
-    with pytest.raises(InputError, match=r"different labels: train/patient00001.*one row an image"):
+    with pytest.raises(
+        InputError, match=r"different labels: train/patient00001.*one row per image"
+    ):
         chexpert(tmp_path, [csv(tmp_path / "x.csv", "Path,Edema", f"{path},1", f"{path},0")])
     rows = (f"{path},1,60", f"{path},1,61")
     with pytest.raises(InputError, match=r"rows that differ: train/patient00001"):

@@ -207,7 +207,7 @@ def test_cells_that_are_no_labels_are_named_in_the_users_own_file(folder: Path) 
             folder, labels=file, ignore_columns=["smoker"], out=folder.parent / "t.csv"
         )
     told = str(caught.value)
-    assert told.startswith(f"{file}, row 2, column 'Edema': 'yes' is no label (3 such cells)")
+    assert told.startswith(f"{file}, row 2, column 'Edema': 'yes' is not a label (3 such cells)")
     assert '--ignore-columns "Edema"' in told and "joined.csv" not in told
     file = labels(folder, "image,split,Edema\nb,holdout,1\n")
     with pytest.raises(InputError) as caught:

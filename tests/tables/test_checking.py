@@ -61,7 +61,7 @@ def test_every_fault_of_the_columns_is_told(tmp_path: Path) -> None:
         "ids that were rounded",
         "unknown names of splits",
         "images in more than one row",
-        "cells of 'Edema' that are no labels",
+        "cells of 'Edema' that are not labels",
     }
     text = to_text(report)
     for part in ("'early'", "note", "1.2E+10", "row 2", "not fit"):
@@ -274,7 +274,7 @@ def test_a_folder_is_scanned_by_content(tmp_path: Path) -> None:
     assert images == ("C.PNG", "a", "b/png.jpg", "d", "page.png")
     assert skipped == {
         "hidden or system files": 3,
-        "files that are no images": 1,
+        "files that are not images": 1,
         "links to nothing, pipes and devices": 2,
     }
     assert images_in(tmp_path) == (tmp_path, images, None)

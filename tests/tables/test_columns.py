@@ -20,7 +20,7 @@ from lingula.settings.label_space import (
 )
 from lingula.system.errors import InputError
 from lingula.tables.checking import check
-from lingula.tables.columns import helper, known_columns
+from lingula.tables.columns import helper_kind, known_columns
 from lingula.tables.reading import read_table
 
 
@@ -44,14 +44,14 @@ HELPERS = {
 
 @pytest.mark.parametrize(("kind", "names"), HELPERS.items())
 def test_names_of_helpers(kind: str, names: str) -> None:
-    assert {name: helper(name) for name in names.split()} == dict.fromkeys(names.split(), kind)
+    assert {name: helper_kind(name) for name in names.split()} == dict.fromkeys(names.split(), kind)
 
 
 def test_no_finding_is_a_helper() -> None:
     known = {*CXR_LT_2024, *CXR_LT_2024_UNSEEN, *VINDR, *NIH_CXR_LT}
     own = {"Zebra", "abnormal", "label", "Rib Fracture", "mass left", "Devices", "tube", "smoker"}
     own |= {"testis", "validity", "Indexed", "ageing", "c0", "A", "viewed", "COVID-19", "sexton"}
-    assert [name for name in sorted(known | own) if helper(name)] == []
+    assert [name for name in sorted(known | own) if helper_kind(name)] == []
 
 
 def helpers_table(folder: Path, n: int = 40) -> Path:

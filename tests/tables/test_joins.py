@@ -128,7 +128,7 @@ def test_a_run_on_three_tables(phantoms: dict[str, Path], tmp_path: Path) -> Non
 
 
 def test_an_outside_phantom_wants_a_phantom(tiny_config: Config, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="give tables of real films"):
+    with pytest.raises(InputError, match="give tables of real images"):
         lingula.train(vary(tiny_config, data__outside=["phantom:nih"]), out=tmp_path / "run")
 
 

@@ -201,7 +201,7 @@ def test_the_check_names_every_fault_at_once(tmp_path: Path) -> None:
     assert found["images: empty"].examples == ("2.png",)
     assert found["images: outside the data root"].count == 1
     assert found["images in more than one row"].examples == ("0.png",)
-    assert found["cells of 'Edema' that are no labels"].examples == ("row 9: 'maybe'",)
+    assert found["cells of 'Edema' that are not labels"].examples == ("row 9: 'maybe'",)
     noted = {fault.what for fault in report.warnings}
     assert {"images: blank", "images with the same pixels"} <= noted
 
@@ -261,7 +261,7 @@ def test_lists_and_code_in_cells_are_never_run(tmp_path: Path) -> None:
     cell = f"__import__('pathlib').Path('{tmp_path}/pwned').touch()"
     with pytest.raises(InputError, match="Labels"):
         table(tmp_path, f'image,Edema,Labels\na,1,"{cell}"\n')
-    with pytest.raises(InputError, match="is no label"):
+    with pytest.raises(InputError, match="is not a label"):
         table(tmp_path, f'image,Edema\na,"{cell}"\n')
     assert not (tmp_path / "pwned").exists()
 

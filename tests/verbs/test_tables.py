@@ -21,7 +21,7 @@ from lingula.cli import app
 from lingula.settings.label_space import CHEXPERT, CXR_LT_2023, NIH, LabelSpace, label_space
 from lingula.system.errors import InputError
 from lingula.tables.joins import overlap
-from lingula.tables.mapping import LabelMap, coverage, mapped, read_map
+from lingula.tables.mapping import LabelMap, coverage, map_classes, read_map
 from lingula.tables.reading import read_table
 from lingula.tables.splits import patients_in_two_splits, split_by_patient
 from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table, targets
@@ -51,7 +51,7 @@ def test_names_go_together_and_nothing_broad_is_taken_for_narrow() -> None:
         ("Effusion", "Pleural_Thickening", "Infiltrate", "Lung Lesion", "Pleural Other"),
         [[1, 0, 1, 1, 1]],
     )
-    found = mapped(own, label_space("cxr-lt-2023"), None)
+    found = map_classes(own, label_space("cxr-lt-2023"), None)
     by_name = dict(zip(found.space.classes, found.labels[0].tolist(), strict=True))
     assert by_name["Pleural Effusion"] == by_name["Infiltration"] == 1
     assert by_name["Pleural Thickening"] == 0  # not 1, though Pleural Other is broader
@@ -69,14 +69,14 @@ def test_the_union_of_terms() -> None:
         [UNMENTIONED] * 2,
     ]
     rules = LabelMap(same={"Mass": ("a", "b")})
-    found = mapped(of_cells(("a", "b"), cells), LabelSpace(("Mass",)), rules)
+    found = map_classes(of_cells(("a", "b"), cells), LabelSpace(("Mass",)), rules)
     assert found.labels[:, 0].tolist() == [1, 0, UNCERTAIN, BLANK, 1, UNCERTAIN, UNMENTIONED]
 
 
 def test_narrow_terms_never_say_absent_and_broad_ones_never_present() -> None:
     own = of_cells(("rib fracture", "Nodule/Mass"), [[1, 1], [0, 0]])
     rules = LabelMap(narrower={"Fracture": ("rib fracture",)}, broader={"Nodule": ("Nodule/Mass",)})
-    found = mapped(own, LabelSpace(("Fracture", "Nodule")), rules)
+    found = map_classes(own, LabelSpace(("Fracture", "Nodule")), rules)
     assert found.labels.tolist() == [[1, UNCERTAIN], [BLANK, 0]]
 
 
@@ -84,7 +84,7 @@ def test_what_a_rule_leaves_open_does_not_become_absent() -> None:
     """Where blank means absent, blank cells are stated before a rule makes cells that mean nothing."""
     own = of_cells(("rib fracture", "Edema"), [[0, BLANK]], blank="zero")
     rules = LabelMap(narrower={"Fracture": ("rib fracture",)})
-    found = mapped(own, LabelSpace(("Fracture", "Edema")), rules)
+    found = map_classes(own, LabelSpace(("Fracture", "Edema")), rules)
     assert found.labels.tolist() == [[BLANK, 0]] and targets(found)[1].tolist() == [[False, True]]
 
 
@@ -98,9 +98,9 @@ def test_maps_from_yaml(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"no class 'multiple nodules'.*Did you mean 'multiple nodule'"
     ):
-        mapped(own, label_space("cxr-lt-2023"), rules)
+        map_classes(own, label_space("cxr-lt-2023"), rules)
     with pytest.raises(InputError, match="Did you mean 'Mass'"):
-        mapped(own, label_space("cxr-lt-2023"), LabelMap(same={"Mas": ("nodule",)}))
+        map_classes(own, label_space("cxr-lt-2023"), LabelMap(same={"Mas": ("nodule",)}))
 
 
 def test_a_map_may_say_term_by_term_what_each_stands_for(tmp_path: Path) -> None:
@@ -111,13 +111,13 @@ def test_a_map_may_say_term_by_term_what_each_stands_for(tmp_path: Path) -> None
     assert rules.same == {"Nodule": ("knot", "many knots"), "Edema": ("Effusion",)}
     own = of_cells(("knot", "many knots", "Effusion", "Mass"), [[0, 1, 1, 1], [0, 0, 0, 1]])
     space = LabelSpace(("Nodule", "Edema", "Pleural Effusion", "Mass"))
-    found = mapped(own, space, rules).labels
+    found = map_classes(own, space, rules).labels
     assert found.tolist() == [[1, 1, UNMENTIONED, UNMENTIONED], [0, 0, UNMENTIONED, UNMENTIONED]]
     path.write_text("same: {Nodule: [knot, many knots], Edema: Effusion}\nnone: Mass\n")
-    found = mapped(own, space, read_map(path)).labels
+    found = map_classes(own, space, read_map(path)).labels
     assert found.tolist() == [[1, 1, 1, UNMENTIONED], [0, 0, 0, UNMENTIONED]]
     with pytest.raises(InputError, match=r"no class 'Masses'.*Did you mean 'Mass'"):
-        mapped(own, space, LabelMap(apart=("Masses",)))
+        map_classes(own, space, LabelMap(apart=("Masses",)))
 
 
 def test_one_map_serves_sources_and_joins(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_one_patient_is_found_in_two_tables_however_it_is_told(
 ) -> None:
     a = table(tmp_path / "a.csv", "Edema,image," + ours.replace(" ", " 1,"))
     b = table(tmp_path / "b.csv", "Edema,image," + theirs.replace(" ", " 0,"))
-    with pytest.raises(InputError, match=f"1 patients stand in more than one: {named}\\."):
+    with pytest.raises(InputError, match=f"1 patients are in more than one: {named}\\."):
         lingula.data_join([a, b], out=tmp_path / "t.csv")
 
 
@@ -312,7 +312,7 @@ def test_images_without_ids_are_no_patients(tmp_path: Path) -> None:
 def test_an_image_of_two_tables_is_found_however_it_is_written(tmp_path: Path) -> None:
     a = table(tmp_path / "a.csv", "image,Edema f/x.png,1")
     b = table(tmp_path / "b.csv", "image,Edema ./f//x.png,0")
-    with pytest.raises(InputError, match=r"stand in two of the tables: f/x\.png"):
+    with pytest.raises(InputError, match=r"are in two of the tables: f/x\.png"):
         lingula.data_join([a, b], out=tmp_path / "t.csv")
 
 

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from lingula.settings.label_space import CHEXPERT, LabelSpace, canonical
 from lingula.settings.vocabulary import split_of
-from lingula.sources.places import check_inside, folder, label_files, laid_out, note, read_lines
+from lingula.sources.places import (
+    check_inside,
+    folder,
+    label_files,
+    note,
+    paths_in_layout,
+    read_lines,
+)
 from lingula.sources.released import (
     Released,
     ages,
@@ -96,7 +103,7 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
     wrong = [i for i, part in enumerate(parts) if part is None]
     if wrong:
         raise InputError(
-            f"{file.path}, row {wrong[0] + 2}: {plain[wrong[0]]!r} is no path of CheXpert's "
+            f"{file.path}, row {wrong[0] + 2}: {plain[wrong[0]]!r} is not a path of CheXpert's "
             "(train/patient00001/study1/view1_frontal.jpg)."
         )
     check_inside(root, plain, file.path)
@@ -106,7 +113,7 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
     above = ("", *filter(None, heads), "CheXpert-v1.0-small/", "CheXpert-v1.0/", "PNG/")
     layouts = [partial(_at, head, suffix) for suffix in ("", ".png") for head in above]
     columns = {
-        "image": _in_batches(root, laid_out(root, plain, layouts), known),
+        "image": _in_batches(root, paths_in_layout(root, plain, layouts), known),
         "patient": [part[2] for part in known],
         "study": [f"{part[2]}/{part[3]}" for part in known],
         "split": [split_of(part[1]) or "" for part in known],
@@ -241,11 +248,13 @@ def _json_labels(path: Path) -> tuple[list[str], NDArray[np.float32], LabelSpace
                     f"{nearest(name, CHEXPERT)}"
                 )
             if isinstance(value, (list, dict, str)) or value not in meaning:
-                raise InputError(f"{path}, line {number}, '{name}': {value!r} is no label.")
+                raise InputError(f"{path}, line {number}, '{name}': {value!r} is not a label.")
             cells[space.index(name)] = meaning[value]
         image = _PREFIX.sub("", image)
         if image in keys and rows[keys[image]] != cells:
-            raise InputError(f"{path}, line {number}: '{image}' stands twice, with other labels.")
+            raise InputError(
+                f"{path}, line {number}: '{image}' is listed twice, with other labels."
+            )
         if image not in keys:
             keys[image] = len(rows)
             rows.append(cells)

@@ -17,7 +17,7 @@ from lingula.settings.label_space import (
 )
 from lingula.settings.vocabulary import split_of
 from lingula.sources.mimic import LAYOUTS
-from lingula.sources.places import check_inside, folder, label_files, laid_out
+from lingula.sources.places import check_inside, folder, label_files, paths_in_layout
 from lingula.sources.released import (
     Released,
     as_table,
@@ -61,7 +61,7 @@ def cxr_lt(
 
     Raises:
         InputError: files of both releases, whose splits put the same patients on different sides;
-            an unknown column, a cell that is no label, an image that stands twice.
+            an unknown column, a cell that is not a label, an image that is listed twice.
     """
     place = folder(root)
     files = [
@@ -127,7 +127,7 @@ def _release(files: Sequence[Released], found: Sequence[set[str]]) -> int:
 
 
 def _rows(file: Released, root: Path) -> pl.DataFrame:
-    """The columns of a file that are no findings, cleaned, with the image's place and the split."""
+    """The columns of a file that are not findings, cleaned, with place and split of the image."""
     frame = clean_columns(file, {"id": "", "patient": "p", "study": "s"})
     images = frame["image"].to_list()
     check_inside(root, images, file.path)
@@ -140,6 +140,6 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
         word = "" if named is None else split_of(named[1])
         split = pl.repeat(word, frame.height, dtype=pl.String, eager=True)
     return frame.with_columns(
-        pl.Series("image", laid_out(root, images, LAYOUTS), dtype=pl.String),
+        pl.Series("image", paths_in_layout(root, images, LAYOUTS), dtype=pl.String),
         split.alias("split"),
     )

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from lingula.settings.label_space import CHEXPERT, LabelSpace
-from lingula.sources.places import check_inside, folder, label_files, laid_out, note
+from lingula.sources.places import check_inside, folder, label_files, note, paths_in_layout
 from lingula.sources.released import (
     Released,
     as_table,
@@ -18,7 +18,7 @@ from lingula.sources.released import (
     finding_cells,
     finding_columns,
     first_of_each,
-    in_order,
+    keep_order,
     read_released,
     row_numbers,
     splits,
@@ -45,7 +45,7 @@ def mimic(
     ignore_columns: Sequence[str] = (),
     labeler: Literal["chexpert", "negbio"] | None = None,
 ) -> Table:
-    """The table of MIMIC-CXR-JPG: one row an image, its labels those of its study.
+    """The table of MIMIC-CXR-JPG: one row per image, its labels those of its study.
 
     Args:
         root: the folder with `files`, or `files` itself.
@@ -60,29 +60,29 @@ def mimic(
     """
     place = folder(root)
     metadata, stated, split = _files(place, labels, labeler)
-    films = _keys(metadata)
+    images = _keys(metadata)
     columns = finding_columns(stated, CHEXPERT, ignore_columns)
-    space = LabelSpace(in_order(columns, CHEXPERT), "chexpert")
+    space = LabelSpace(keep_order(columns, CHEXPERT), "chexpert")
     cells = finding_cells(stated, columns, space)
     by_study = _keys(stated).select("patient", "study")
-    first = first_of_each(by_study, cells, f"{stated.path} has studies", "Keep one row a study.")
+    first = first_of_each(by_study, cells, f"{stated.path} has studies", "Keep one row per study.")
     studies = by_study[first.tolist()]
-    row = row_numbers(films.select("patient", "study"), studies)
-    _tell_unmatched(films, studies, row, stated)
+    row = row_numbers(images.select("patient", "study"), studies)
+    _tell_unmatched(images, studies, row, stated)
     if split is not None:
-        films = films.with_columns(_splits(films, split))
+        images = images.with_columns(_splits(images, split))
     # A blank cell says "absent" here, so an image whose study was never labelled can't be kept:
     # it would be taken for one without any finding.
     labelled = row >= 0
-    films = films.filter(pl.Series(labelled))
+    images = images.filter(pl.Series(labelled))
     plain = [
         f"files/p{patient[:2]}/p{patient}/s{study}/{name}.jpg"
-        for patient, study, name in films.select("patient", "study", "id").iter_rows()
+        for patient, study, name in images.select("patient", "study", "id").iter_rows()
     ]
     check_inside(place, plain, metadata.path)
-    images = laid_out(place, plain, LAYOUTS)
+    paths = paths_in_layout(place, plain, LAYOUTS)
     return as_table(
-        films.with_columns(pl.Series("image", images, dtype=pl.String)),
+        images.with_columns(pl.Series("image", paths, dtype=pl.String)),
         cells[first][row[labelled]],
         space,
         root=place,
@@ -102,7 +102,7 @@ def _layout(suffix: str, inside: bool) -> Callable[[str], str]:
     return layout
 
 
-# MIMIC-CXR-JPG has .jpg, MIMIC-CXR the same films as .dcm; copies at other sizes are often .png.
+# MIMIC-CXR-JPG has .jpg, MIMIC-CXR the same images as .dcm; copies at other sizes are often .png.
 LAYOUTS = tuple(
     _layout(suffix, inside) for suffix in (".jpg", ".dcm", ".png") for inside in (False, True)
 )
@@ -154,23 +154,23 @@ def _keys(file: Released) -> pl.DataFrame:
     return frame
 
 
-def _splits(films: pl.DataFrame, split: Released) -> pl.Series:
+def _splits(images: pl.DataFrame, split: Released) -> pl.Series:
     official = _keys(split).select("id", "split").unique("id", keep="first", maintain_order=True)
     names = np.array([*splits(official["split"], split.path).to_list(), ""], dtype=object)
-    row = row_numbers(films.select("id"), official.select("id"))
-    note(f"images are not in {split.path.name}", films["id"].filter(pl.Series(row < 0)).to_list())
+    row = row_numbers(images.select("id"), official.select("id"))
+    note(f"images are not in {split.path.name}", images["id"].filter(pl.Series(row < 0)).to_list())
     return pl.Series("split", names[row].tolist(), dtype=pl.String)
 
 
 def _tell_unmatched(
-    films: pl.DataFrame, studies: pl.DataFrame, row: np.ndarray, stated: Released
+    images: pl.DataFrame, studies: pl.DataFrame, row: np.ndarray, stated: Released
 ) -> None:
     """Log studies that only one of the files has; `InputError` if they share none."""
     if not (row >= 0).any():
         raise InputError(
-            f"{stated.path} labels none of the {films.height} images: e.g. study "
-            f"{studies['study'][0]} there, {films['study'][0]} in the metadata."
+            f"{stated.path} labels none of the {images.height} images: e.g. study "
+            f"{studies['study'][0]} there, {images['study'][0]} in the metadata."
         )
-    without = films.filter(pl.Series(row < 0))["id"].to_list()
+    without = images.filter(pl.Series(row < 0))["id"].to_list()
     note("images left out: their studies have no labels", without)
     note("labelled studies without an image", unmatched(studies["study"].to_list(), row))

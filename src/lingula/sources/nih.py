@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula.settings.label_space import NIH, NIH_CXR_LT, LabelSpace, canonical
-from lingula.sources.places import by_name, check_inside, folder, label_files, note, read_lines
+from lingula.sources.places import check_inside, find_by_name, folder, label_files, note, read_lines
 from lingula.sources.released import (
     Released,
     as_table,
@@ -60,7 +60,7 @@ def nih(
     NIH-CXR-LT adds are blank for images that it does not name.
 
     Raises:
-        InputError: an unknown finding, an image that stands twice or in both lists, no table.
+        InputError: an unknown finding, an image that is listed twice or in both lists, no table.
     """
     place = folder(root)
     patterns = ("Data_Entry_2017*.csv", *_LISTS, "nih-cxr-lt_*.csv")
@@ -84,7 +84,7 @@ def nih(
         splits, listed = _official(frame["image"], lists)
         frame = frame.with_columns(splits)
         made_from += listed
-    paths = pl.Series("image", by_name(place, frame["image"].to_list()), dtype=pl.String)
+    paths = pl.Series("image", find_by_name(place, frame["image"].to_list()), dtype=pl.String)
     frame = frame.with_columns(frame["image"].str.replace(r"\.[^.]+$", "").alias("id"), paths)
     return as_table(frame, cells, space, root=place, source=SOURCE, made_from=made_from)
 
@@ -101,8 +101,8 @@ def _findings(entry: Released) -> tuple[LabelSpace, NDArray[np.float32]]:
     if wrong:
         row = next(row for row, own in enumerate(lists) if wrong[0] in own)
         raise InputError(
-            f"{entry.path}, row {row + 2}, column 'Finding Labels': {wrong[0]!r} is no finding of "
-            f"NIH.{nearest(wrong[0], NIH_CXR_LT)}"
+            f"{entry.path}, row {row + 2}, column 'Finding Labels': {wrong[0]!r} is not a finding "
+            f"of NIH.{nearest(wrong[0], NIH_CXR_LT)}"
         )
     further = set(map(canonical, names)) - set(NIH)
     classes = (*NIH, *(name for name in _ADDED if name in further))
@@ -171,7 +171,7 @@ def _official(images: pl.Series, paths: Sequence[Path]) -> tuple[pl.Series, list
     for path in paths:
         split = _LISTS.get(path.name.lower())
         if split is None:
-            raise InputError(f"{path} is no list that is known: {' or '.join(_LISTS)}.")
+            raise InputError(f"{path} is not a known list: {' or '.join(_LISTS)}.")
         names = [line.strip() for line in read_lines(path)]
         twice = [name for name in names if split_of.get(name, split) != split]
         if twice:

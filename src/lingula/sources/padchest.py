@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from lingula.settings.label_space import LabelSpace, canonical
-from lingula.sources.places import by_name, check_inside, folder, label_files, note
+from lingula.sources.places import check_inside, find_by_name, folder, label_files, note
 from lingula.sources.released import (
     Released,
     ages,
@@ -39,7 +39,7 @@ _NAMES = {
     "folder": ("ImageDir",),
     "findings": ("Labels",),
 }
-# Entries of the lists that are no findings.
+# Entries of the lists that are not findings.
 _NO_FINDINGS = ("exclude", "suboptimal study", "unchanged")
 
 # Terms whose union is what the challenge's class means: PadChest names every finding it knows.
@@ -127,7 +127,7 @@ def padchest(root: str | Path, labels: Sequence[str | Path] = ()) -> Table:
     blank cells: nothing is known of them.
 
     Raises:
-        InputError: a cell of Labels that is no list of names, rounded patient ids, no such file.
+        InputError: a cell of Labels that is not a list of names, rounded patient ids, no such file.
     """
     place = folder(root)
     found = label_files(place, labels, ("PADCHEST_*.csv", "PADCHEST_*.csv.gz"))
@@ -158,8 +158,8 @@ def _lists(file: Released) -> tuple[list[list[str]], np.ndarray]:
             row = int(texts.eq(text).arg_true()[0])
             shown = text if len(text) <= 60 else text[:57] + "..."
             raise InputError(
-                f"{file.path}, row {row + 2}, column 'Labels': {shown!r} is no list of names such "
-                "as ['cardiomegaly', 'pleural effusion']."
+                f"{file.path}, row {row + 2}, column 'Labels': {shown!r} is not a list of names "
+                "such as ['cardiomegaly', 'pleural effusion']."
             )
         parsed[text] = [name for name in names if name not in _NO_FINDINGS]
     lists = [parsed[text] for text in texts.to_list()]
@@ -185,7 +185,7 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
     images = frame["image"].to_list()
     check_inside(root, images, file.path)
     frame = frame.with_columns(
-        pl.Series("image", by_name(root, images), dtype=pl.String),
+        pl.Series("image", find_by_name(root, images), dtype=pl.String),
         frame["image"].str.replace(r"\.[^.]+$", "").alias("id"),
     )
     if "view" in frame.columns:

@@ -77,7 +77,7 @@ def check_inside(root: Path, images: Sequence[str], file: Path) -> None:
                 raise InputError(f"{file}, row {number + 2}: {error}") from None
 
 
-def laid_out(
+def paths_in_layout(
     root: Path, images: Sequence[str], layouts: Sequence[Callable[[str], str]]
 ) -> list[str]:
     """The images' paths in the layout in which most of a sample are found; else in the first."""
@@ -88,7 +88,7 @@ def laid_out(
     return [best(name) for name in images]
 
 
-def by_name(root: Path, names: Sequence[str], *, stems: bool = False) -> list[str]:
+def find_by_name(root: Path, names: Sequence[str], *, stems: bool = False) -> list[str]:
     """Paths of image files wherever they lie below `root`; one not found keeps its bare name.
 
     Args:
@@ -108,7 +108,7 @@ def by_name(root: Path, names: Sequence[str], *, stems: bool = False) -> list[st
             continue
         if key in found:
             raise InputError(
-                f"Image '{key}' stands twice below {root}: {found[key]} and {path}. Name the "
+                f"Image '{key}' is in two places below {root}: {found[key]} and {path}. Name the "
                 "folder that holds one copy of the images."
             )
         found[key] = path

@@ -96,7 +96,7 @@ def finding_columns(
         released: the file.
         known: classes that may stand there.
         ignored: columns that the user leaves out.
-        beside: columns that the release is known to have and that are no classes.
+        beside: columns that the release is known to have and that are not classes.
 
     Raises:
         InputError: a column that is none of these, or two of the same class.
@@ -127,7 +127,7 @@ def finding_cells(
 ) -> NDArray[np.float32]:
     """The (N, K) cells; a class without a column is BLANK.
 
-    Raises `InputError` for a cell that is no label, with its row and column.
+    Raises `InputError` for a cell that is not a label, with its row and column.
     """
     faults: list[Fault] = []
     labels = label_cells(released.frame, columns, space, released.path, faults, absent=BLANK)
@@ -146,7 +146,7 @@ def findings(
     `names` are those of label spaces by their classes. Raises `InputError` without any class, and
     for a cell that is not a label.
     """
-    classes = in_order(set().union(*columns), order)
+    classes = keep_order(set().union(*columns), order)
     if not classes:
         raise InputError(f"{examples(f.path for f in files)}: no file has a column of a finding.")
     space = LabelSpace(classes, names.get(classes, "own"))
@@ -166,7 +166,7 @@ def one_hot(lists: Sequence[Sequence[str]], space: LabelSpace) -> NDArray[np.flo
     return cells
 
 
-def in_order(found: Collection[str], order: Collection[str]) -> tuple[str, ...]:
+def keep_order(found: Collection[str], order: Collection[str]) -> tuple[str, ...]:
     """The names of `order` that were found, in its order."""
     return tuple(name for name in order if name in found)
 
@@ -215,7 +215,7 @@ def unmatched(keys: Sequence[str], rows: NDArray[np.intp]) -> list[str]:
 
 
 def first_of_each(
-    keys: pl.DataFrame, labels: NDArray[np.float32], what: str, mend: str
+    keys: pl.DataFrame, labels: NDArray[np.float32], what: str, fix: str
 ) -> NDArray[np.intp]:
     """The rows that stand first for their key; the others must say the same.
 
@@ -229,25 +229,25 @@ def first_of_each(
     if len(differing):
         rows = once.rows()
         named = dict.fromkeys(" ".join(map(str, rows[number[i]])) for i in differing)
-        raise InputError(f"{what} with different labels: {examples(named)}. {mend}")
+        raise InputError(f"{what} with different labels: {examples(named)}. {fix}")
     return first
 
 
 def _once(
     frame: pl.DataFrame, labels: NDArray[np.float32], where: str
 ) -> tuple[pl.DataFrame, NDArray[np.float32]]:
-    """One row an image: rows that say the same are one; rows that differ are an error."""
+    """One row per image: rows that say the same are one; rows that differ are an error."""
     images = frame["image"]
     if bool((images == "").any()):
         raise InputError(f"{where}: some rows have no image. Fill them in or remove them.")
     if images.n_unique() == len(images):
         return frame, labels
-    mend = "Keep one row an image."
-    first = first_of_each(frame.select("image"), labels, f"{where}: images", mend)
+    fix = "Keep one row per image."
+    first = first_of_each(frame.select("image"), labels, f"{where}: images", fix)
     distinct = frame.unique(maintain_order=True)["image"]
     differing = distinct.filter(distinct.is_duplicated()).unique(maintain_order=True)
     if len(differing):
-        raise InputError(f"{where}: images in rows that differ: {examples(differing)}. {mend}")
+        raise InputError(f"{where}: images in rows that differ: {examples(differing)}. {fix}")
     repeated = images.filter(images.is_duplicated()).unique(maintain_order=True).to_list()
     note("images stood in several rows that say the same: one of each is kept", repeated)
     return frame[first.tolist()], labels[first]
@@ -293,7 +293,7 @@ def as_table(
     if shared:
         named = [f"{patient} ({', '.join(splits)})" for patient, splits in shared.items()]
         raise InputError(
-            f"{where}: {len(shared)} patients stand in two splits: {examples(named)}. "
+            f"{where}: {len(shared)} patients are in two splits: {examples(named)}. "
             "A model would be measured on patients it was trained on."
         )
     return table

@@ -12,14 +12,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula.settings.label_space import VINDR, LabelSpace, canonical
-from lingula.sources.places import by_name, check_inside, folder, label_files
+from lingula.sources.places import check_inside, find_by_name, folder, label_files
 from lingula.sources.released import (
     Released,
     as_table,
     finding_cells,
     finding_columns,
     first_of_each,
-    in_order,
+    keep_order,
     read_released,
     row_numbers,
 )
@@ -41,7 +41,7 @@ _NAMES = {
 }
 _EDGES = ("left", "top", "right", "bottom")
 # What Kaggle's readers chose from; there a finding without a row is absent.
-_KAGGLE = in_order(
+_KAGGLE = keep_order(
     {
         "Aortic Enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation",
         "ILD", "Infiltration", "Lung Opacity", "Nodule/Mass", "Other Lesion", "Pleural Effusion",
@@ -72,7 +72,7 @@ class _Votes:
 def vindr(
     root: str | Path, labels: Sequence[str | Path] = (), readers: Readers | None = None
 ) -> Table:
-    """The table of VinDr-CXR, one row an image.
+    """The table of VinDr-CXR, one row per image.
 
     Args:
         root: a folder with the images anywhere below it, named by their ids.
@@ -94,7 +94,7 @@ def vindr(
     known = set[str]()
     for file, found in zip(files, columns, strict=True):
         known |= set(_stated(file)) if found is None else set(found)
-    space = LabelSpace(in_order(known, VINDR), "vindr" if known == set(VINDR) else "own")
+    space = LabelSpace(keep_order(known, VINDR), "vindr" if known == set(VINDR) else "own")
     physionet = any("test" in file.path.name.lower() for file in files)
     votes = [
         _votes(file, found, space, physionet) for file, found in zip(files, columns, strict=True)
@@ -108,7 +108,9 @@ def vindr(
         cells.append(agreed)
         splits += [vote.split] * len(images)
     check_inside(place, names, files[0].path)
-    frame = pl.DataFrame({"image": by_name(place, names, stems=True), "id": names, "split": splits})
+    frame = pl.DataFrame(
+        {"image": find_by_name(place, names, stems=True), "id": names, "split": splits}
+    )
     return as_table(frame, np.concatenate(cells), space, root=place, source=SOURCE, made_from=files)
 
 
@@ -150,7 +152,7 @@ def boxes_in_classes(
 ) -> pl.DataFrame:
     """The boxes under the classes of `space` that their findings are, or are a kind of.
 
-    The box of a broken rib is one of a fracture. A finding that is no class keeps its name.
+    The box of a broken rib is one of a fracture. A finding that is not a class keeps its name.
     """
     names: dict[str, list[str]] = {}
     for finding in boxes["finding"].unique().to_list():
@@ -189,11 +191,11 @@ def _stated(file: Released) -> tuple[str, ...]:
     if wrong:
         row = int(file.frame["finding"].eq(wrong[0]).arg_true()[0])
         raise InputError(
-            f"{file.path}, row {row + 2}, column 'class_name': {wrong[0]!r} is no finding of "
+            f"{file.path}, row {row + 2}, column 'class_name': {wrong[0]!r} is not a finding of "
             f"VinDr-CXR.{nearest(wrong[0], VINDR)}"
         )
     found = set(known.values())
-    return _KAGGLE if found <= set(_KAGGLE) else in_order(found, VINDR)
+    return _KAGGLE if found <= set(_KAGGLE) else keep_order(found, VINDR)
 
 
 def _votes(
@@ -220,7 +222,7 @@ def _votes(
                 f"{file.path}, row {at + 2}, column '{name}': readers say 1 or 0, not blank or -1."
             )
         what = f"{file.path}: images (with their reader)"
-        cells = stated[first_of_each(pairs, stated, what, "Keep one row a reader.")]
+        cells = stated[first_of_each(pairs, stated, what, "Keep one row per reader.")]
     split = ""
     if physionet:
         split = "test" if "test" in file.path.name.lower() else "train"

@@ -23,7 +23,7 @@ from lingula.tables.columns import (
     NAMES,
     is_fact,
     known_columns,
-    squeezed,
+    squeeze,
     text_cells,
     whole_id,
     whole_ids,
@@ -68,7 +68,7 @@ class Attached:
             them. Their keys may be those of patients, and are not repeated.
         taken: columns of other names that are read as ids or facts, by those: `PatientID: patient`.
         unused: columns that are not read, each with the nearest class's name or an empty text.
-        skipped: files of the folder that are no images, counted by reason.
+        skipped: files of the folder that are not images, counted by reason.
     """
 
     frame: pl.DataFrame
@@ -101,13 +101,13 @@ def attach(
         key: `image` (path, file name, or its stem), `AccessionNumber`, `StudyInstanceUID`,
             `SOPInstanceUID`, `PatientID` (of DICOM files), or any column: its cells are compared
             with each image's path, file name and stem, then with the names of its folders.
-        rules: which classes columns of other names stand for, and which columns are no classes.
+        rules: which classes columns of other names stand for, and which columns are not classes.
         ignore_columns: columns that are not read: no labels, or ids that are not wanted.
         facts: reads the ids of a DICOM file; None where there is nothing to read them with.
         pseudonym: what to write for a (`patient` or `study`, id) of DICOM files; None: the id.
 
     Raises:
-        InputError: no such column; cells that are no labels; rows of one key that differ; a key
+        InputError: no such column; cells that are not labels; rows of one key that differ; a key
             that fits several images by name alone; a column that looks like labels and is neither a
             class, nor mapped, nor ignored; nothing matched.
     """
@@ -128,7 +128,7 @@ def attach(
         )
     # A key of one's own is a patient's or a study's, and worth keeping as what it is called;
     # not one that names files.
-    own = squeezed(column) not in {*DICOM_KEYS, "image"} and not is_fact(column) and not by_file
+    own = squeeze(column) not in {*DICOM_KEYS, "image"} and not is_fact(column) and not by_file
     joined = _joined(kept, facts_of, pairs, rows, classes, column if own else None)
     if pseudonym is not None and any(item.ids for item in found):
         joined = _pseudonymous(joined, pseudonym)
@@ -158,15 +158,15 @@ def _near(column: str) -> str:
 
 
 def _key_column(frame: pl.DataFrame, key: str, labels: Path) -> str:
-    named = {squeezed(name): name for name in reversed(frame.columns)}
+    named = {squeeze(name): name for name in reversed(frame.columns)}
     if key in frame.columns:
         return key
-    if squeezed(key) not in named:
+    if squeeze(key) not in named:
         raise InputError(
             f"{labels} has no column '{key}' (--key).{nearest(key, frame.columns)} It has: "
             f"{examples(frame.columns, 12)}."
         )
-    return named[squeezed(key)]
+    return named[squeeze(key)]
 
 
 def _classes(
@@ -199,7 +199,7 @@ def _classes(
         elif looks_like_labels(frame[name]):
             wrong.append(name)
     if wrong:
-        told = [f"'{n}' looks like labels and is no known class.{suggestion(n)}" for n in wrong]
+        told = [f"'{n}' looks like labels and is not a known class.{suggestion(n)}" for n in wrong]
         raise InputError(
             f"{labels}: " + " ".join(told) + " Say what it stands for in a map (--map map.yaml, "
             f"`{wrong[0]}: CLASS`), or leave it out with --ignore-columns."
@@ -282,7 +282,7 @@ def _keys_of(item: Found, key: str, root: Path) -> tuple[list[str], list[str]]:
     First those that name the file: its path (from any folder above it on), name and stem; or its id
     if the key is one of DICOM's. Then the folders that it lies in.
     """
-    wanted = squeezed(key)
+    wanted = squeeze(key)
     if wanted in DICOM_KEYS and item.ids:
         return [whole_id(item.ids[DICOM_KEYS[wanted]])], []
     path = PurePosixPath(item.image)
@@ -311,7 +311,7 @@ def _matches(
             pairs.append((item, value))
         if file is not None and not item.ids:
             files[file].append(item.image)
-    stems = squeezed(key) == "image"  # elsewhere several files may have a study's name
+    stems = squeeze(key) == "image"  # elsewhere several files may have a study's name
     unclear = [
         f"{value} ({', '.join(images)})"
         for value, images in files.items()

@@ -125,7 +125,7 @@ def known_columns(names: Iterable[str], classes: Container[str] = ()) -> dict[st
     """
     every = list(names)
     found = {name: COLUMNS[fold(name)] for name in every if fold(name) in COLUMNS}
-    ranked = [(_RANK[key], name) for name in every if (key := squeezed(name)) in _RANK]
+    ranked = [(_RANK[key], name) for name in every if (key := squeeze(name)) in _RANK]
     for (_, field), name in sorted(ranked, key=lambda item: item[0][0]):
         if field not in found.values() and name not in found and name not in classes:
             found[name] = field
@@ -134,15 +134,15 @@ def known_columns(names: Iterable[str], classes: Container[str] = ()) -> dict[st
 
 def is_fact(name: str) -> bool:
     """Whether a name is one of a column of ids or facts, whatever others stand beside it."""
-    return fold(name) in COLUMNS or squeezed(name) in _RANK
+    return fold(name) in COLUMNS or squeeze(name) in _RANK
 
 
-def squeezed(name: str) -> str:
+def squeeze(name: str) -> str:
     """A name's letters and digits in lower case: `Patient ID`, `patient-id` and `PatientID`."""
     return re.sub(r"[\W_]+", "", name).casefold()
 
 
-def helper(name: str) -> str:
+def helper_kind(name: str) -> str:
     """What a column says if its name is a helper's: a key of `_HELPERS`, as `a split`; else ''.
 
     The vocabulary is closed: any other name is none, and a known finding never is.
@@ -202,7 +202,7 @@ def text_cells(
         if field not in fields:
             continue
         if field in taken:
-            fix = f"Ignore one: {ignoring([name])}" if fields is NAMES else "Remove one."
+            fix = f"Ignore one: {how_to_ignore([name])}" if fields is NAMES else "Remove one."
             both = f"{file}: columns '{taken[field]}' and '{name}' both say the {NAMES[field]}."
             message = f"{both} {fix}"
             faults.append(Fault("columns of the same meaning", message, 1, (name,)))
@@ -253,7 +253,7 @@ def split_cells(cells: Sequence[str], file: Path, faults: list[Fault]) -> tuple[
     return tuple(known[cell] or "" for cell in cells)
 
 
-def ignoring(columns: Iterable[str]) -> str:
+def how_to_ignore(columns: Iterable[str]) -> str:
     """How columns are left out, as it is typed: in training, and in the other commands."""
     named: Sequence[str] = [json.dumps(name, ensure_ascii=False) for name in columns]
     others = "--ignore-columns " + (named[0] if len(named) == 1 else "NAME for each")

@@ -32,7 +32,7 @@ def images_in(data: str | Path) -> tuple[Path, tuple[str, ...], Table | None]:
     if place.is_dir():
         names, skipped = scan(place)
         if skipped:
-            log.info("Skipped in %s: %s.", place, counted(skipped))
+            log.info("Skipped in %s: %s.", place, format_skipped(skipped))
         return place, names, None
     if not place.exists():
         raise InputError(f"There is no table, folder or image {place}.")
@@ -40,7 +40,7 @@ def images_in(data: str | Path) -> tuple[Path, tuple[str, ...], Table | None]:
         table = read_unlabelled(place)
         return table.root, table.images, table
     if place.suffix.lower() in (".json", ".jsonl", ".html", ".doc", ".docx", ".pdf"):
-        raise InputError(f"{place} is no table that can be read: save it as .csv or .xlsx.")
+        raise InputError(f"{place} is not a table that can be read: save it as .csv or .xlsx.")
     return place.parent, (place.name,), None
 
 
@@ -69,12 +69,12 @@ def scan(folder: str | Path) -> tuple[tuple[str, ...], dict[str, int]]:
             else:
                 skipped[reason] += 1
     if not images:
-        what = f" Skipped: {counted(skipped)}." if skipped else ""
+        what = f" Skipped: {format_skipped(skipped)}." if skipped else ""
         raise InputError(f"There are no images in {place}.{what}")
     return tuple(sorted(images)), dict(sorted(skipped.items()))
 
 
-def counted(skipped: dict[str, int]) -> str:
+def format_skipped(skipped: dict[str, int]) -> str:
     """`2 hidden or system files, 1 ...`."""
     return ", ".join(f"{n} {reason}" for reason, n in sorted(skipped.items()))
 
@@ -102,4 +102,4 @@ def _why_not(path: Path) -> str | None:
     if kind == "dicom":
         other = non_image_kind(path)
         return f"not an image: {other}" if other else None
-    return None if named or kind != "unknown" else "files that are no images"
+    return None if named or kind != "unknown" else "files that are not images"

@@ -22,8 +22,8 @@ from lingula.images.files import image_path, relative_cell
 from lingula.settings.label_space import LabelSpace, fold
 from lingula.system import files
 from lingula.system.errors import ImageError, InputError, examples
-from lingula.tables.mapping import LabelMap, check_names, mapped
-from lingula.tables.splits import Person, number_of, people_of, told
+from lingula.tables.mapping import LabelMap, check_names, map_classes
+from lingula.tables.splits import Person, distinct_rows, number_of, people_of
 from lingula.tables.table import SPLITS, UNMENTIONED, Table, plain_paths, rows_of, subset
 
 log = logging.getLogger("lingula")
@@ -67,7 +67,7 @@ def union(
     wanted = space or union_space(tables)
     check_names(rules or LabelMap(), wanted, [table.space for table in tables])
     own = [_with_source(table, tables) for table in tables]
-    parts = [mapped(table, wanted, rules, strict=False) for table in own]
+    parts = [map_classes(table, wanted, rules, strict=False) for table in own]
     for table in tables:
         dropped = [name for name in table.space.classes if name not in wanted]
         if dropped:
@@ -165,7 +165,7 @@ def _check_once(images: Sequence[str], root: Path) -> None:
         return
     seen: set[str] = set()
     twice = [image for image in plain if image in seen or seen.add(image)]  # type: ignore[func-returns-value]
-    raise InputError(f"Images that stand in two of the tables: {examples(twice)}. Keep one.")
+    raise InputError(f"Images that are in two of the tables: {examples(twice)}. Keep one.")
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def outside(table: Table, space: LabelSpace) -> Outside:
     if not len(part):
         raise InputError(f"{table.path} has no rows with split 'train' to add.")
     dropped = tuple(name for name in table.space.classes if name not in space)
-    return Outside(mapped(part, space), lacks, dropped)
+    return Outside(map_classes(part, space), lacks, dropped)
 
 
 def check_apart(own: Table, others: Table) -> None:
@@ -232,7 +232,7 @@ def check_apart(own: Table, others: Table) -> None:
         )
 
 
-# How to mend it where one id means two people.
+# How to fix it where one id means two people.
 STATE_SOURCES = (
     "Or, if they are different people with the same ids, say so: give each table a column `source` "
     "with a name of its own in every row (such as hospital-a), since ids of unstated sources are "
@@ -246,7 +246,7 @@ class Overlap:
     """What tables share.
 
     Attributes:
-        patients: patients that stand in more than one table, with their source or splits if known.
+        patients: patients that are in more than one table, with their source or splits if known.
         images: pairs of image files, in different tables, with the same bytes.
         split: those of `images` that are in different splits.
     """
@@ -281,7 +281,11 @@ def _in_several(tables: Sequence[Table]) -> Iterator[str]:
     Who is one patient is what `splits.people_of` says; `p77` of one table is the `77` of another.
     """
     studies = not all(all(table.patients or ("",)) for table in tables)
-    rows = [(*row, number) for number, table in enumerate(tables) for row in told(table, studies)]
+    rows = [
+        (*row, number)
+        for number, table in enumerate(tables)
+        for row in distinct_rows(table, studies)
+    ]
     whose = people_of(
         [source for source, *_ in rows],
         [number_of(patient) for _, patient, *_ in rows],
@@ -355,13 +359,13 @@ def check_overlap(tables: Sequence[Table], found: Overlap) -> None:
     named = examples(str(table.path or "a table") for table in tables)
     if found.patients:
         raise InputError(
-            f"{named}: {len(found.patients)} patients stand in more than one: "
+            f"{named}: {len(found.patients)} patients are in more than one: "
             f"{examples(found.patients)}. A model might be measured on patients it was trained on. "
             f"Take them out of one (lingula data filter). {_STATE_SOURCES}"
         )
     if found.split:
         shown = [f"{a} = {b}" for a, b in found.split]
         raise InputError(
-            f"{named}: {len(shown)} images stand in two, in different splits: {examples(shown)}. "
+            f"{named}: {len(shown)} images are in two, in different splits: {examples(shown)}. "
             "Take them out of one."
         )

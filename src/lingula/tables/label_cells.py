@@ -27,7 +27,7 @@ from lingula.settings.label_space import (
 from lingula.settings.vocabulary import split_of
 from lingula.system.errors import examples, nearest
 from lingula.tables.cells import Fault, with_decimal_points
-from lingula.tables.columns import NAMES, helper, ignoring, is_fact
+from lingula.tables.columns import NAMES, helper_kind, how_to_ignore, is_fact
 from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED
 
 log = logging.getLogger("lingula")
@@ -66,7 +66,7 @@ def label_cells(
 
 
 def _no_labels(cells: pl.Series, values: pl.Series, file: Path, soft: bool) -> Fault:
-    """The fault of a column with cells that are no labels: those whose value is null."""
+    """The fault of a column with cells that are not labels: those whose value is null."""
     rows = np.flatnonzero(values.is_null().to_numpy())
     found = tuple(f"row {row + 2}: {cells[int(row)]!r}" for row in rows[:5])
     numbers = cells.filter(values.is_null()).cast(pl.Float32, strict=False)
@@ -76,10 +76,11 @@ def _no_labels(cells: pl.Series, values: pl.Series, file: Path, soft: bool) -> F
     elif numbers.is_between(0, 1).any():
         hint += "; probabilities need data.soft=true"
     message = (
-        f"{file}, row {rows[0] + 2}, column '{cells.name}': {cells[int(rows[0])]!r} is no label "
-        f"({len(rows)} such cells). {hint}. If the column is no class: {ignoring([cells.name])}"
+        f"{file}, row {rows[0] + 2}, column '{cells.name}': {cells[int(rows[0])]!r} is not a label "
+        f"({len(rows)} such cells). {hint}. If the column is not a class: "
+        f"{how_to_ignore([cells.name])}"
     )
-    return Fault(f"cells of '{cells.name}' that are no labels", message, len(rows), found)
+    return Fault(f"cells of '{cells.name}' that are not labels", message, len(rows), found)
 
 
 def label_values(cells: pl.Series, soft: bool = False) -> pl.Series:
@@ -124,7 +125,8 @@ def class_columns(
 ) -> dict[str, str]:
     """Class name to column, with a fault for every column that is neither an id nor a class.
 
-    Without a space, names of helpers (see `names.helper`) are no classes unless they are `named`.
+    Without a space, names of helpers (see `columns.helper_kind`) are not classes unless they are
+    `named`.
     """
     found: dict[str, str] = {}
     spelled: dict[str, str] = {}
@@ -149,7 +151,7 @@ def class_columns(
             other = spelled[fold(known)]
             message = (
                 f"{file}: columns '{other}' and '{column}' are the same class. Ignore one: "
-                f"{ignoring([column])}"
+                f"{how_to_ignore([column])}"
             )
             faults.append(Fault("columns of the same class", message, 1, (column,)))
         else:
@@ -164,8 +166,8 @@ def class_columns(
 
 
 def _said(column: str) -> str:
-    """What a column says by its name if it is no class; else ''."""
-    return "what another column says" if is_fact(column) else helper(column)
+    """What a column says by its name if it is not a class; else ''."""
+    return "what another column says" if is_fact(column) else helper_kind(column)
 
 
 def _of_helpers(helpers: Mapping[str, str], file: Path) -> Fault:
@@ -177,9 +179,10 @@ def _of_helpers(helpers: Mapping[str, str], file: Path) -> Fault:
         f" For '{parts[0]}' to be the split, call it `split`: train, dev, test." if parts else ""
     )
     message = (
-        f"{file}: columns of 0 and 1 that are no findings by their names are left out: {told}. "
-        f"Say so: {ignoring(helpers)}. Or, if one is a class, name all classes: data.classes=[...] "
-        f'in training, "classes": [...] in {file.with_suffix(".json").name} elsewhere.{offer}'
+        f"{file}: columns of 0 and 1 that are not findings by their names are left out: {told}. "
+        f"Say so: {how_to_ignore(helpers)}. Or, if one is a class, name all classes: "
+        'data.classes=[...] in training, "classes": [...] in '
+        f"{file.with_suffix('.json').name} elsewhere.{offer}"
     )
     return Fault("columns of helpers", message, len(helpers), tuple(helpers), fatal=False)
 
@@ -207,7 +210,7 @@ def _is_list(cell: str) -> bool:
 def _neither(
     frame: pl.DataFrame, strange: list[str], space: LabelSpace | None, file: Path
 ) -> Fault:
-    """The fault for columns that are neither ids nor classes, with how to mend it."""
+    """The fault for columns that are neither ids nor classes, with how to fix it."""
     names = [*NAMES.values(), *(space.classes if space else _known_classes())]
     told = []
     for column in strange[:5]:
@@ -225,6 +228,6 @@ def _neither(
     what = "ids nor classes" if space is None else f"ids nor one of the {len(space)} classes"
     message = (
         f"{file} has columns that are neither {what}: {'; '.join(told)}{more}. "
-        f"Rename them, or leave them out: {ignoring(strange)}"
+        f"Rename them, or leave them out: {how_to_ignore(strange)}"
     )
     return Fault("columns that are neither ids nor classes", message, len(strange), tuple(strange))

@@ -54,7 +54,7 @@ class LabelMap:
                 if not terms:
                     raise InputError(f"Map {self.name}: class '{target}' has no terms.")
                 if fold(canonical(target)) in seen:
-                    raise InputError(f"Map {self.name}: class '{target}' stands twice.")
+                    raise InputError(f"Map {self.name}: class '{target}' is listed twice.")
                 seen.add(fold(canonical(target)))
 
     def targets_of(self, term: str, kinds: Sequence[str] = _KINDS) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ def read_map(path: str | Path) -> LabelMap:
     """Read a map from YAML; both spellings may stand in one file.
 
         Cardiomegally: Cardiomegaly     # a term and the class it stands for, and for no other
-        smoker: null                    # a term that is no class; `none: [smoker]` says the same
+        smoker: null                    # a term that is not a class; `none: [smoker]` says the same
         same:                           # classes and their terms; also `narrower:`, `broader:`
           Nodule: [nodule, multiple nodules]
 
@@ -100,7 +100,7 @@ def written_map(path: str | Path) -> dict[str, Any]:
     found = {str(key): value for key, value in read.items()} if isinstance(read, dict) else {}
     if not found:
         kinds = ", ".join(f"`{kind}:`" for kind in _KINDS)
-        raise InputError(f"{file} is no map: it needs lines of `term: class`, or {kinds}.")
+        raise InputError(f"{file} is not a map: it needs lines of `term: class`, or {kinds}.")
     return found
 
 
@@ -138,7 +138,7 @@ def _terms(terms: object, name: str, target: object) -> tuple[str, ...]:
     return tuple(listed)
 
 
-def mapped(
+def map_classes(
     table: Table, space: LabelSpace, rules: LabelMap | None = None, strict: bool = True
 ) -> Table:
     """The table with the classes of `space`; what it says nothing of is `UNMENTIONED`.

@@ -89,7 +89,7 @@ def read_checked(
 ) -> tuple[Table, list[Fault]]:
     """As `read_table`, with every fault that reading can go on after in a list.
 
-    Cells that are no labels are `BLANK` in the table. With `labelled=False` only ids are read (see
+    Cells that are not labels are `BLANK` in the table. With `labelled=False` only ids are read (see
     `read_unlabelled`).
 
     Raises:
@@ -152,7 +152,7 @@ def read_description(table: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
-        raise InputError(f"{path} is damaged: {error}. Mend or remove it.") from None
+        raise InputError(f"{path} is damaged: {error}. Fix or remove it.") from None
     if not isinstance(found, dict) or "format" not in found:
         return {}
     if found["format"] != 1:
@@ -212,8 +212,8 @@ def _find_bad_images(images: tuple[str, ...], root: Path, file: Path, faults: li
     twice = tuple(cells.filter(cells.is_duplicated() & (cells != "")).unique().sort().to_list())
     if twice:
         message = (
-            f"{file}: images that stand in more than one row: {examples(twice)}. Keep one row an "
-            "image."
+            f"{file}: images that are in more than one row: {examples(twice)}. Keep one row "
+            "per image."
         )
         faults.append(Fault("images in more than one row", message, len(twice), twice))
 

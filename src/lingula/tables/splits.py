@@ -19,7 +19,7 @@ def split_by_patient(
     seed: int = 0,
     images_are_patients: bool = False,
 ) -> tuple[str, ...]:
-    """A train / dev / test split (N names) in which no patient stands twice.
+    """A train / dev / test split (N names) in which each patient is in one split.
 
     Iterative stratification over patients (Sechidis et al. 2011): the class with the fewest
     patients left goes first, and each of its patients to the split that wants it most; where only
@@ -195,7 +195,7 @@ def classes_missing(table: Table) -> dict[str, tuple[str, ...]]:
 
 
 def patients_in_two_splits(table: Table) -> dict[str, tuple[str, ...]]:
-    """Patients that stand in more than one split, with those splits; empty where all is well.
+    """Patients that are in more than one split, with those splits; empty where all is well.
 
     Who is one patient is what `people` says: studies of rows without a patient are named too, as
     `study 7`.
@@ -248,12 +248,12 @@ Person = tuple[str, str, str]
 
 def _person_and_split(table: Table) -> Iterable[tuple[Person, str]]:
     """Who stands in which split; rows of neither patient nor study are one image without a name."""
-    rows = told(table, studies=not all(table.patients or ("",)))
+    rows = distinct_rows(table, studies=not all(table.patients or ("",)))
     sources, patients, studies, splits = zip(*rows, strict=True) if rows else ((), (), (), ())
     return zip(people_of(sources, patients, studies, patients), splits, strict=True)
 
 
-def told(table: Table, studies: bool = True) -> list[tuple[str, str, str, str]]:
+def distinct_rows(table: Table, studies: bool = True) -> list[tuple[str, str, str, str]]:
     """The different (source, patient, study, split) of a table; '' for a study unless `studies`.
 
     Many fewer than its images where all have a patient, so that studies need not be looked at.

@@ -1,4 +1,4 @@
-"""The table: one row an image, with ids, split and a label cell for every class.
+"""The table: one row per image, with ids, split and a label cell for every class.
 
 A label cell is a probability in [0, 1] (1 present, 0 absent) or one of three kinds of not knowing:
 `UNCERTAIN`, `BLANK` (not stated) and `UNMENTIONED` (the row's source does not know the class).

@@ -55,7 +55,7 @@ def rows_where(table: Table, condition: str) -> NDArray[np.intp]:
         return np.flatnonzero(_holds(table, parsed.body))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise InputError(
-            f"{condition!r} is no condition. Write, e.g., \"view in ('PA', 'AP') and age >= 18\"."
+            f"{condition!r} is not a condition. Write e.g. \"view in ('PA', 'AP') and age >= 18\"."
         ) from None
 
 

@@ -15,8 +15,8 @@ from lingula.system.claims import claim, other_settings, read_settings_beside, s
 from lingula.system.csv_cells import escape_cell
 from lingula.system.errors import examples
 from lingula.tables.attached import Attached, Found, attach
-from lingula.tables.folder import counted
-from lingula.tables.mapping import LabelMap, map_of, mapped, written_map
+from lingula.tables.folder import format_skipped
+from lingula.tables.mapping import LabelMap, map_classes, map_of, written_map
 from lingula.tables.reading import read_table, write_table
 
 log = logging.getLogger("lingula")
@@ -98,7 +98,7 @@ def data_folder(
         table = read_table(Path(place) / "joined.csv", classes=space, root=folder)
     if rules.terms:
         # Its terms were looked for in the label file: those of no class are not in the table.
-        table = mapped(table, LabelSpace(joined.classes), rules, strict=False)
+        table = map_classes(table, LabelSpace(joined.classes), rules, strict=False)
     claimed.make_room()
     write_table(table, target)
     files.write_json(settings_beside(target), settings)
@@ -146,4 +146,4 @@ def _log_join(joined: Attached, target: Path) -> None:
         near = [f"{n} (near {c})" if c else n for n, c in joined.unused.items()]
         log.info("Columns that are not used: %s.", examples(near, 12))
     if joined.skipped:
-        log.info("Skipped: %s.", counted(dict(joined.skipped)))
+        log.info("Skipped: %s.", format_skipped(dict(joined.skipped)))

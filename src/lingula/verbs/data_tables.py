@@ -18,7 +18,7 @@ from lingula.system.errors import InputError, examples
 from lingula.system.progress import count_only, progress
 from lingula.tables.joins import check_overlap, overlap, union
 from lingula.tables.making import NewTable, write_new_table
-from lingula.tables.mapping import LabelMap, mapped, read_map
+from lingula.tables.mapping import LabelMap, map_classes, read_map
 from lingula.tables.reading import boxes_path, read_table
 from lingula.tables.splits import check_parts, patients_in_two_splits, split_by_patient
 from lingula.tables.table import Table, rows_of, subset, with_splits
@@ -152,7 +152,7 @@ def _write(table: Table, out: str | Path, shipped: LabelMap | None, written: Wri
         raise InputError("A map needs the classes that it maps to: --classes cxr-lt-2023")
     if asked is not None:
         rules = _rules(shipped, written)
-        table = mapped(table, label_space(asked), rules, strict=given is not None)
+        table = map_classes(table, label_space(asked), rules, strict=given is not None)
     return write_new_table(
         table,
         out,

@@ -239,7 +239,7 @@ def test_a_comparison_is_over_what_both_have() -> None:
     assert turned.against.difference == pytest.approx(-result.against.difference)
     fewer = evaluate_predictions(made, labels, against=scores(worse[:, :1], "Edema"))
     assert to_json(fewer)["against"]["classes"] == ["Edema"]
-    with pytest.raises(InputError, match="has none of the classes"):
+    with pytest.raises(InputError, match="no class in common: one has Edema"):
         evaluate_predictions(
             scores(made.probabilities[:, :1], "Edema"), labels, against=scores(worse[:, 1:], "Mass")
         )
@@ -411,7 +411,11 @@ def test_the_verb_takes_thresholds_from_a_file(tmp_path: Path) -> None:
         file.write_text(text)
         assert to_json(evaluate(**paths, threshold=file))["classes"]["Edema"]["F1"] == 1
     assert to_json(evaluate(**paths, threshold="0.25"))["mF1"] == 1
-    for text, message in (("{", "no JSON"), ("[1]", "a threshold a class"), ("{}", "a class")):
+    for text, message in (
+        ("{", "no JSON"),
+        ("[1]", "one threshold per class"),
+        ("{}", "per class"),
+    ):
         file.write_text(text)
         with pytest.raises(InputError, match=message):
             evaluate(**paths, threshold=file)

@@ -61,7 +61,7 @@ def test_by_default_the_ids_are_listed(
         ensemble("model-wise", members=members, out=tmp_path / "e")
     write(tmp_path / "b.csv", "image,Edema,Mass\na,.9,.2\nd,.3,.5\na,.1,.1\n")
     for missing in MISSING:  # two values of one image are never averaged
-        with pytest.raises(InputError, match="stand more than once: a"):
+        with pytest.raises(InputError, match="occur more than once: a"):
             ensemble("model-wise", members=members, out=tmp_path / "e", missing=missing)
     with pytest.raises(InputError, match="--missing is error, intersect, average, not 'averag'"):
         ensemble("model-wise", members=members, out=tmp_path / "e", missing="averag")

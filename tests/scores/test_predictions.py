@@ -137,9 +137,9 @@ def test_rows_join_by_name_or_id_and_never_by_position() -> None:
     assert align_rows(made, ["x"], ["1"]).tolist() == [0]
     with pytest.raises(InputError, match=r"no scores for x \(1 of 2 images\)"):
         align_rows(made, ["a", "x"])
-    with pytest.raises(InputError, match="stand for several images: 2"):
+    with pytest.raises(InputError, match="belong to several images: 2"):
         align_rows(made, ["x"], ["2"])
-    with pytest.raises(InputError, match="stand for several images: 1"):
+    with pytest.raises(InputError, match="belong to several images: 1"):
         align_rows(made, ["x", "y"], ["1", "1"])
     with pytest.raises(InputError, match="no scores for x"):
         align_rows(made, ["x"], [""])

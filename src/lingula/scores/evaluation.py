@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
 from lingula.scores import metrics
 from lingula.scores.intervals import (
-    Draws,
     benjamini_hochberg,
-    bootstrap,
     holm,
     interval,
     mean_by_draw,
@@ -27,10 +26,10 @@ from lingula.scores.joining import (
 )
 from lingula.scores.predictions import Predictions
 from lingula.scores.results import Comparison, Evaluation
-from lingula.scores.subgroups import DECADES, Subgroups, measure_subgroups
+from lingula.scores.subgroups import DECADES, bootstrap_joined, measure_subgroups
 from lingula.scores.thresholds import FALLBACK, measure_operating
 from lingula.settings.label_space import canonical, fold, groups
-from lingula.system.errors import InputError, nearest
+from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.configured import Meaning, configured_targets
 from lingula.tables.table import Table, rows_of, subset
 
@@ -39,11 +38,11 @@ PAIRS = 2000  # draws of a comparison for which no number was asked
 
 @dataclass(frozen=True)
 class Setting:
-    """What else an evaluation is told.
+    """Options of an evaluation.
 
     Attributes:
-        thresholds: the score from which a class is found: one for all, or a class (0.5 for
-            classes that have none of their own).
+        thresholds: the score from which a class is found: one for all classes, or one
+            for each (0.5 for classes that have none of their own).
         fuse: how a study's images become one: see `joining.image_weights`.
         subgroups: columns of the table, or classes, by which to measure apart as well.
         age_edges: first years of the age bands but the first.
@@ -91,19 +90,20 @@ def evaluate_predictions(
         InputError: images of the table without a row of scores, no class in common, a column
             that the table does not have.
     """
-    setting = setting or Setting()
+    setting, meaning = setting or Setting(), Meaning(uncertain, blank, unmentioned)
     if by not in ("image", "study") or ci < 0:
         raise InputError(f"by is image or study and ci a number of draws, not {by!r} and {ci}.")
-    meaning = Meaning(uncertain, blank, unmentioned)
     part = rows_to_measure(predictions, table, split)
     joined, lost = join_labels(predictions, part, by, meaning, fuse=setting.fuse)
     arrays = (joined.probabilities, joined.targets, joined.mask)
     ranked = metrics.rank_classes(*arrays)
     found = metrics.measure_classes(*arrays, ranked=ranked)
     tiers, tiers_from = _groups(table, joined, found, meaning, limits)
-    ours = {fold(name) for name in joined.classes}
     known = (*predictions.classes, *part.space.classes)
     thresholds, by_default = _thresholds(joined.classes, setting.thresholds, known)
+    subgroups = partial(measure_subgroups, joined, part, by=by, draws=ci, seed=seed)
+    several = () if against is None else (predictions, against)
+    pair = join_several(several, part, by, meaning, setting.fuse)
     return Evaluation(
         classes=joined.classes,
         found=found,
@@ -112,53 +112,35 @@ def evaluate_predictions(
         groups=tiers,
         groups_from=tiers_from,
         failed=lost,
-        unlabelled=tuple(name for name in predictions.classes if fold(name) not in ours),
-        unscored=tuple(name for name in part.space.classes if fold(name) not in ours),
+        unlabelled=_without(predictions.classes, joined.classes),
+        unscored=_without(part.space.classes, joined.classes),
         ignored_rows=len(predictions) - len(part),
         masked=joined.masked,
         splits=() if len(part) == len(table) else tuple(sorted(set(part.splits or ()))),
         differing=joined.differing,
-        draws=_draws(joined, ci, seed, ranked) if ci else None,
+        draws=bootstrap_joined(joined, ci, seed, ranked=ranked) if ci else None,
         drawn="patients" if joined.patients is not None else "images" if by == "image" else by,
-        against=_compared(
-            (predictions, against), part, by, meaning, (ci or PAIRS, seed), setting.fuse
-        ),
+        against=_compare(pair, draws=ci or PAIRS, seed=seed) if pair else None,
         operating=measure_operating(*arrays, thresholds, ranked),
         by_default=by_default,
         fuse=setting.fuse,
-        subgroups=_apart(joined, part, by, (ci, seed), setting, meaning),
+        subgroups=tuple(
+            subgroups(column, age_edges=setting.age_edges, meaning=meaning)
+            for column in dict.fromkeys(setting.subgroups)
+        ),
     )
 
 
-def _apart(
-    joined: Joined,
-    table: Table,
-    by: str,
-    draws_and_seed: tuple[int, int],
-    setting: Setting,
-    meaning: Meaning,
-) -> tuple[Subgroups, ...]:
-    draws, seed = draws_and_seed
-    edges = setting.age_edges
-    return tuple(
-        measure_subgroups(
-            joined,
-            table,
-            column,
-            by=by,
-            draws=draws,
-            seed=seed,
-            age_edges=edges,
-            meaning=meaning,
-        )
-        for column in dict.fromkeys(setting.subgroups)
-    )
+def _without(classes: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+    """The classes that are not among the others, in whatever spelling."""
+    known = {fold(name) for name in others}
+    return tuple(name for name in classes if fold(name) not in known)
 
 
 def _thresholds(
     classes: tuple[str, ...], given: float | Mapping[str, float], known: Sequence[str]
 ) -> tuple[metrics.Floats, tuple[str, ...]]:
-    """A threshold a class, bound by name, and the classes that have none of their own.
+    """One threshold per class, by name, and the classes that have none of their own.
 
     Raises `InputError` for one outside [0, 1] (one just above 1 calls nothing), for a name that is
     none of the `known` classes', and for two thresholds of one class.
@@ -172,7 +154,7 @@ def _thresholds(
         if key not in names:
             raise InputError(
                 f"There is a threshold for '{name}', which neither the scores nor the table have."
-                f"{nearest(name, known)} Mend the name, or drop it."
+                f"{nearest(name, known)} Fix the name, or drop it."
             )
         if key in by_name:
             raise InputError(f"There are two thresholds for '{name}', in two spellings. Keep one.")
@@ -192,46 +174,22 @@ def worst_classes(result: Evaluation, k: int) -> tuple[str, ...]:
     return tuple(result.classes[i] for i in ranked[:k] if not np.isnan(result.found.ap[i]))
 
 
-def _draws(
-    joined: Joined, draws: int, seed: int, ranked: Sequence[metrics.Ranking] | None = None
-) -> Draws:
-    return bootstrap(
-        joined.probabilities,
-        joined.targets,
-        joined.mask,
-        joined.patients,
-        draws=draws,
-        seed=seed,
-        ranked=ranked,
-    )
-
-
-def _compared(
-    both: tuple[Predictions, Predictions | None],
-    table: Table,
-    by: str,
-    meaning: Meaning,
-    draws_and_seed: tuple[int, int],
-    fuse: str,
-) -> Comparison | None:
-    """Both on the images that neither failed on and the classes that both have; same draws.
-
-    None where there is no second.
-    """
-    if both[1] is None:
-        return None
-    pair = (both[0], both[1])
-    ours, theirs = join_several(pair, table, by, meaning, fuse)
+def _compare(pair: Sequence[Joined], *, draws: int, seed: int) -> Comparison:
+    """The first minus the second, on the classes that both have; both have the same draws."""
+    ours, theirs = pair
     common = tuple(name for name in ours.classes if name in theirs.classes)
     if not common:
-        raise InputError(f"{pair[1].origin} has none of the classes of {pair[0].origin}.")
+        raise InputError(
+            "The scores compared have no class in common: one has "
+            f"{examples(ours.classes)}, the other {examples(theirs.classes)}."
+        )
     ours, theirs = select_classes(ours, common), select_classes(theirs, common)
     # Rows are the same, so patients are too, even where only one file knows them.
     patients = ours.patients or theirs.patients
     sides = [replace(side, patients=patients) for side in (ours, theirs)]
     point = [metrics.measure_classes(j.probabilities, j.targets, j.mask) for j in sides]
     every = np.ones(len(common), dtype=bool)
-    drawn = [_draws(side, *draws_and_seed).ap for side in sides]
+    drawn = [bootstrap_joined(side, draws, seed).ap for side in sides]
     means = mean_by_draw(drawn[0], every) - mean_by_draw(drawn[1], every)
     gaps = drawn[0] - drawn[1]
     p = np.array([p_value(gaps[:, k]) for k in range(len(common))])
@@ -246,7 +204,7 @@ def _compared(
         p_by_class=p,
         holm=holm(p),
         bh=benjamini_hochberg(p),
-        draws=draws_and_seed[0],
+        draws=draws,
     )
 
 

@@ -69,7 +69,7 @@ def choose_guarded(
     part = subset(table, rows_of(table, split))
     sample = join_patients(dev, part, data)
     chosen = ensembles.guarded(sample)
-    # The sizes of the two sets are compared in patients: that is what a draw draws.
+    # The sizes of the two sets are compared in patients: those are what is drawn.
     images, patients = _test_patients(test, table)
     share = len(set(sample.units)) / len(sample.units)
     units = round(len(images) * share) if patients is None else len(patients)

@@ -111,7 +111,7 @@ def bootstrap(
     size: int | None = None,
     ranked: Sequence[Ranking] | None = None,
 ) -> Draws:
-    """AP and AUROC a class over `draws` resamples of the patients (of the rows without patients).
+    """AP and AUROC per class over `draws` resamples of the patients (of the rows without patients).
 
     The same seed and patients give the same resamples, whatever the scores: two models' draws pair.
 
@@ -119,10 +119,10 @@ def bootstrap(
         probabilities: (N, K) scores without NaN.
         targets: (N, K); at least 0.5 is positive.
         mask: (N, K) True where a cell counts.
-        patients: N names; rows with an empty one stand for themselves. None: every row does.
+        patients: N names; rows with an empty one are drawn by themselves. None: every row is.
         draws: how many resamples.
         seed: of the resamples.
-        size: patients a draw; None: as many as there are.
+        size: patients per draw; None: as many as there are.
         ranked: what `metrics.rank_classes` made of the same arrays, where it is there already.
     """
     rows, classes = probabilities.shape
@@ -150,7 +150,7 @@ def _packed(counts: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
     """Counts (draws, units) with several draws in each 64-bit word: (words, units).
 
     Sums of words are sums of all their draws at once, exact while no draw's sum exceeds `bits`
-    bits: three to five times less work than a number a draw.
+    bits: three to five times less work than one number per draw.
     """
     share = max(1, 63 // bits)
     packed = np.zeros((-(-len(counts) // share), counts.shape[1]), dtype=np.int64)
@@ -233,16 +233,16 @@ def logit_interval(
     Made on the log-odds scale, with the standard deviation of the draws that are defined, and so
     within [0, 1]. Draws of AP lie too high, since repeated positives help each other's rank: their
     percentiles miss low truths, this does not (docs/metrics.md has both, measured). At 0 or 1,
-    which have no log-odds, it is the percentiles, widened to hold the value. None without either,
-    and where it would have no width: draws that are all alike, as those of a single positive that
-    ranks first, say nothing of what another sample would give.
+    which have no log-odds, it is the percentiles, widened to contain the value. None without a
+    value or draws, and where it would have no width: draws that are all alike, as those of a single
+    positive that ranks first, say nothing of what another sample would give.
 
     Args:
         value: what was measured on all rows.
         draws: the same of every draw.
         positives: units (patients) with a positive; few of them widen the interval, as Student's
             t does. None: a mean over classes, which has no such number.
-        level: the share of intervals that should hold the truth.
+        level: the share of intervals that should contain the truth.
     """
     kept = draws[~np.isnan(draws)]
     if not len(kept) or np.isnan(value):
@@ -285,7 +285,7 @@ def _reach(positives: int | None, level: float) -> float:
 
 
 def mean_by_draw(values: Floats, classes: NDArray[np.bool_]) -> Floats:
-    """The mean over the chosen classes that are defined, a draw at a time (draws,)."""
+    """The mean over the chosen classes that are defined, for each draw (draws,)."""
     chosen = values[:, classes]
     known = (~np.isnan(chosen)).sum(axis=1)
     total = np.where(np.isnan(chosen), 0.0, chosen).sum(axis=1)

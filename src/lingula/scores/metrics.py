@@ -1,4 +1,4 @@
-"""Average precision and AUROC, exact, in float64, a class at a time; undefined is NaN.
+"""Average precision and AUROC, exact, in float64, one class at a time; undefined is NaN.
 
 AP is the step-wise sum over distinct scores (scikit-learn's), so ties never depend on row order. A
 class without positives has no AP; one with a single label value has no AUROC.
@@ -96,7 +96,7 @@ def _rankings(
     targets: NDArray[np.float32] | NDArray[np.bool_],
     mask: NDArray[np.bool_] | None,
 ) -> Iterator[Ranking]:
-    """One class at a time: whoever needs each only once holds the memory of one."""
+    """One class at a time: a caller that needs each only once needs memory for one."""
     positive = np.asarray(targets >= np.float32(0.5))
     known = np.ones(positive.shape, dtype=bool) if mask is None else mask
     if not probabilities.shape == positive.shape == known.shape:
@@ -114,9 +114,9 @@ def _rankings(
 
 
 def _columns(values: NDArray[Any], block: int = 1024) -> NDArray[Any]:
-    """(N, K) as (K, N) in memory: a class's cells lie side by side, not a row apart.
+    """(N, K) as (K, N) in memory: the cells of one class are side by side.
 
-    In blocks of rows that the processor's cache holds: four times faster than at once.
+    In blocks of rows that fit in the processor's cache: four times faster than at once.
     """
     turned = np.empty(values.shape[::-1], dtype=values.dtype)
     for start in range(0, len(values), block):
@@ -229,7 +229,7 @@ def roc_curve(
 ) -> tuple[Floats, Floats]:
     """False and true positive rates, from (0, 0) to (1, 1), at no more than `points` places.
 
-    A rate that has nothing to be a share of is NaN.
+    A rate is NaN without positives (or without negatives).
     """
     true, false = counts(rank(scores, positive))
     rates = [

@@ -1,4 +1,4 @@
-"""Scores files: one row an image, one probability column a class; rows join by name.
+"""Scores files: one row per image, one probability column per class; rows join by name.
 
 Everything after `predict` works on these, without torch, also when they are someone else's.
 """
@@ -75,7 +75,7 @@ def _check_names(predictions: Predictions) -> None:
     if len(set(predictions.images)) < len(predictions.images):
         repeated = _repeated(predictions.images)
         raise InputError(
-            f"{where}: images that stand more than once: {examples(repeated)}. Keep one row an "
+            f"{where}: images that occur more than once: {examples(repeated)}. Keep one row per "
             "image."
         )
     folded = [fold(name) for name in predictions.classes]
@@ -116,9 +116,9 @@ def read_scores(path: str | Path) -> Predictions:
 
     The key is the `image` column, or `id` (`dicom_id`) where there is none. Ids are read as those
     of tables are: `101.0` is `101`. Columns that tables
-    have (view, split, age, ...) may stand beside the scores; every other one is a class. A row
+    have (view, split, age, ...) may be beside the scores; every other one is a class. A row
     whose scores are all blank is an image that failed. Raises `InputError` naming file, image and
-    class for a value that is no probability, and for repeated images.
+    class for a value that is not a probability, and for repeated images.
     """
     file = Path(path)
     if not file.is_file():
@@ -135,7 +135,7 @@ def read_scores(path: str | Path) -> Predictions:
     if not frame.height:
         raise InputError(f"{file} has no rows.")
     if keys is None or not columns:
-        raise InputError(f"{file} needs an `image` (or `id`) column and a column a class.")
+        raise InputError(f"{file} needs an `image` (or `id`) column and one column per class.")
     values = _probabilities(frame, columns, keys, file)
     ids, studies, patients = (texts.get(name) for name in ("ids", "studies", "patients"))
     return Predictions(tuple(columns), keys, values, ids, studies, patients, str(file))
@@ -152,12 +152,12 @@ def _probabilities(
     if wrong.any():
         row, k = (int(found[0]) for found in np.nonzero(wrong))
         wordy = [name for name, column in zip(columns, wrong.T, strict=True) if column.all()]
-        mend = "Leave all scores of an image that failed blank."
+        fix = "Leave all scores of an image that failed blank."
         if wordy:
-            mend = f"Without any number: {examples(wordy)}; drop columns that are no class."
+            fix = f"Without any number: {examples(wordy)}; drop columns that are not classes."
         raise InputError(
             f"{file}: image '{keys[row]}', class '{columns[k]}' has {text[columns[k]][row]!r}, "
-            f"which is no probability ({int(wrong.sum())} such cells). {mend}"
+            f"which is not a probability ({int(wrong.sum())} such cells). {fix}"
         )
     return _exact(values, columns, file)
 
@@ -176,7 +176,7 @@ def _exact(values: NDArray[np.float64], columns: list[str], file: Path) -> NDArr
     stored = stored.filter(~pl.all_horizontal(pl.all().is_null()))
     stored.columns = [name.strip() for name in stored.columns]
     if stored.height != len(values):
-        raise InputError(f"{file} has rows that hold nothing but blanks; drop them.")
+        raise InputError(f"{file} has rows that contain nothing but blanks; drop them.")
     values = values.copy()
     for k, name in enumerate(columns):
         if stored[name].dtype.is_float():
@@ -251,7 +251,7 @@ def align_rows(
             if twice:
                 raise InputError(
                     f"{predictions.origin}: image names differ, and these ids, by which to join "
-                    f"instead, stand for several images: {examples(twice)}."
+                    f"instead, belong to several images: {examples(twice)}."
                 )
             return np.array([by_id[name] for name in ids], dtype=np.intp)
     if missing:

@@ -91,7 +91,7 @@ def _curve(
     if not len(scores):
         return Reliability((), float("nan"), float("nan"))
     inner = np.quantile(scores, np.arange(1, bins) / bins, method="inverted_cdf")
-    # A score that equals an edge belongs below it, wherever its row stands.
+    # A score that equals an edge belongs below it, whatever the order of the rows.
     place = np.searchsorted(np.unique(inner), scores, side="left")
     found: list[Bin] = []
     for number in np.unique(place):

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from lingula.scores import metrics
 from lingula.scores.intervals import Draws, Interval, logit_interval, mean_by_draw
 from lingula.scores.metrics import FEW
-from lingula.scores.subgroups import Subgroups, aligned_rows, subgroups_json, subgroups_text
+from lingula.scores.subgroups import (
+    Subgroups,
+    format_interval,
+    format_rows,
+    number_or_none,
+    pair_or_none,
+    subgroups_json,
+    subgroups_text,
+)
 from lingula.scores.thresholds import FALLBACK, Operating
 from lingula.system.errors import examples
 
@@ -96,14 +104,6 @@ class Evaluation:
         return tuple(self.classes[k] for k in np.flatnonzero(small))
 
 
-def _plain(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
-
-
-def _pair(values: Interval) -> list[float] | None:
-    return None if values is None else [values[0], values[1]]
-
-
 def to_json(result: Evaluation) -> dict[str, Any]:
     """The evaluation as plain values; what is undefined is null.
 
@@ -149,17 +149,17 @@ def to_json(result: Evaluation) -> dict[str, Any]:
 
 def _against(other: Comparison, result: Evaluation) -> dict[str, Any]:
     value: dict[str, Any] = {
-        "mAP_difference": _plain(other.difference),
-        "ci": _pair(other.ci),
-        "p": _plain(other.p),
+        "mAP_difference": number_or_none(other.difference),
+        "ci": pair_or_none(other.ci),
+        "p": number_or_none(other.p),
         "draws": other.draws,
         "by_class": {
             name: {
-                "AP_difference": _plain(other.ap[k]),
-                "ci": _pair(other.ap_ci[k]),
-                "p": _plain(other.p_by_class[k]),
-                "p_holm": _plain(other.holm[k]),
-                "p_bh": _plain(other.bh[k]),
+                "AP_difference": number_or_none(other.ap[k]),
+                "ci": pair_or_none(other.ap_ci[k]),
+                "p": number_or_none(other.p_by_class[k]),
+                "p_holm": number_or_none(other.holm[k]),
+                "p_bh": number_or_none(other.bh[k]),
             }
             for k, name in enumerate(other.classes)
         },
@@ -172,20 +172,22 @@ def _against(other: Comparison, result: Evaluation) -> dict[str, Any]:
 def _means(result: Evaluation, chosen: NDArray[np.bool_]) -> dict[str, Any]:
     ap, auroc = result.found.ap[chosen], result.found.auroc[chosen]
     value: dict[str, Any] = {
-        "mAP": _plain(metrics.mean_defined(ap)),
-        "AUROC": _plain(metrics.mean_defined(auroc)),
+        "mAP": number_or_none(metrics.mean_defined(ap)),
+        "AUROC": number_or_none(metrics.mean_defined(auroc)),
         "n_classes": int((~np.isnan(ap)).sum()),
     }
     value["defined"] = {"mAP": value["n_classes"], "AUROC": int((~np.isnan(auroc)).sum())}
     if result.draws is not None:
         mAP, AUROC = metrics.mean_defined(ap), metrics.mean_defined(auroc)
-        value["mAP_ci"] = _pair(logit_interval(mAP, mean_by_draw(result.draws.ap, chosen)))
-        value["AUROC_ci"] = _pair(logit_interval(AUROC, mean_by_draw(result.draws.auroc, chosen)))
+        value["mAP_ci"] = pair_or_none(logit_interval(mAP, mean_by_draw(result.draws.ap, chosen)))
+        value["AUROC_ci"] = pair_or_none(
+            logit_interval(AUROC, mean_by_draw(result.draws.auroc, chosen))
+        )
     if result.operating is not None:
         points = result.operating
         columns = {"mF1": points.f1, "mECE": points.ece, "Brier": points.brier}
         for name, column in columns.items():
-            value[name] = _plain(metrics.mean_defined(column[chosen]))
+            value[name] = number_or_none(metrics.mean_defined(column[chosen]))
             value["defined"][name] = int((~np.isnan(column[chosen])).sum())
     return value
 
@@ -193,30 +195,32 @@ def _means(result: Evaluation, chosen: NDArray[np.bool_]) -> dict[str, Any]:
 def _class(result: Evaluation, k: int) -> dict[str, Any]:
     found = result.found
     value: dict[str, Any] = {
-        "AP": _plain(found.ap[k]),
-        "AUROC": _plain(found.auroc[k]),
+        "AP": number_or_none(found.ap[k]),
+        "AUROC": number_or_none(found.auroc[k]),
         "positives": int(found.positives[k]),
-        "prevalence": _plain(found.prevalence[k]),
+        "prevalence": number_or_none(found.prevalence[k]),
         "n": int(found.known[k]),
     }
     if result.draws is not None:
         draws, units = result.draws, int(result.draws.positives[k])
-        value["AP_ci"] = _pair(logit_interval(found.ap[k], draws.ap[:, k], units))
-        value["AUROC_ci"] = _pair(logit_interval(found.auroc[k], draws.auroc[:, k], units))
+        value["AP_ci"] = pair_or_none(logit_interval(found.ap[k], draws.ap[:, k], units))
+        value["AUROC_ci"] = pair_or_none(logit_interval(found.auroc[k], draws.auroc[:, k], units))
         value["undefined_draws"] = int(np.isnan(result.draws.ap[:, k]).sum())
-    value["lift"] = _plain(found.ap[k] / found.prevalence[k]) if found.positives[k] else None
+    value["lift"] = (
+        number_or_none(found.ap[k] / found.prevalence[k]) if found.positives[k] else None
+    )
     if result.operating is not None:
         points = result.operating
         value |= {
             "threshold": float(points.threshold[k]),
-            "F1": _plain(points.f1[k]),
-            "precision": _plain(points.precision[k]),
-            "recall": _plain(points.recall[k]),
-            "specificity": _plain(points.specificity[k]),
-            f"sensitivity_at_{points.level:g}": _plain(points.sensitivity_at[k]),
-            f"specificity_at_{points.level:g}": _plain(points.specificity_at[k]),
-            "Brier": _plain(points.brier[k]),
-            "ECE": _plain(points.ece[k]),
+            "F1": number_or_none(points.f1[k]),
+            "precision": number_or_none(points.precision[k]),
+            "recall": number_or_none(points.recall[k]),
+            "specificity": number_or_none(points.specificity[k]),
+            f"sensitivity_at_{points.level:g}": number_or_none(points.sensitivity_at[k]),
+            f"specificity_at_{points.level:g}": number_or_none(points.specificity_at[k]),
+            "Brier": number_or_none(points.brier[k]),
+            "ECE": number_or_none(points.ece[k]),
         }
     return value
 
@@ -233,15 +237,15 @@ def to_text(result: Evaluation) -> str:
                 f"{row['positives']}{mark or ' '}",
                 "-" if row["prevalence"] is None else f"{100 * row['prevalence']:.2f} %",
                 _three(row["AP"]),
-                _range(row.get("AP_ci")),
+                format_interval(row.get("AP_ci")),
                 "-" if row["lift"] is None else f"{row['lift']:.1f}",
                 _three(row["AUROC"]),
-                _range(row.get("AUROC_ci")),
+                format_interval(row.get("AUROC_ci")),
                 _three(row.get("F1")),
             )
         )
     left = () if result.draws is not None else (4, 7)
-    parts = [aligned_rows(rows, left), "\n".join(_summary(result, value))]
+    parts = [format_rows(rows, left), "\n".join(_summary(result, value))]
     if result.against is not None:
         parts.append(_differences(value["against"]))
     parts += [subgroups_text(part) for part in result.subgroups]
@@ -257,7 +261,7 @@ def _differences(value: Mapping[str, Any]) -> str:
             (
                 name,
                 "-" if gap is None else f"{gap:+.4f}",
-                _range(row["ci"], 4),
+                format_interval(row["ci"], 4),
                 _three(row["p"]),
                 _three(row["p_holm"]),
                 _three(row["p_bh"]),
@@ -271,7 +275,7 @@ def _differences(value: Mapping[str, Any]) -> str:
             f"too few draws for {tests} classes: Holm's p can't fall below {tests * least:.2f}; "
             f"ask for --ci {int(np.ceil(40 * tests))} or more"
         )
-    return "\n".join([aligned_rows(rows), *notes])
+    return "\n".join([format_rows(rows), *notes])
 
 
 def _summary(result: Evaluation, value: Mapping[str, Any]) -> list[str]:
@@ -289,7 +293,7 @@ def _summary(result: Evaluation, value: Mapping[str, Any]) -> list[str]:
     if result.against is not None:
         lines.append(
             f"mAP difference {result.against.difference:+.4f} "
-            f"{_range(_pair(result.against.ci), 4)} on {result.against.n} {unit} and "
+            f"{format_interval(result.against.ci, 4)} on {result.against.n} {unit} and "
             f"{len(result.against.classes)} classes, p {_three(result.against.p)}"
         )
     masked = {name: n for name, n in result.masked.items() if n}
@@ -334,7 +338,7 @@ def in_words(value: Mapping[str, Any], means: Sequence[str] = ("mAP", "AUROC")) 
     parts: dict[int, list[str]] = {defined["mAP"]: []}
     for mean in means:
         if mean in defined:
-            ends = _range(value.get(f"{mean}_ci"))
+            ends = format_interval(value.get(f"{mean}_ci"))
             text = f"{mean} {_three(value[mean])}{' ' * bool(ends)}{ends}"
             parts.setdefault(defined[mean], []).append(text)
     words = [
@@ -346,7 +350,3 @@ def in_words(value: Mapping[str, Any], means: Sequence[str] = ("mAP", "AUROC")) 
 
 def _three(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _range(pair: list[float] | None, digits: int = 3) -> str:
-    return "" if pair is None else f"({pair[0]:.{digits}f} to {pair[1]:.{digits}f})"

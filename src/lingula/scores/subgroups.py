@@ -95,7 +95,7 @@ class Subgroups:
 def split_names(given: Sequence[str], table: Table) -> list[str]:
     """The columns and classes in texts that may name several by commas, as classes may have, too.
 
-    What is a class as a whole is not parted: `view, Edema, acute` may be two or three.
+    What is a class as a whole is not split: `view, Edema, acute` may be two or three.
     """
     known = {fold(name) for name in (*_COLUMNS, *table.space.classes)}
     found = []
@@ -152,7 +152,7 @@ def measure_subgroups(
     measured = enough.sum(axis=1)
     sizeable: NDArray[np.bool_] = np.asarray(2 * measured >= np.maximum(1, measured.max()))
     compared: NDArray[np.bool_] = np.logical_and(enough[sizeable].all(axis=0), sizeable.any())
-    drawn = [_drawn(joined, mask, draws, seed) for mask in masks]
+    drawn = [bootstrap_joined(joined, draws, seed, mask) for mask in masks]
     groups = tuple(
         _group(name, int(member.sum()), values, sample, compared, small=not large)
         for name, member, values, sample, large in zip(
@@ -180,15 +180,25 @@ def _by_number(name: str) -> tuple[int, str]:
     return (int(first.group()) if first else 0, name)
 
 
-def _drawn(joined: Joined, mask: NDArray[np.bool_], draws: int, seed: int) -> Draws:
-    """AP and AUROC (draws, K) of one group; the seed makes the same draws for every group."""
+def bootstrap_joined(
+    joined: Joined,
+    draws: int,
+    seed: int,
+    mask: NDArray[np.bool_] | None = None,
+    ranked: Sequence[metrics.Ranking] | None = None,
+) -> Draws:
+    """The bootstrap of joined rows, or of a part of their cells; a seed makes the same draws."""
     return bootstrap(
-        joined.probabilities, joined.targets, mask, joined.patients, draws=draws, seed=seed
+        *(joined.probabilities, joined.targets, joined.mask if mask is None else mask),
+        joined.patients,
+        draws=draws,
+        seed=seed,
+        ranked=ranked,
     )
 
 
 def _mean(values: metrics.Floats, compared: NDArray[np.bool_]) -> metrics.Floats:
-    """A mean a draw (draws,) over the compared classes; NaN in draws that lack one of them."""
+    """The mean of each draw (draws,) over the compared classes; NaN if one of them is not in it."""
     means = mean_by_draw(values, compared)
     means[np.isnan(values[:, compared]).any(axis=1)] = np.nan
     return means
@@ -276,7 +286,7 @@ def group_of_rows(
 def age_bands(cells: Sequence[str], edges: Sequence[int] = DECADES) -> tuple[str, ...]:
     """The age band of each cell: years as `58`, `58.0`, DICOM's `058Y`, `006M`, `010D`, `003W`.
 
-    A bare 0 stands for unknown in several sets; it is unknown, like ages above 120.
+    A bare 0 means unknown in several data sets; so do ages above 120.
     """
     if list(edges) != sorted(set(edges)) or not edges or edges[0] <= 0:
         raise InputError(f"Age edges must be positive and rise, such as 18,40,65, not {edges}.")
@@ -290,18 +300,20 @@ def age_bands(cells: Sequence[str], edges: Sequence[int] = DECADES) -> tuple[str
     )
 
 
-def _plain(value: float) -> float | None:
+def number_or_none(value: float) -> float | None:
+    """A number for JSON; None for NaN."""
     return None if np.isnan(value) else float(value)
 
 
-def _pair(values: Interval) -> list[float] | None:
+def pair_or_none(values: Interval) -> list[float] | None:
+    """An interval for JSON."""
     return None if values is None else [values[0], values[1]]
 
 
 def _gap_json(gap: Gap | None) -> dict[str, Any] | None:
     if gap is None:
         return None
-    return {"high": gap.high, "low": gap.low, "AUROC": gap.difference, "ci": _pair(gap.ci)}
+    return {"high": gap.high, "low": gap.low, "AUROC": gap.difference, "ci": pair_or_none(gap.ci)}
 
 
 def subgroups_json(part: Subgroups) -> dict[str, Any]:
@@ -312,19 +324,19 @@ def subgroups_json(part: Subgroups) -> dict[str, Any]:
             name: {
                 "positives": int(group.found.positives[k]),
                 "n": int(group.found.known[k]),
-                "AP": _plain(group.found.ap[k]),
-                "AUROC": _plain(group.found.auroc[k]),
-                "AUROC_ci": _pair(group.auroc_ci[k]),
+                "AP": number_or_none(group.found.ap[k]),
+                "AUROC": number_or_none(group.found.auroc[k]),
+                "AUROC_ci": pair_or_none(group.auroc_ci[k]),
             }
             for k, name in enumerate(part.classes)
         }
         groups[group.name] = {
             "n": group.n,
             "small": group.small,
-            "mAP": _plain(group.mAP),
-            "mAP_ci": _pair(group.mAP_ci),
-            "AUROC": _plain(group.AUROC),
-            "AUROC_ci": _pair(group.AUROC_ci),
+            "mAP": number_or_none(group.mAP),
+            "mAP_ci": pair_or_none(group.mAP_ci),
+            "AUROC": number_or_none(group.AUROC),
+            "AUROC_ci": pair_or_none(group.AUROC_ci),
             "classes": classes,
         }
     return {
@@ -348,12 +360,12 @@ def subgroups_text(part: Subgroups) -> str:
                 str(group.n),
                 str(int(group.found.positives[kept].sum())) if part.compared else "-",
                 "-" if np.isnan(group.mAP) else f"{group.mAP:.3f}",
-                _range(group.mAP_ci),
+                format_interval(group.mAP_ci),
                 "-" if np.isnan(group.AUROC) else f"{group.AUROC:.3f}",
-                _range(group.AUROC_ci),
+                format_interval(group.AUROC_ci),
             )
         )
-    lines = [aligned_rows(rows)]
+    lines = [format_rows(rows)]
     lines.append(
         f"means over {len(part.compared)} of {len(part.classes)} classes: those with {FEW} "
         f"positives and negatives in every group without *"
@@ -367,15 +379,16 @@ def subgroups_text(part: Subgroups) -> str:
 
 
 def _gap_text(gap: Gap) -> str:
-    span = f" {_range(gap.ci)}" if gap.ci else ""
+    span = f" {format_interval(gap.ci)}" if gap.ci else ""
     return f"AUROC {gap.difference:.3f}{span}, {gap.high} over {gap.low}"
 
 
-def _range(pair: Interval) -> str:
-    return "" if pair is None else f"({pair[0]:.3f} to {pair[1]:.3f})"
+def format_interval(pair: Sequence[float] | None, digits: int = 3) -> str:
+    """An interval in brackets; nothing for None."""
+    return "" if pair is None else f"({pair[0]:.{digits}f} to {pair[1]:.{digits}f})"
 
 
-def aligned_rows(rows: Sequence[Sequence[str]], left_out: Sequence[int] = ()) -> str:
+def format_rows(rows: Sequence[Sequence[str]], left_out: Sequence[int] = ()) -> str:
     """Rows of cells as lines: the first column to the left, the others to the right."""
     kept = [k for k in range(len(rows[0])) if k not in left_out]
     width = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]

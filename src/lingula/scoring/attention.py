@@ -30,15 +30,15 @@ BATCH = 32
 
 
 def in_parts(boxes: Sequence[Box], height: int, width: int) -> list[Box]:
-    """Boxes in pixels of an image as parts of its sides."""
+    """Boxes in pixels of an image as fractions of its sides."""
     return [(x / width, y / height, w / width, h / height) for x, y, w, h in boxes]
 
 
 def measure_attention(run: Path, table: Table) -> dict[str, Rate]:
-    """Point at the boxes of the dev and test films and keep the rates in `RUN/attention.json`.
+    """Point at the boxes of the dev and test images and keep the rates in `RUN/attention.json`.
 
     Only findings that are present count. Nothing is written, and nothing returned, where the table
-    has no boxes or the network no decoder.
+    has no boxes or the model no decoder.
     """
     boxes = boxes_beside(table)
     if not boxes or table.splits is None:
@@ -109,7 +109,7 @@ def _looks(
 
 
 def known_rates(run: Path) -> dict[str, Rate]:
-    """The rates kept in a run's `attention.json`; none where there is none by today's rule."""
+    """The rates kept in a run's `attention.json`; empty without rates by the present rule."""
     kept = files.read_object(run / "attention.json", absent_ok=True)
     return from_json(kept) if kept.get("format") == FORMAT else {}
 
@@ -173,7 +173,7 @@ def look(
     finding: str,
     patient: str,
 ) -> Look:
-    """One map (h, w), and the boxes as x, y, w, h in parts of the film.
+    """One map (h, w), and the boxes as x, y, w, h in fractions of the image.
 
     Of cells that are as strong the first counts, from the top left.
     """
@@ -269,7 +269,7 @@ def from_json(value: Mapping[str, Any]) -> dict[str, Rate]:
 
 
 def described(rate: Rate | None) -> str:
-    """What stands under a map: how often maps of this finding point at it, or `not validated`."""
+    """The text under a map: how often maps of this finding point at it, or `not validated`."""
     if rate is None:
         return "not validated"
     worse = "" if rate.validated else ", not better than chance"

@@ -37,7 +37,7 @@ def evaluate(  # noqa: PLR0913 (an argument an option)
     subgroups: Sequence[str] = (),
     age_edges: Sequence[int] = DECADES,
 ) -> Evaluation:
-    """AP, AUROC and more a class, their means, head / medium / tail; with `ci` intervals.
+    """AP, AUROC and more per class, their means, head / medium / tail; with `ci` intervals.
 
     Args:
         scores: a scores file; the rows of `labels` must all be in it.
@@ -53,9 +53,9 @@ def evaluate(  # noqa: PLR0913 (an argument an option)
         blank: what blank cells count as; None: as the table says.
         unmentioned: what cells of classes that their source does not know count as.
         soft: the table's cells may be probabilities; at least 0.5 is positive.
-        threshold: the score from which a class is found; or a JSON file with one a class: such as
+        threshold: the score from which a class is found; or a JSON file with one per class: such as
             `{"Edema": 0.3}`, the same under the key `thresholds`, or `RUN/calibration.json` (with
-            `#RULE` after it where that holds several, such as `#youden`). Classes that it does not
+            `#RULE` after it where that has several, such as `#youden`). Classes that it does not
             name have 0.5, and are named in the result.
         fuse: a study's images as one, with `by="study"`: `mean`, `max`, `views` or weights.
         subgroups: `view`, `sex`, `age`, `source` or classes, to measure apart as well; several in
@@ -115,7 +115,7 @@ def _thresholds(given: float | str | Path, scores: Path) -> float | dict[str, fl
         isinstance(value, int | float) and not isinstance(value, bool) for value in found.values()
     )
     if not numbers or not found or rule:
-        raise InputError(f'{file} must hold a threshold a class, such as {{"Edema": 0.3}}.')
+        raise InputError(f'{file} must contain one threshold per class, such as {{"Edema": 0.3}}.')
     return {name: float(value) for name, value in found.items()}
 
 

@@ -76,7 +76,7 @@ def predict(
     allow_phantom_model: bool = False,
     overwrite: bool = False,
 ) -> Predicted:
-    """Score images with a trained model; one row an image, in the table's order.
+    """Score images with a trained model; one row per image, in the table's order.
 
     Args:
         run: a run folder, a model folder, or an ensemble of runs.

@@ -232,15 +232,6 @@ def check_apart(own: Table, others: Table) -> None:
         )
 
 
-# How to fix it where one id means two people.
-STATE_SOURCES = (
-    "Or, if they are different people with the same ids, say so: give each table a column `source` "
-    "with a name of its own in every row (such as hospital-a), since ids of unstated sources are "
-    "taken for the same."
-)
-_HEAD = 16384  # bytes; enough to tell nearly all different images of one size apart
-
-
 @dataclass(frozen=True)
 class Overlap:
     """What tables share.

@@ -81,7 +81,7 @@ def test_cuda_and_processes_that_are_not_there(
     step = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "0"}
     for name, value in step.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="by 8 processes"):
+    with pytest.raises(InputError, match="among 8 processes"):
         lingula.train(once, out=tmp_path / "run", dry_run=True)
 
 

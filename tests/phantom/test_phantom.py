@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from lingula.phantom import is_phantom, write_phantom
+from lingula.images.files import is_phantom
+from lingula.phantom import write_phantom
 from lingula.phantom.drawing import Box, draw
 from lingula.phantom.population import Seeds, plan_studies, prevalences
 from lingula.settings.label_space import CXR_LT_2023

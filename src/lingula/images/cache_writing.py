@@ -29,9 +29,8 @@ from lingula.images.cache import (
     read_settings,
     source_of,
 )
-from lingula.images.files import image_path
+from lingula.images.files import image_path, is_phantom
 from lingula.images.reading import read_image
-from lingula.phantom import is_phantom
 from lingula.system import files
 from lingula.system.claims import OTHER_CONTENT, claim, other_settings
 from lingula.system.csv_cells import format_csv

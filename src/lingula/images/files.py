@@ -328,3 +328,26 @@ def collect_remarks() -> Iterator[list[Remark]]:
         yield collected
     finally:
         _collecting.remarks = before
+
+
+PHANTOM_KEY, PHANTOM_VALUE = "lingula", "phantom"
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def is_phantom(path: Path) -> bool:
+    """Whether a file is a PNG image made by lingula's phantom. Reads only its header chunks."""
+    try:
+        with Path(path).open("rb") as stream:
+            if stream.read(8) != _SIGNATURE:
+                return False
+            while len(head := stream.read(8)) == 8:
+                length, kind = struct.unpack(">I4s", head)
+                if kind in (b"IDAT", b"IEND"):
+                    return False
+                wanted = kind == b"tEXt" and length == len(PHANTOM_KEY) + len(PHANTOM_VALUE) + 1
+                if wanted and stream.read(length) == f"{PHANTOM_KEY}\0{PHANTOM_VALUE}".encode():
+                    return True
+                stream.seek(4 if wanted else length + 4, 1)
+    except OSError:
+        return False
+    return False

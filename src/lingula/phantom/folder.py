@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from lingula.images.files import find_absent
+from lingula.images.files import PHANTOM_KEY, PHANTOM_VALUE, find_absent
 from lingula.phantom.drawing import draw
 from lingula.phantom.population import SHARE, Seeds, Study, plan_studies
 from lingula.phantom.style import CXR_LT, Style, style_of
@@ -23,9 +22,7 @@ from lingula.system.csv_cells import format_csv
 from lingula.system.errors import InputError
 
 VERSION = 2
-KEYWORD, VALUE = "lingula", "phantom"
 _SETTINGS = ".phantom.json"
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
@@ -57,31 +54,12 @@ def _table(images: list[_Image], style: Style) -> str:
 
 def _save(pixels: NDArray[np.uint8], path: Path) -> None:
     marker = PngInfo()
-    marker.add_text(KEYWORD, VALUE)
+    marker.add_text(PHANTOM_KEY, PHANTOM_VALUE)
     # A rename makes the file whole; a flush to disk for each of thousands would take minutes.
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as stream:
         Image.fromarray(pixels).save(stream, format="PNG", pnginfo=marker, compress_level=1)
     temporary.replace(path)
-
-
-def is_phantom(path: Path) -> bool:
-    """Whether a file is a PNG image made by lingula's phantom. Reads only its header chunks."""
-    try:
-        with Path(path).open("rb") as stream:
-            if stream.read(8) != _SIGNATURE:
-                return False
-            while len(head := stream.read(8)) == 8:
-                length, kind = struct.unpack(">I4s", head)
-                if kind in (b"IDAT", b"IEND"):
-                    return False
-                wanted = kind == b"tEXt" and length == len(KEYWORD) + len(VALUE) + 1
-                if wanted and stream.read(length) == f"{KEYWORD}\0{VALUE}".encode():
-                    return True
-                stream.seek(4 if wanted else length + 4, 1)
-    except OSError:
-        return False
-    return False
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.images.cache import CachedImages, locate, open_cache, source_of
-from lingula.images.files import image_path
-from lingula.phantom import is_phantom
+from lingula.images.files import image_path, is_phantom
 from lingula.scores.calibration import Calibration, apply_curves
 from lingula.scores.joining import study_means
 from lingula.scores.predictions import (

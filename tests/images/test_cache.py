@@ -20,7 +20,7 @@ from builders import write_tiny
 from lingula.images.cache import CachedImages, CacheSettings, locate, open_cache
 from lingula.images.cache_writing import Part, claim_cache, fill_cache
 from lingula.images.reading import read_image
-from lingula.loading.batches import Radiographs, decode_all, load, together
+from lingula.loading.batches import Radiographs, concatenate, decode_all, load
 from lingula.settings.config import Config, vary
 from lingula.system import files
 from lingula.system.errors import ImageError, InputError
@@ -196,7 +196,7 @@ def test_two_tables_with_images_of_one_name_are_told_apart(tmp_path: Path) -> No
         Radiographs([root / "a.png"], 32, None, located(tmp_path / "cache", root, ["a.png"]))
         for root in roots
     ]
-    both = together(parts)
+    both = concatenate(parts)
     assert [int(both[i].max()) for i in range(2)] == [10, 200]
     for root in roots:  # an archive may give all its files one time
         os.utime(root / "a.png", ns=(1, 1))

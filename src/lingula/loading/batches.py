@@ -80,7 +80,7 @@ class Radiographs(Dataset[NDArray[np.uint8]]):
             place[:] = self[index]
 
 
-def together(parts: Sequence[Radiographs]) -> Radiographs:
+def concatenate(parts: Sequence[Radiographs]) -> Radiographs:
     """The images of several data sets of one size, one after the other."""
     caches = [part.cached for part in parts if part.cached is not None]
     return Radiographs(
@@ -134,7 +134,7 @@ def load(
     return _from_threads(dataset, batches)
 
 
-def from_features(
+def load_features(
     features: NDArray[np.float32],
     batches: Iterator[NDArray[np.intp]],
     flip: float,

@@ -30,7 +30,7 @@ from lingula.scoring.views import VIEWS
 from lingula.settings.config import Config
 from lingula.system import files
 from lingula.tables.table import Table, rows_of, subset
-from lingula.training.examples import Sizes, all_features, check_there, dataset_of, sizes_of
+from lingula.training.examples import Sizes, all_features, check_images_exist, dataset_of, sizes_of
 
 log = logging.getLogger("lingula")
 
@@ -208,7 +208,7 @@ def _time_reading(config: Config, table: Table, rows: NDArray[np.intp]) -> float
     """Seconds to read an image from its file or the cache, measured on some of these rows."""
     chosen = np.unique(np.linspace(0, len(rows) - 1, READ).astype(np.intp))
     dataset = dataset_of(subset(table, rows[chosen]), config)
-    check_there(dataset, "measured")
+    check_images_exist(dataset, "measured")
     done, began = 0, time.perf_counter()
     loading = load(dataset, consecutive_batches(len(dataset), 32))
     for loaded in loading:

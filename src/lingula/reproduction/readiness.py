@@ -36,9 +36,9 @@ from lingula.training import optim, run_folder
 from lingula.training.examples import (
     Sizes,
     all_features,
-    check_there,
+    check_images_exist,
     dataset_of,
-    reading,
+    describe_reading,
     sizes_of,
 )
 from lingula.training.run_folder import data_sha256
@@ -295,8 +295,8 @@ def _check_images(rest: Sequence[tuple[Job, int]], images: Images, faults: list[
     for path, table, in_epoch in parts:
         dataset = _try(faults, dataset_of, table, config)
         if dataset is not None:
-            _try(faults, check_there, dataset, f"{path}'s")
+            _try(faults, check_images_exist, dataset, f"{path}'s")
             read += dataset.paths[in_epoch].tolist() if dataset.cached is None else []
     size = config.model.image_size
     if len(read) * size**2 > MEMORY_LIMIT and processes.is_first():
-        log.info("%s", reading(read, size))
+        log.info("%s", describe_reading(read, size))

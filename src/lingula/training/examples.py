@@ -18,11 +18,11 @@ from lingula.loading.batches import (
     Loaded,
     Memory,
     Radiographs,
+    concatenate,
     decode_all,
     fits_in_memory,
-    from_features,
     load,
-    together,
+    load_features,
 )
 from lingula.loading.order import Rows, training_batches
 from lingula.model.network import Network
@@ -79,7 +79,7 @@ def load_batches(
     )
     if train.features is None:
         return load(train.dataset, batches, memory=train.memory, workers=config.data.workers)
-    return from_features(
+    return load_features(
         train.features,
         batches,
         config.augment.flip,
@@ -93,7 +93,7 @@ def examples_of(config: Config, table: Table, split: str, *, decode: bool = True
     """A split's images and targets; the images are decoded now if they fit into memory."""
     part = subset(table, rows_of(table, split))
     dataset = dataset_of(part, config)
-    check_there(dataset, split)
+    check_images_exist(dataset, split)
     memory = _read_ahead(dataset, split, [str(table.path)], config) if decode else None
     values, mask = configured_targets(config.data, part)
     return Examples(dataset, values, mask, memory)
@@ -140,7 +140,7 @@ def read_features(path: Path) -> NDArray[np.float32]:
     return kept
 
 
-def tell_of_test(config: Config, table: Table) -> None:
+def warn_of_missing_test(config: Config, table: Table) -> None:
     """Warn before the first step of test images that are missing and so will have no scores.
 
     Raises `InputError` if a cache lacks them, since then none of them would have scores.
@@ -163,7 +163,7 @@ def _missing(dataset: Radiographs) -> list[str]:
     return [str(dataset.paths[place]) for place in find_absent(dataset.paths.tolist())]
 
 
-def check_there(dataset: Radiographs, what: str) -> None:
+def check_images_exist(dataset: Radiographs, what: str) -> None:
     """Raise `InputError` if image files are missing; none are needed for images in a cache."""
     missing = _missing(dataset)
     if missing:
@@ -173,7 +173,7 @@ def check_there(dataset: Radiographs, what: str) -> None:
         )
 
 
-def reading(paths: Sequence[str], size: int) -> str:
+def describe_reading(paths: Sequence[str], size: int) -> str:
     """What an epoch reads from image files, and how to avoid that, in two sentences."""
     amount = files.format_bytes(estimate_bytes(paths))
     return (
@@ -192,7 +192,7 @@ def _read_ahead(
     """
     if config.data.workers > 0 or not fits_in_memory(dataset):
         if what != "dev" and dataset.cached is None:
-            log.info("%s", reading(dataset.paths.tolist(), dataset.size))
+            log.info("%s", describe_reading(dataset.paths.tolist(), dataset.size))
         return None
     with progress(f"reading {what} images") as tick:
         memory = decode_all(dataset, count_only(tick))
@@ -214,8 +214,8 @@ def _read_ahead(
 def with_outside(config: Config, own: Examples, others: Sequence[Outside]) -> Examples:
     """The table's own examples, followed by those of other tables."""
     tables = [other.table for other in others]
-    dataset = together([own.dataset, *_datasets(tables, config)])
-    check_there(dataset, "outside")
+    dataset = concatenate([own.dataset, *_datasets(tables, config)])
+    check_images_exist(dataset, "outside")
     read = [configured_targets(config.data, table) for table in tables]
     named = [config.data.table, *(str(table.path) for table in tables)]
     memory = _read_ahead(dataset, "train and outside", named, config)

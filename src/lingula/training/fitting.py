@@ -40,10 +40,10 @@ from lingula.tables.reading import write_table
 from lingula.tables.table import Table, rows_of, subset
 from lingula.training import optim, run_folder
 from lingula.training.examples import (
-    check_there,
+    check_images_exist,
     dataset_of,
     examples_of,
-    tell_of_test,
+    warn_of_missing_test,
     with_features,
     with_outside,
 )
@@ -106,7 +106,7 @@ def _prepare(plan: Plan, config: Config, fabric: Fabric) -> Training:
     train = examples_of(config, table, "train", decode=not plan.outside)
     dev = examples_of(config, table, "dev")
     if first:
-        tell_of_test(config, table)
+        warn_of_missing_test(config, table)
     if plan.outside:
         train = with_outside(config, train, plan.outside)
     if config.model.checkpointing:
@@ -309,10 +309,10 @@ def rehearse(plan: Plan, *, resuming: bool, overwrite: bool) -> None:
     if len(table):
         _check_steps(config, plan, processes.read_ranks().count)
         for split in ("train", "dev"):
-            check_there(dataset_of(subset(table, rows_of(table, split)), config), split)
+            check_images_exist(dataset_of(subset(table, rows_of(table, split)), config), split)
         for other in plan.outside:
-            check_there(dataset_of(other.table, config), "outside")
-        tell_of_test(config, table)
+            check_images_exist(dataset_of(other.table, config), "outside")
+        warn_of_missing_test(config, table)
     else:
         optim.plan(config, Rows(_DRAWN), processes.read_ranks().count)
     network, _, _ = build(config, table, {}, kept_start(run, config))

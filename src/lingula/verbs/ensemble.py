@@ -22,7 +22,14 @@ from lingula.scores.members import (
     join_members,
     same_rows,
 )
-from lingula.scores.predictions import Predictions, failed, read_scores, warn_of_doubt, write_scores
+from lingula.scores.predictions import (
+    Predictions,
+    failed,
+    read_scores,
+    warn_of_doubt,
+    write_failures,
+    write_scores,
+)
 from lingula.scoring.models import note_members
 from lingula.settings.config import Data
 from lingula.system import files
@@ -238,12 +245,11 @@ def _write(combined: Predictions, members: Members, path: Path, missing: str) ->
         counts = zip(combined.images, count_members(members).tolist(), strict=True)
         files.write_text(path.with_suffix(".members.csv"), format_csv(["image", "members"], counts))
     blank = {combined.images[row] for row in np.flatnonzero(failed(combined))}
-    if not blank:
-        return
-    lost = {k: v for k, v in failures(members.scores).items() if k in blank}
-    reasons = [(image, f"no scores of {', '.join(names)}") for image, names in lost.items()]
-    log.warning("%s: %d images have no scores: %s.", path, len(lost), examples(lost))
-    files.write_text(path.with_suffix(".failed.csv"), format_csv(["image", "reason"], reasons))
+    lacking = failures(members.scores) if blank else {}
+    reasons = {k: f"no scores of {', '.join(v)}" for k, v in lacking.items() if k in blank}
+    write_failures(path, reasons)
+    if reasons:
+        log.warning("%s: %d images have no scores: %s.", path, len(reasons), examples(reasons))
 
 
 def _check_distinct(names: Sequence[str]) -> None:

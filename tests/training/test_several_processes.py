@@ -132,7 +132,7 @@ def test_batches_too_small_for_the_processes_are_refused(
     for settings in (("optim.batch_size=2",), ("optim.batch_size=8", "optim.accumulate=4")):
         done = torchrun(2, "train", str(tmp_path / "c.yaml"), *settings, "--out", str(out))
         assert done.returncode != 0 and not out.exists()
-        assert "by 2 processes" in done.stderr and "IndexError" not in done.stderr
+        assert "among 2 processes" in done.stderr and "IndexError" not in done.stderr
 
 
 def test_a_killed_process_ends_the_job_and_the_line_again_continues(

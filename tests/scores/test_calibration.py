@@ -627,8 +627,8 @@ def test_real_scores_are_better_calibrated_on_patients_not_fitted_on(
         for name, path in (("raw", raw), ("after", after))
     }
     # Platt maps do not touch the ranking.
-    np.testing.assert_array_equal(found["raw"].found.ap, found["after"].found.ap)
-    np.testing.assert_array_equal(found["raw"].found.auroc, found["after"].found.auroc)
+    np.testing.assert_array_equal(found["raw"].metrics.ap, found["after"].metrics.ap)
+    np.testing.assert_array_equal(found["raw"].metrics.auroc, found["after"].metrics.auroc)
     table = read_table(labels)
     part = subset(table, rows_of(table, "test"))
     errors = []

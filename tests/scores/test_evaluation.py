@@ -89,9 +89,9 @@ def test_masked_cells_are_as_if_they_were_not_there() -> None:
         alone = evaluate_predictions(
             scores(made.probabilities[kept][:, [k]], name), table(labels.labels[kept][:, [k]], name)
         )
-        assert alone.found.ap[0] == result.found.ap[k]
-        assert alone.found.auroc[0] == result.found.auroc[k]
-        assert result.found.known[k] == len(kept)
+        assert alone.metrics.ap[0] == result.metrics.ap[k]
+        assert alone.metrics.auroc[0] == result.metrics.auroc[k]
+        assert result.metrics.known[k] == len(kept)
     counted = {
         name: int((cells == code).sum())
         for name, code in (("uncertain", UNCERTAIN), ("blank", BLANK), ("unmentioned", UNMENTIONED))
@@ -100,7 +100,7 @@ def test_masked_cells_are_as_if_they_were_not_there() -> None:
     told = evaluate_predictions(
         made, table(cells), uncertain="one", blank="zero", unmentioned="zero"
     )
-    assert set(told.masked.values()) == {0} and told.found.known.tolist() == [120, 120]
+    assert set(told.masked.values()) == {0} and told.metrics.known.tolist() == [120, 120]
     assert evaluate_predictions(made, table(cells, blank="zero")).masked["blank"] == 0
 
 
@@ -108,7 +108,7 @@ def test_soft_labels_are_positive_from_one_half() -> None:
     result = evaluate_predictions(
         scores([[0.9], [0.8], [0.1]], "Edema"), table([[0.5], [0.49], [0]], "Edema")
     )
-    assert result.found.positives[0] == 1 and result.found.ap[0] == 1
+    assert result.metrics.positives[0] == 1 and result.metrics.ap[0] == 1
 
 
 def test_undefined_and_scarce_classes_are_named() -> None:
@@ -155,7 +155,7 @@ def test_splits() -> None:
     assert result.groups_from == "the table's train split"
     only = scores([[0.9, 0.8], [0.1, 0.2]], images=("2.png", "3.png"))
     alone = evaluate_predictions(only, labels)  # the split that the scores are of
-    assert (alone.n, alone.splits, alone.found.mAP) == (2, ("test",), 1.0)
+    assert (alone.n, alone.splits, alone.metrics.mAP) == (2, ("test",), 1.0)
     assert evaluate_predictions(every, labels).splits == ()
     with pytest.raises(InputError, match=r"no scores for 3\.png"):
         evaluate_predictions(scores([[0.9, 0.8]], images=("2.png",)), labels)
@@ -210,7 +210,7 @@ def test_rows_join_by_id_and_patients_may_come_from_the_scores() -> None:
     )
     made = scores([[0.1], [0.9], [0.8]], "Edema", images=("b", "a", "c"), patients=("1", "2", "2"))
     result = evaluate_predictions(made, labels, ci=10)
-    assert result.found.ap[0] == 1
+    assert result.metrics.ap[0] == 1
     assert result.drawn == "patients" and result.draws is not None and result.draws.units == 2
 
 
@@ -231,7 +231,7 @@ def test_a_comparison_is_over_what_both_have() -> None:
     kept = np.delete(np.arange(60), 3)
     part = table(labels.labels[kept], images=tuple(labels.images[i] for i in kept))
     parts = [evaluate_predictions(one, part, ci=100) for one in (made, other)]
-    assert result.against.difference == parts[0].found.mAP - parts[1].found.mAP
+    assert result.against.difference == parts[0].metrics.mAP - parts[1].metrics.mAP
     gaps = [p.draws.ap.mean(axis=1) for p in parts if p.draws is not None]
     assert result.against.ci == interval(gaps[0] - gaps[1])
     turned = evaluate_predictions(other, labels, against=made, ci=100)
@@ -271,7 +271,7 @@ def test_the_verb_reads_soft_tables_and_ignores_columns(tmp_path: Path) -> None:
     result = evaluate(
         tmp_path / "s.csv", labels=tmp_path / "t.csv", ignore_columns=["note"], soft=True
     )
-    assert result.found.ap[0] == 1 and result.found.positives[0] == 1
+    assert result.metrics.ap[0] == 1 and result.metrics.positives[0] == 1
 
 
 def test_no_torch_is_needed() -> None:
@@ -377,7 +377,7 @@ def test_a_comparison_is_by_class_with_adjusted_p() -> None:
     value = to_json(result)["against"]
     edema, mass = value["by_class"]["Edema"], value["by_class"]["Mass"]
     alone = evaluate_predictions(scores(other), labels)
-    assert edema["AP_difference"] == result.found.ap[0] - alone.found.ap[0]
+    assert edema["AP_difference"] == result.metrics.ap[0] - alone.metrics.ap[0]
     assert edema["p"] == pytest.approx(2 / 2001) and edema["p_holm"] == pytest.approx(4 / 2001)
     assert edema["ci"][0] > 0 and edema["p"] <= edema["p_bh"] <= edema["p_holm"]
     assert mass == {"AP_difference": 0, "ci": [0, 0], "p": 1, "p_holm": 1, "p_bh": 1}
@@ -524,3 +524,11 @@ def test_one_positive_has_no_interval_without_width() -> None:
     second = table(np.eye(50)[:, 1:2], "Edema")  # not first: its place differs from draw to draw
     low, high = to_json(evaluate_predictions(many[0], second, ci=100))["classes"]["Edema"]["AP_ci"]
     assert low < 0.5 < high
+
+
+def test_the_old_name_of_the_metrics_still_serves(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("image,patient,Edema\na,1,1\nb,2,0\n")
+    (tmp_path / "s.csv").write_text("image,Edema\na,.9\nb,.1\n")
+    result = evaluate(tmp_path / "s.csv", labels=tmp_path / "t.csv")
+    with pytest.warns(DeprecationWarning, match="result.metrics"):
+        assert result.found is result.metrics

@@ -310,10 +310,12 @@ def test_real_scores_equal_scikit_learn(real_data: Path) -> None:
         ]
         for k in range(len(part.space)):
             y = part.labels[:, k] == 1
-            assert result.found.ap[k] == pytest.approx(
+            assert result.metrics.ap[k] == pytest.approx(
                 average_precision_score(y, values[:, k]), abs=1e-12
             )
-            assert result.found.auroc[k] == pytest.approx(roc_auc_score(y, values[:, k]), abs=1e-12)
+            assert result.metrics.auroc[k] == pytest.approx(
+                roc_auc_score(y, values[:, k]), abs=1e-12
+            )
 
 
 def test_the_bench_agrees_with_its_baseline() -> None:

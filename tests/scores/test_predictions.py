@@ -171,7 +171,7 @@ def test_ids_are_read_alike_in_tables_and_scores(tmp_path: Path, there: str, her
     assert align_rows(found, table.images, table.ids).tolist() == [1, 0]
     for by in ("image", "study"):  # the study 7 of the scores is the table's 7.0
         measured = evaluate(file, labels=labels, by=by)  # type: ignore[arg-type]
-        assert measured.n == 2 and measured.found.auroc.tolist() == [1]
+        assert measured.n == 2 and measured.metrics.auroc.tolist() == [1]
     write(file, "id,Edema\n1.9E+38,0.25\n1,0.75\n")
     with pytest.raises(InputError, match="rounded numbers"):
         read_scores(file)

@@ -94,7 +94,7 @@ def test_by_study_averages_scores(tmp_path: Path) -> None:
     labels = "image,study,Edema\na,s,1\nb,s,1\nc,t,0\n"
     s = write(tmp_path / "s.csv", "image,Edema\na,.9\nb,.1\nc,.4\n")
     result = evaluate(s, labels=write(tmp_path / "t.csv", labels), by="study")
-    assert result.n == 2 and result.found.ap[0] == 1
+    assert result.n == 2 and result.metrics.ap[0] == 1
 
 
 def test_members_join_by_image_and_class() -> None:
@@ -172,4 +172,4 @@ def test_real_scores_give_the_known_values(real_data: Path, tmp_path: Path) -> N
     for rule, right in (("model-wise", 0.1762), ("class-wise", 0.1808)):
         out = ensemble(rule, members=members, labels=labels, out=tmp_path / rule)
         found = evaluate(out / "scores" / "test.csv", labels=labels, split="test")
-        assert found.found.mAP == pytest.approx(right, abs=5e-5)
+        assert found.metrics.mAP == pytest.approx(right, abs=5e-5)

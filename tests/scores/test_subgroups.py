@@ -48,13 +48,13 @@ def test_each_group_is_measured_as_its_rows_alone() -> None:
     for group in part.groups:
         rows = np.flatnonzero(np.array(views()) == group.name)
         alone = evaluate_predictions(select_rows(made, rows), subset(labels, rows))
-        np.testing.assert_array_equal(group.found.ap, alone.found.ap)
-        np.testing.assert_array_equal(group.found.auroc, alone.found.auroc)
-        np.testing.assert_array_equal(group.found.positives, alone.found.positives)
+        np.testing.assert_array_equal(group.metrics.ap, alone.metrics.ap)
+        np.testing.assert_array_equal(group.metrics.auroc, alone.metrics.auroc)
+        np.testing.assert_array_equal(group.metrics.positives, alone.metrics.positives)
         assert (group.n, group.mAP, group.AUROC) == (
             200,
-            alone.found.mAP,
-            alone.found.macro_auroc,
+            alone.metrics.mAP,
+            alone.metrics.macro_auroc,
         )
     assert part.gap is not None and (part.gap.high, part.gap.low) == ("PA", "AP")
     assert part.gap.difference == part.groups[1].AUROC - part.groups[0].AUROC
@@ -113,7 +113,7 @@ def test_means_are_over_the_classes_that_every_group_can_measure() -> None:
     scarce = Table(labels.images, Path(), labels.space, cells, views=views())
     part = evaluate_predictions(made, scarce, setting=Setting(subgroups=("view",))).subgroups[0]
     assert part.compared == ("Edema",) and part.gaps[1] is None
-    assert part.groups[1].found.auroc[0] == part.groups[1].AUROC
+    assert part.groups[1].metrics.auroc[0] == part.groups[1].AUROC
 
 
 def test_a_group_of_few_films_does_not_leave_nothing_to_compare_by() -> None:

@@ -294,4 +294,4 @@ def test_table_2_continues_after_a_kill_without_training_twice(tmp_path: Path) -
     rows = list(csv.DictReader((out / "table2.csv").read_text().splitlines()))
     assert [row["row"] for row in rows] == ["paper/t2r1", "paper/t2r2", "paper/t2r3"]
     assert all(re.fullmatch(r"0\.\d+", row["test_mAP"]) for row in rows)
-    assert "exo-both" in rows[2]["members"] and "stands in" in rows[0]["note"]
+    assert "exo-both" in rows[2]["members"] and "instead of" in rows[0]["note"]

@@ -866,4 +866,4 @@ def test_what_is_written_at_the_start_is_written_again(
     run = lingula.train(config, out=tmp_path / "run")
     assert (run / "table.csv").is_file() and json.loads((run / "environment.json").read_text())
     assert read_facts(run)["epoch"] >= 1
-    assert lingula.evaluate(run / "scores" / "dev.csv", labels=run / "table.csv").found.mAP > 0
+    assert lingula.evaluate(run / "scores" / "dev.csv", labels=run / "table.csv").metrics.mAP > 0

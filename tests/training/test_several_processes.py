@@ -115,7 +115,7 @@ def test_several_processes_score_the_network_that_is_saved(
     best = max(row["dev_mAP"] for row in read_rows(out / "metrics.jsonl"))
     lingula.predict(out, data=config.data.table, split="dev", out=tmp_path / "dev.csv")
     found = lingula.evaluate(tmp_path / "dev.csv", labels=config.data.table, split="dev")
-    assert found.found.mAP == pytest.approx(best, abs=1e-9)
+    assert found.metrics.mAP == pytest.approx(best, abs=1e-9)
     saved = newest_checkpoint(out / "checkpoints")
     assert saved is not None
     kept = load_model(out).network.state_dict()

@@ -67,7 +67,7 @@ class Measure:
 
     def each_seed(self, scores: Scores, split: str) -> list[float]:
         """The mAP of each seed's training."""
-        return [self(read_scores(paths[split]), split).found.mAP for paths in scores]
+        return [self(read_scores(paths[split]), split).metrics.mAP for paths in scores]
 
     def gain(
         self, scores: Predictions, parent: Predictions
@@ -188,7 +188,7 @@ def _measured(line: Line, scores: Scores, parent: Scores, first: Scores, measure
         line = replace(line, gain=gain, gain_ci=ci)
     if measure.tail:
         tail = _only(ours, measure.tail)
-        line = replace(line, tail=measure(tail, "test").found.mAP)
+        line = replace(line, tail=measure(tail, "test").metrics.mAP)
         if first and first is not scores:
             theirs = average_seeds([seed["test"] for seed in first])
             gain, ci = measure.gain(tail, _only(theirs, measure.tail))

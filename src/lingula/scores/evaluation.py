@@ -106,7 +106,7 @@ def evaluate_predictions(
     pair = join_several(several, part, by, meaning, setting.fuse)
     return Evaluation(
         classes=joined.classes,
-        found=found,
+        metrics=found,
         n=len(joined.probabilities),
         by=by,
         groups=tiers,
@@ -170,8 +170,8 @@ def worst_classes(result: Evaluation, k: int) -> tuple[str, ...]:
 
     Classes without positives have no AP and are not chosen.
     """
-    ranked = np.argsort(result.found.ap, kind="stable")  # NaN goes last
-    return tuple(result.classes[i] for i in ranked[:k] if not np.isnan(result.found.ap[i]))
+    ranked = np.argsort(result.metrics.ap, kind="stable")  # NaN goes last
+    return tuple(result.classes[i] for i in ranked[:k] if not np.isnan(result.metrics.ap[i]))
 
 
 def _compare(pair: Sequence[Joined], *, draws: int, seed: int) -> Comparison:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from lingula.scores import metrics
 from lingula.scores.intervals import Draws, Interval, logit_interval, mean_by_draw
-from lingula.scores.metrics import FEW
+from lingula.scores.metrics import FEW, Classwise
 from lingula.scores.subgroups import (
     Subgroups,
     format_interval,
@@ -57,7 +58,7 @@ class Evaluation:
 
     Attributes:
         classes: the classes that both the scores and the table have, in the table's order.
-        found: AP, AUROC, positives and known cells of each of them.
+        metrics: AP, AUROC, positives and known cells of each of them.
         n: rows measured: images, or studies.
         by: `image` or `study`.
         groups: head, medium and tail classes, and `groups_from`: whose prevalences those are.
@@ -76,7 +77,7 @@ class Evaluation:
     """
 
     classes: tuple[str, ...]
-    found: metrics.Classwise
+    metrics: Classwise
     n: int
     by: str
     groups: Mapping[str, tuple[str, ...]]
@@ -97,9 +98,15 @@ class Evaluation:
     by_default: tuple[str, ...] = ()
 
     @property
+    def found(self) -> Classwise:
+        """The old name of `metrics`, for one release."""
+        warnings.warn("use result.metrics, not result.found", DeprecationWarning, stacklevel=2)
+        return self.metrics
+
+    @property
     def few(self) -> tuple[str, ...]:
         """Classes that have an AP, but fewer than `FEW` positives or negatives."""
-        positives, known = self.found.positives, self.found.known
+        positives, known = self.metrics.positives, self.metrics.known
         small = (positives > 0) & (np.minimum(positives, known - positives) < FEW)
         return tuple(self.classes[k] for k in np.flatnonzero(small))
 
@@ -111,7 +118,7 @@ def to_json(result: Evaluation) -> dict[str, Any]:
     have none are in `undefined`; `defined` has the number for each mean. A class without negatives
     has an AP (1) and no AUROC.
     """
-    found, draws = result.found, result.draws
+    found, draws = result.metrics, result.draws
     value: dict[str, Any] = _means(result, np.ones(len(result.classes), dtype=bool))
     value["n"] = result.n
     value["undefined"] = [
@@ -170,7 +177,7 @@ def _against(other: Comparison, result: Evaluation) -> dict[str, Any]:
 
 
 def _means(result: Evaluation, chosen: NDArray[np.bool_]) -> dict[str, Any]:
-    ap, auroc = result.found.ap[chosen], result.found.auroc[chosen]
+    ap, auroc = result.metrics.ap[chosen], result.metrics.auroc[chosen]
     value: dict[str, Any] = {
         "mAP": number_or_none(metrics.mean_defined(ap)),
         "AUROC": number_or_none(metrics.mean_defined(auroc)),
@@ -193,7 +200,7 @@ def _means(result: Evaluation, chosen: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def _class(result: Evaluation, k: int) -> dict[str, Any]:
-    found = result.found
+    found = result.metrics
     value: dict[str, Any] = {
         "AP": number_or_none(found.ap[k]),
         "AUROC": number_or_none(found.auroc[k]),

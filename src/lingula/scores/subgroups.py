@@ -25,7 +25,7 @@ from lingula.scores.intervals import (
     mean_by_draw,
 )
 from lingula.scores.joining import Joined
-from lingula.scores.metrics import FEW
+from lingula.scores.metrics import FEW, Classwise
 from lingula.settings.label_space import fold
 from lingula.settings.vocabulary import age_in_years, sex_of
 from lingula.system.errors import InputError, examples, nearest
@@ -48,7 +48,7 @@ class Group:
 
     name: str
     n: int
-    found: metrics.Classwise
+    metrics: Classwise
     mAP: float
     AUROC: float
     mAP_ci: Interval
@@ -207,7 +207,7 @@ def _mean(values: metrics.Floats, compared: NDArray[np.bool_]) -> metrics.Floats
 def _group(
     name: str,
     n: int,
-    found: metrics.Classwise,
+    found: Classwise,
     drawn: Draws,
     compared: NDArray[np.bool_],
     *,
@@ -220,7 +220,7 @@ def _group(
     return Group(
         name=name,
         n=n,
-        found=found,
+        metrics=found,
         mAP=mAP,
         AUROC=AUROC,
         mAP_ci=logit_interval(mAP, _mean(ap, compared)),
@@ -322,10 +322,10 @@ def subgroups_json(part: Subgroups) -> dict[str, Any]:
     for group in part.groups:
         classes = {
             name: {
-                "positives": int(group.found.positives[k]),
-                "n": int(group.found.known[k]),
-                "AP": number_or_none(group.found.ap[k]),
-                "AUROC": number_or_none(group.found.auroc[k]),
+                "positives": int(group.metrics.positives[k]),
+                "n": int(group.metrics.known[k]),
+                "AP": number_or_none(group.metrics.ap[k]),
+                "AUROC": number_or_none(group.metrics.auroc[k]),
                 "AUROC_ci": pair_or_none(group.auroc_ci[k]),
             }
             for k, name in enumerate(part.classes)
@@ -358,7 +358,7 @@ def subgroups_text(part: Subgroups) -> str:
             (
                 group.name + ("*" if group.small else ""),
                 str(group.n),
-                str(int(group.found.positives[kept].sum())) if part.compared else "-",
+                str(int(group.metrics.positives[kept].sum())) if part.compared else "-",
                 "-" if np.isnan(group.mAP) else f"{group.mAP:.3f}",
                 format_interval(group.mAP_ci),
                 "-" if np.isnan(group.AUROC) else f"{group.AUROC:.3f}",

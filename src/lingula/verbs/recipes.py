@@ -44,7 +44,7 @@ def recipes(name: str | None = None) -> str:
         "Hours, memory and disk on this machine, by some steps of each training: "
         "lingula reproduce table1 --scale paper --out DIR --estimate",
     ]
-    lines += ["", "Assumed, for the paper does not say:", *(f"- {text}" for text in ASSUMED)]
+    lines += ["", "Assumed, because the paper does not say:", *(f"- {text}" for text in ASSUMED)]
     return "\n".join(lines)
 
 

@@ -212,7 +212,8 @@ def text_cells(
             if field in _KEYS:
                 cells = whole_ids(cells, file, faults)
             texts[field] = tuple(cells.to_list())
-            if NAMES[field] in FREE and file.suffix.lower() != ".parquet":
+            may_be_escaped = NAMES[field] in FREE and file.suffix.lower() != ".parquet"
+            if may_be_escaped and cells.str.starts_with("'").any():
                 texts[field] = tuple(unescape_cell(cell) for cell in texts[field])
     if "splits" in texts:
         texts["splits"] = split_cells(texts["splits"], file, faults)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from lingula.images.files import relative_cell
@@ -171,10 +172,9 @@ def plain_paths(cells: Sequence[str], root: Path) -> list[str]:
 
     `./f//a.png`, `f/a.png`, `ROOT/f/a.png` and, with a backslash, `f\\a.png` are one image.
     """
-    text = "\n".join(["", *cells, ""])
-    if not any(odd in text for odd in _ODD):
+    if not pl.Series(cells, dtype=pl.String).str.contains(_ODD).any():
         return list(cells)
     return [relative_cell(root, cell) if cell else "" for cell in cells]
 
 
-_ODD = ("//", "/./", "/../", "\n./", "\n../", "/\n", "/.\n", "/..\n", "\\", "\n/", "\nfile:")
+_ODD = r"^\.{0,2}/|^file:|\\|//|/\.{1,2}/|/\.{0,2}$"

@@ -135,12 +135,12 @@ class Look:
 
 @dataclass(frozen=True)
 class Rate:
-    """Over the `n` films with boxes of a finding.
+    """Over the `n` images with boxes of a finding.
 
     Attributes:
-        n: films.
+        n: images.
         patients: whose they are; of fewer than `LEAST` nothing is claimed.
-        hit: share of the films whose map points into a box, and its 95 % interval.
+        hit: share of the images whose map points into a box, and its 95 % interval.
         chance: mean share of the cells that are hits.
         gain_ci: 95 % interval of hit minus chance, by patient; above zero: better than chance.
         energy: mean share of the map within the boxes.
@@ -275,7 +275,7 @@ def described(rate: Rate | None) -> str:
     worse = "" if rate.validated else ", not better than chance"
     if rate.too_few:
         worse = ", too few to say"
-    return f"points at it in {rate.hit:.0%} of {rate.n} films (chance {rate.chance:.0%}{worse})"
+    return f"points at it in {rate.hit:.0%} of {rate.n} images (chance {rate.chance:.0%}{worse})"
 
 
 def attend_members(

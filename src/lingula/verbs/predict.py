@@ -92,7 +92,7 @@ def predict(
             machine has instructions for it and much slower elsewhere; `auto` is
             the fastest that has been seen to keep every AP to 0.001, which so far is fp32.
         cache: read the images from this folder, or these, made by `lingula data cache`.
-        allow_phantom_model: let a model trained on the phantom score real films.
+        allow_phantom_model: let a model trained on the phantom score real images.
         overwrite: replace a scores file made with other settings (the old one is set aside).
 
     Images that can't be read keep a row of blank scores and are named in `OUT.failed.csv`.
@@ -325,7 +325,7 @@ def refuse_films(paths: Iterable[Path], cached: CachedImages | None = None) -> N
     if films:
         raise InputError(
             f"This model was trained on the phantom and is for phantoms; {examples(films, 3)} "
-            "are not. Its scores for real films mean nothing. To see them all the same: "
+            "are not. Its scores for real images mean nothing. To see them all the same: "
             "--allow-phantom-model."
         )
 

@@ -14,7 +14,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 # From the bottom up; a room imports only from its own floor or a lower one.
 FLOORS = [
-    ("system", "lingula"),
+    ("system", "about", "lingula"),
     ("settings",),
     ("images",),
     ("tables", "phantom", "model"),
@@ -110,9 +110,9 @@ def test_no_two_rooms_import_each_other() -> None:
 def test_the_house_grows_only_on_purpose() -> None:
     """Rooms at the top, files and lines: raise a number here with the reason in the commit."""
     top = {path.stem for path in ROOT.glob("*.py")} | {p.parent.name for p in ROOT.glob("*/*.py")}
-    assert top == {"__init__", "__main__"} | {room for floor in FLOORS for room in floor} - {
-        "lingula"
-    }
+    assert top == {"__init__", "__main__", "about"} | {
+        room for floor in FLOORS for room in floor
+    } - {"lingula"}
     assert len(FILES) <= 155
     assert sum(len(path.read_text().splitlines()) for path in FILES) <= 31_000
 

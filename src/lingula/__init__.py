@@ -11,9 +11,7 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0.dev0"
-
-NOTICE = "Research use only; not a medical device."
+from lingula.about import NOTICE, __version__
 
 # Threads that wait for work sleep. By default they spin, which takes the cores from whatever else
 # runs there. OpenMP reads this once, when torch loads it; child processes inherit it.

@@ -8,7 +8,7 @@ import jinja2
 import numpy as np
 from PIL import Image
 
-import lingula
+from lingula import about
 from lingula.images.files import image_path
 from lingula.images.reading import read_image
 from lingula.reporting.figures import png_uri
@@ -35,7 +35,7 @@ def render_page(template: str, **values: object) -> str:
         "interval": format_interval,
     }
     page = environment.get_template(template)
-    return page.render(notice=lingula.NOTICE, version=lingula.__version__, **values)
+    return page.render(notice=about.NOTICE, version=about.__version__, **values)
 
 
 def format_number(value: float | None, digits: int = 3) -> str:

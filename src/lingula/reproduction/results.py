@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-import lingula
+from lingula import about
 from lingula.reporting.ladder import Ladder, Line, to_csv, to_html, to_markdown
 from lingula.reproduction.jobs import Job, can_be_joined, ensembles_of, score_files
 from lingula.reproduction.request import Request, count
@@ -246,5 +246,5 @@ def _facts(
         "map before the encoder's last one.",
         f"Text encoders: {'; '.join(texts) or 'none'}.",
         "All scores are computed in fp32, whatever the precision of the trainings.",
-        f"lingula {lingula.__version__}. {lingula.NOTICE}",
+        f"lingula {about.__version__}. {about.NOTICE}",
     )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
-import lingula
+from lingula import about
 from lingula.loading.order import Rows
 from lingula.model.checkpoint import load_model
 from lingula.model.devices import layout_of, make_fabric
@@ -134,8 +134,8 @@ def _describe(config: Config, table: Table, others: Sequence[Outside]) -> dict[s
     positives = np.sum([((values >= 0.5) & mask).sum(0) for values, mask in read], axis=0)
     counts = {name: int(n) for name, n in zip(table.space.classes, positives, strict=True)}
     return {
-        "lingula": lingula.__version__,
-        "notice": lingula.NOTICE,
+        "lingula": about.__version__,
+        "notice": about.NOTICE,
         "reading": {"image_size": config.model.image_size, "bits": config.data.bits},
         "evaluation": config.evaluation.model_dump(mode="json"),
         "trained_on": {

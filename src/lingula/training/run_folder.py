@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import lingula
+from lingula import about
 from lingula.settings.config import (
     Config,
     diff,
@@ -234,7 +234,7 @@ def check_same_training(run: Path) -> None:
     if begun and begun.get("training", 1) != TRAINING:
         other = begun["lingula"]
         raise InputError(
-            f"{run} was begun by lingula {other}. lingula {lingula.__version__} trains to other "
+            f"{run} was begun by lingula {other}. lingula {about.__version__} trains to other "
             "weights from the same settings (CHANGELOG.md says what changed), so it can't go on "
             f"with it. Finish it with that version (pip install lingula=={other}); or start again: "
             "--overwrite sets it aside, and model.weights=RUN starts from its best model."
@@ -244,7 +244,7 @@ def check_same_training(run: Path) -> None:
 def describe_environment(config: Config, data_sha256: str, threads: int) -> dict[str, Any]:
     """Versions, machine, seed and data hash: what the same weights can be expected on."""
     return {
-        "lingula": lingula.__version__,
+        "lingula": about.__version__,
         "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in PACKAGES},
         "platform": platform.platform(),

@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import lingula
+from lingula import about
 from lingula.images.dicom.pixels import readable_syntaxes
 from lingula.images.reading import FORMATS
 from lingula.training.run_folder import PACKAGES, installed_version
@@ -20,8 +20,8 @@ _EXTRAS = {"text": "transformers", "dicom": "pydicom", "xlsx": "fastexcel"}
 def doctor() -> dict[str, Any]:
     """Versions, devices, memory, disk and extras, as one dictionary of plain values."""
     facts: dict[str, Any] = {
-        "lingula": lingula.__version__,
-        "notice": lingula.NOTICE,
+        "lingula": about.__version__,
+        "notice": about.NOTICE,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

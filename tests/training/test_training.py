@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,11 @@ from lingula.loading.order import Rows, epoch_order
 from lingula.model.checkpoint import load_model, newest_checkpoint
 from lingula.model.devices import make_fabric
 from lingula.model.network import Network
+from lingula.scores.metrics import Classwise
 from lingula.scores.predictions import read_scores
 from lingula.settings.config import Config, to_yaml, vary
 from lingula.system.errors import InputError
+from lingula.training import loop
 from lingula.training.run_folder import read_rows
 from lingula.training.run_labels import number_format
 from lingula.training.start import share_statistics
@@ -219,6 +222,35 @@ def test_without_dev_labels_the_last_epoch_is_kept(
     assert saved is not None
     kept = load_model(run).network.state_dict()
     assert all(torch.equal(kept[name], saved["network"][name]) for name in kept)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+@pytest.mark.usefixtures("no_page")
+def test_the_best_epoch_is_kept_or_the_last(
+    tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    falling = iter((0.5, 0.4, 0.3))
+    score_dev = loop.score_dev
+
+    def falls(training: loop.Training) -> Classwise:
+        return replace(score_dev(training), ap=np.full(len(training.space), next(falling)))
+
+    monkeypatch.setattr(loop, "score_dev", falls)
+    config = vary(tiny_config, optim__epochs=3, optim__keep=keep)
+    run = lingula.train(config, out=tmp_path / "run")
+    epoch, dev = (1, 0.5) if keep == "best" else (3, 0.3)
+    assert json.loads((run / "finished.json").read_text())["best_epoch"] == epoch
+    assert [row["best_epoch"] for row in read_rows(run / "metrics.jsonl")] == (
+        [1, 1, 1] if keep == "best" else [1, 2, 3]
+    )
+    kept, saved = load_model(run), newest_checkpoint(run / "checkpoints")
+    assert saved is not None
+    assert (kept.facts["epoch"], kept.facts["dev_mAP"]) == (epoch, pytest.approx(dev))
+    same = [
+        torch.equal(value, saved["network"][name])
+        for name, value in kept.network.state_dict().items()
+    ]
+    assert all(same) == (keep == "last")
 
 
 def test_a_run_begun_by_an_older_version_is_not_continued(

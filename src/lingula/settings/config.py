@@ -161,6 +161,9 @@ class Optim(BaseModel):
     )
     warmup_lr: Annotated[float, Field(ge=0)] = 1e-6
     min_lr: Annotated[float, Field(ge=0)] = 1e-6
+    keep: Literal["best", "last"] = Field(
+        "best", description="the epoch with the best dev mAP, or the last: nothing chosen on dev"
+    )
 
 
 class Evaluation(BaseModel):

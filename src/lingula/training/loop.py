@@ -71,7 +71,7 @@ class Training:
 
 @dataclass(frozen=True)
 class RunState:
-    """How far a run is: the next step, the best epoch so far, this epoch's losses so far."""
+    """How far a run is: the next step, the epoch kept so far, this epoch's losses so far."""
 
     step: int = 0
     best_epoch: int | None = None
@@ -88,9 +88,10 @@ class RunState:
 def fit(training: Training) -> RunState:
     """Train to the end, resuming from the newest checkpoint in `run/checkpoints` if there is one.
 
-    Every epoch is scored on dev; the best by dev mAP goes to `run/best`. Once asked to stop, it
-    saves a checkpoint at the next step and raises `Interrupted`. Raises `StoppedError`, naming the
-    step, if the loss is not finite; the last good checkpoint stays.
+    Every epoch is scored on dev; the best by dev mAP goes to `run/best`, or the newest, as
+    `optim.keep` says. Once asked to stop, it saves a checkpoint at the next step and raises
+    `Interrupted`. Raises `StoppedError`, naming the step, if the loss is not finite; the last good
+    checkpoint stays.
     """
     config, train, network = training.config, training.train, training.network
     fabric, rank, run = training.fabric, training.fabric.global_rank, training.run
@@ -220,14 +221,16 @@ def finish_epoch(
 ) -> RunState:
     """Score dev, keep the model if it is the best so far, and append a row to metrics.jsonl.
 
-    If the dev mAP is undefined in every epoch (no class has positives there), the last epoch's
-    model is kept. All processes score the same model (`average_statistics`).
+    With `optim.keep=last` each epoch's model takes the place of the one before, whatever its score.
+    If the dev mAP is undefined in every epoch (no class has positives there), that happens too.
+    All processes score the same model (`average_statistics`).
     Raises `Interrupted` if asked to stop while dev is scored (by a single process).
     """
     by_class = score_dev(training)
     mean_ap, auroc = by_class.mAP, by_class.macro_auroc
     defined = math.isfinite(mean_ap)
-    if state.best_score is None or (defined and mean_ap > state.best_score):
+    keep_last = training.config.optim.keep == "last"
+    if keep_last or state.best_score is None or (defined and mean_ap > state.best_score):
         state = replace(state, best_epoch=epoch, best_score=mean_ap if defined else None)
         if training.fabric.global_rank == 0:
             save_model(

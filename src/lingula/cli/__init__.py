@@ -34,6 +34,8 @@ First steps:
   lingula reproduce table1 --scale tiny --out runs/paper       the paper's rows, on drawn images
 
 `lingula --help` lists all commands, and `lingula COMMAND --help` explains one."""
+# Verbs that are an option of another command: `calibrate --apply`, `data cache --join`, `--verify`.
+WITHIN_OTHERS = {"apply_calibration", "data_cache_join", "data_cache_verify"}
 # The rules of an ensemble, and the parameters that a rule does not use.
 RULES = {
     "model-wise": ("top_k", "seed", "draws"),
@@ -79,15 +81,15 @@ def _commands() -> dict[str, Callable[[], click.Command]]:
     commands: dict[str, Callable[[], click.Command]] = {}
     for verb in lingula.MODULES:
         group, _, rest = verb.partition("_")
-        if group in GROUPS and verb not in ("data_cache_join", "data_cache_verify"):
-            name = rest.replace("_", "-")
-            if name:
-                grouped[group][name] = partial(_command, verb, name)
-            commands.setdefault(
-                group, partial(_Group, grouped[group], name=group, help=GROUPS[group])
-            )
-        elif group not in GROUPS and verb != "apply_calibration":
+        if verb in WITHIN_OTHERS:
+            continue
+        if group not in GROUPS:
             commands[verb] = partial(_command, verb, verb)
+            continue
+        if rest:
+            name = rest.replace("_", "-")
+            grouped[group][name] = partial(_command, verb, name)
+        commands.setdefault(group, partial(_Group, grouped[group], name=group, help=GROUPS[group]))
     return commands
 
 

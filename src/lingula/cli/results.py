@@ -16,10 +16,11 @@ from lingula.system.errors import InputError, examples
 _JSON = click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON object.")
 _SOURCES = ("cxr_lt", "mimic", "nih", "chexpert", "padchest", "vindr", "medmnist")
 _TABLES = [f"data_{name}" for name in (*_SOURCES, "join", "split", "filter")]
-_FIGURES = [name for name in lingula.MODULES if name.startswith("bench_")]
+_FIGURES = [*(name for name in lingula.MODULES if name.startswith("bench_")), "doctor"]
+_SHARES = {"dev": 0.15, "test": 0.25}  # of the phantom's images, unless others are given
 
 EXTRA: dict[str, Sequence[click.Option]] = {
-    **dict.fromkeys((*_TABLES, *_FIGURES, "data_check", "doctor", "evaluate"), (_JSON,)),
+    **dict.fromkeys((*_TABLES, *_FIGURES, "data_check", "evaluate"), (_JSON,)),
     "calibrate": (
         click.Option(["--apply"], metavar="CALIBRATION", help="Apply this file to SOURCE."),
     ),
@@ -27,10 +28,10 @@ EXTRA: dict[str, Sequence[click.Option]] = {
         click.Option(["--verify"], metavar="DIR", help="Check a cache's checksums."),
         click.Option(["--join"], metavar="DIR", help="Check that all parts are there."),
     ),
-    "data_phantom": (
-        click.Option(["--dev"], type=float, help="Share of the images. [default: 0.15]"),
-        click.Option(["--test"], type=float, help="Share of the images. [default: 0.25]"),
-    ),
+    "data_phantom": [
+        click.Option([f"--{name}"], type=float, help=f"Share of the images. [default: {share}]")
+        for name, share in _SHARES.items()
+    ],
 }
 
 
@@ -58,15 +59,14 @@ def run(name: str, given: dict[str, Any]) -> None:
 SEVERAL_FORMS = ("data_cache",)
 
 
-def _train(given: dict[str, Any]) -> tuple[Path, bool]:
+def _train(given: dict[str, Any]) -> Path:
     """Sort `[RECIPE|config.yaml] [key=value ...]` by what the words look like."""
     words = [*filter(None, [given.pop("name", None)]), *given.pop("overrides", ())]
     names = [word for word in words if not _is_setting(word)]
     if len(names) > 1:
         raise InputError(f"Give one recipe or one YAML file, not {', '.join(names)}.")
     settings = [word for word in words if _is_setting(word)]
-    run = lingula.train(names[0] if names else None, settings, **given)
-    return run, bool(given.get("dry_run"))
+    return lingula.train(names[0] if names else None, settings, **given)
 
 
 def _is_setting(word: str) -> bool:
@@ -112,8 +112,8 @@ def _verified(folder: str) -> str:
 
 
 def _data_phantom(given: dict[str, Any]) -> Path:
-    shares = (given.pop("dev", 0.15), given.pop("test", 0.25))
-    return lingula.data_phantom(**given, shares=shares)
+    dev, test = (given.pop(name, share) for name, share in _SHARES.items())
+    return lingula.data_phantom(**given, shares=(dev, test))
 
 
 BEFORE: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -126,16 +126,10 @@ BEFORE: dict[str, Callable[[dict[str, Any]], Any]] = {
 # --- what is printed ---
 
 
-def _say_run(trained: tuple[Path, bool], _: dict[str, Any]) -> None:
-    run, dry = trained
-    click.echo(run)
-    if not dry:
-        _exit_if_failed(run / "scores" / "dev.csv", run / "scores" / "test.csv")
-
-
-def _say_ensemble(folder: Path, _: dict[str, Any]) -> None:
+def _say_folder(folder: Path, given: dict[str, Any]) -> None:
     click.echo(folder)
-    _exit_if_failed(folder / "scores" / "dev.csv", folder / "scores" / "test.csv")
+    if not given.get("dry_run"):
+        _exit_if_failed(folder / "scores" / "dev.csv", folder / "scores" / "test.csv")
 
 
 def _say_scores(path: Path, _: dict[str, Any]) -> None:
@@ -204,12 +198,12 @@ AFTER: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "data_cache": _say_cache,
     "data_correct": _say_corrected,
     "data_folder": lambda made, _: click.echo(made.path),
-    "ensemble": _say_ensemble,
+    "ensemble": _say_folder,
     "ensemble_apply": _say_scores,
     "predict": _say_predicted,
     "review": _say_review,
     "submit": _say_submitted,
-    "train": _say_run,
+    "train": _say_folder,
 }
 
 
@@ -231,24 +225,19 @@ def _table(made: Any) -> tuple[Any, str]:
     return summary_as_json(made), summary_as_text(made)
 
 
-def _doctor(facts: Any) -> tuple[Any, str]:
-    from lingula.verbs.doctor import to_text
+def _figures(name: str) -> Callable[[Any], tuple[Any, str]]:
+    """For a verb that measures or lists: its module says its result as text."""
 
-    return facts, to_text(facts)
-
-
-def _bench(name: str) -> Callable[[Any], tuple[Any, str]]:
-    def told(found: Any) -> tuple[Any, str]:
+    def say(result: Any) -> tuple[Any, str]:
         module = importlib.import_module(f"lingula.{lingula.MODULES[name]}")
-        return found, str(module.to_text(found))
+        return result, str(module.to_text(result))
 
-    return told
+    return say
 
 
 TEXT_AND_JSON: dict[str, Callable[[Any], tuple[Any, str]]] = {
-    **{name: _bench(name) for name in _FIGURES},
+    **{name: _figures(name) for name in _FIGURES},
     **dict.fromkeys(_TABLES, _table),
     "data_check": _check,
-    "doctor": _doctor,
     "evaluate": _evaluation,
 }

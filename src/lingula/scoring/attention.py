@@ -21,6 +21,8 @@ from lingula.tables.reading import Box, boxes_beside
 from lingula.tables.table import Table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lingula.model.checkpoint import Trained
     from lingula.model.network import Network
 
@@ -295,16 +297,18 @@ def attend_members(
     from lingula.scoring.scoring import attend
 
     weights = np.ones((1, len(model.classes))) if model.weights is None else model.weights
-    scores = np.zeros(len(model.classes))
-    maps, shares = [], []
-    for member, network, share in zip(model.members, networks, weights, strict=True):
-        reading, columns = member.facts["reading"], model.columns(member)
-        image = read_image(path, reading["image_size"], bits=reading["bits"])
-        own, seen = attend(network, torch.from_numpy(image.copy())[None, None])
-        scores += own[0, columns] * share
+    images: dict[tuple[int, int | None], Tensor] = {}  # members that read alike share one
+    scores, maps, shares = [], [], []
+    for place, (member, network) in enumerate(zip(model.members, networks, strict=True)):
+        size, bits = member.facts["reading"]["image_size"], member.facts["reading"]["bits"]
+        if (size, bits) not in images:
+            pixels = read_image(path, size, bits=bits).copy()
+            images[size, bits] = torch.from_numpy(pixels)[None, None]
+        own, seen = attend(network, images[size, bits])
+        scores.append(own)
         if seen is not None:
-            maps.append(torch.from_numpy(seen[:, columns]))
-            shares.append(share)
+            maps.append(torch.from_numpy(seen[:, model.columns[place]]))
+            shares.append(weights[place])
     side = max(seen.shape[-1] for seen in maps)
     scaled = [
         interpolate(m, (side, side), mode="bilinear") * (m.shape[-1] / side) ** 2
@@ -315,4 +319,5 @@ def attend_members(
     counted = np.stack(shares)
     counted = np.where(counted.any(axis=0), counted, 1.0)
     counted = (counted / counted.sum(axis=0))[:, :, None, None].astype(np.float32)
-    return scores, (np.concatenate([m.numpy() for m in scaled]) * counted).sum(axis=0)
+    attention = (np.concatenate([m.numpy() for m in scaled]) * counted).sum(axis=0)
+    return model.combine(np.stack(scores))[0], attention

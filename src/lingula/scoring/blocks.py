@@ -203,7 +203,7 @@ def _score_rest(job: Job, folder: Path, fabric: Fabric, before: NDArray[np.bool_
     if before.any():
         log.info("%d of %d images have been scored before.", int(before.sum()), len(before))
     total = done + sum(len(batch) for batch in rest)
-    order = [place for places in groups for place in places]
+    order = np.argsort([place for places in groups for place in places])
     scoring = [
         score_batches(scorers, dataset, rest, fabric=fabric, workers=job.workers)
         for dataset, scorers in groups.values()
@@ -211,8 +211,8 @@ def _score_rest(job: Job, folder: Path, fabric: Fabric, before: NDArray[np.bool_
     with progress("scoring") as tick:
         count = count_only(tick)
         for parts in zip(*scoring, strict=True):
-            scores = np.concatenate([part.probabilities for part in parts])[np.argsort(order)]
-            write_block(folder, parts[0].rows, _combine(job.model, scores), parts[0].failures)
+            scores = np.concatenate([part.probabilities for part in parts])[order]
+            write_block(folder, parts[0].rows, job.model.combine(scores), parts[0].failures)
             done += len(parts[0].rows)
             count(done, total)
 
@@ -243,13 +243,3 @@ def _group_members(
         )
         for reading, places in alike.items()
     }
-
-
-def _combine(model: ScoringModel, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The scores (B, K) of the model from those (M, B, K) of its members."""
-    if model.weights is None:
-        return np.asarray(scores[0])
-    found: NDArray[np.float64] = np.zeros(scores.shape[1:])
-    for own, weights, member in zip(scores, model.weights, model.members, strict=True):
-        found += own[:, model.columns(member)] * weights
-    return found

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,20 @@ class ScoringModel:
         """Whether a member was trained on the phantom."""
         return any(member.facts["trained_on"]["phantom"] for member in self.members)
 
-    def columns(self, member: Member) -> NDArray[np.intp]:
-        """For each class its column in a member's own scores."""
-        own = list(member.facts["classes"])
-        return np.array([own.index(name) for name in self.classes], dtype=np.intp)
+    @cached_property
+    def columns(self) -> NDArray[np.intp]:
+        """(M, K): for each class its column in a member's own scores."""
+        order = [[m.facts["classes"].index(name) for name in self.classes] for m in self.members]
+        return np.array(order, dtype=np.intp)
+
+    def combine(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The scores (B, K) of the model from those (M, B, K) of its members, in their columns."""
+        if self.weights is None:
+            return np.asarray(scores[0])
+        found: NDArray[np.float64] = np.zeros(scores.shape[1:])
+        for own, columns, weights in zip(scores, self.columns, self.weights, strict=True):
+            found += own[:, columns] * weights
+        return found
 
 
 def read_scoring_model(place: Path) -> ScoringModel:
@@ -98,9 +109,7 @@ def read_scoring_model(place: Path) -> ScoringModel:
 def _read_member(place: Path, name: str, noted: Mapping[str, Any]) -> Member:
     """A member where it was noted: below the ensemble, beside it, or at its full path."""
     places = [place / noted["folder"], Path(noted["path"])]
-    folder = next(
-        (p for p in places if (p / "best").is_dir() or (p / "model.json").is_file()), None
-    )
+    folder = next((p for p in places if (p / "best").is_dir() or (p / _MODEL).is_file()), None)
     if folder is None:
         tried = " nor at ".join(str(p) for p in places)
         raise InputError(

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-from lingula.settings.values import parse_value
+from lingula.settings.values import parse_value, read_yaml
 from lingula.system import files
 from lingula.system.errors import InputError, nearest
 
@@ -320,18 +320,8 @@ def to_yaml(config: Config) -> str:
 
 def read_config(path: str | Path) -> Config:
     """Read a config written as YAML. Raises `InputError` if it is missing or wrong."""
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"There is no configuration file {file}.")
-    from omegaconf import OmegaConf
-
-    try:
-        plain = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except Exception as error:
-        raise InputError(f"{file} is not a YAML configuration: {error}") from None
-    if not isinstance(plain, dict):
-        raise InputError(f"{file} is not a YAML configuration: it has no keys.")
-    return parse_config({str(key): value for key, value in plain.items()}, str(file))
+    form = "lines of `key: value`, in sections such as `optim:`"
+    return parse_config(read_yaml(path, "configuration", form, empty_ok=True), str(path))
 
 
 def write_config(config: Config, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""A setting's value from the text after `key=`: its type is that of the setting.
+"""A setting's value from the text after `key=`: its type is that of the setting; and YAML files.
 
 YAML makes a number of `2024`, a mapping of `a: b` and a comment of ` #2`, all of which may be names
 of folders.
@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from lingula.system.errors import InputError
+from lingula.system.files import not_a_file
 
 
 def parse_value(key: str, text: str, annotation: Any) -> Any:
@@ -48,6 +50,32 @@ def parse_value(key: str, text: str, annotation: Any) -> Any:
         return OmegaConf.to_container(read, resolve=False)["value"]  # type: ignore[index,call-overload]
     except Exception as error:  # of its own, of YAML, of Python
         raise InputError(f"These settings can't be read: {key}={text}: {error}") from None
+
+
+def read_yaml(path: str | Path, what: str, form: str, *, empty_ok: bool = False) -> dict[str, Any]:
+    """The keys of a YAML file and their plain values; no object is ever made from its text.
+
+    Args:
+        path: the file.
+        what: its kind, for messages: `map`.
+        form: what it must contain, for messages: lines of `term: class`.
+        empty_ok: whether an empty file has no keys, and is not wrong.
+
+    Raises:
+        InputError: it is missing or is no such file.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise not_a_file(file, f"{what} file")
+    from omegaconf import OmegaConf
+
+    try:
+        plain = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    except Exception as error:  # of its own, of YAML, of Python
+        raise InputError(f"{file} is not a YAML {what}: {error}") from None
+    if not isinstance(plain, dict) or not (plain or empty_ok):
+        raise InputError(f"{file} is not a YAML {what}: it needs {form}.")
+    return {str(key): value for key, value in plain.items()}
 
 
 def _kinds(annotation: Any) -> set[Any]:

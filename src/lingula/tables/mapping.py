@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.settings.label_space import LabelSpace, canonical, fold
+from lingula.settings.values import read_yaml
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table, blank_is_zero
 
@@ -88,20 +89,7 @@ def read_map(path: str | Path) -> LabelMap:
 
 def written_map(path: str | Path) -> dict[str, Any]:
     """A map's YAML as plain values, not yet checked."""
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"There is no map {file}.")
-    from omegaconf import OmegaConf
-
-    try:
-        read = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except Exception as error:
-        raise InputError(f"The map {file} can't be read: {error}") from None
-    found = {str(key): value for key, value in read.items()} if isinstance(read, dict) else {}
-    if not found:
-        kinds = ", ".join(f"`{kind}:`" for kind in _KINDS)
-        raise InputError(f"{file} is not a map: it needs lines of `term: class`, or {kinds}.")
-    return found
+    return read_yaml(path, "map", f"lines of `term: class`, or `{':`, `'.join(_KINDS)}:`")
 
 
 def map_of(written: Mapping[str, Any], name: str) -> LabelMap:

@@ -102,9 +102,8 @@ def ensemble(
     if chooses and table_path is not None:
         settings |= {"labels_sha256": files.sha256(table_path), "split": split}
         settings |= {"top_k": top_k} if rule == "class-wise" else {"seed": seed, "draws": draws}
-    usual = {"missing": "error", "self_contained": False}
-    asked = {"missing": missing, "self_contained": self_contained}
-    settings |= {key: value for key, value in asked.items() if value != usual[key]}
+    settings |= {"missing": missing} if missing != "error" else {}
+    settings |= {"self_contained": True} if self_contained else {}
     conflict = None if overwrite else _conflict(folder, settings)
     place = claim(folder, conflict, overwrite=overwrite, leftovers=LEFTOVERS)
     if place.is_done:

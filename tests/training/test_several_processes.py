@@ -102,11 +102,13 @@ def test_the_number_of_processes_changes_no_loss_and_no_mixture(
         torch.testing.assert_close(one[name], many[name], atol=2e-5, rtol=1e-3)
 
 
+@pytest.mark.parametrize("ema", [None, 0.9])
 def test_several_processes_score_the_network_that_is_saved(
-    tiny_config: Config, tmp_path: Path
+    tiny_config: Config, tmp_path: Path, ema: float | None
 ) -> None:
     """Batch norm's statistics differ between processes until they are averaged."""
-    config = vary(tiny_config, optim__epochs=3, optim__lr=1e-2, model__encoder="resnet18")
+    changes = {"optim__epochs": 3, "optim__lr": 1e-2, "optim__ema": ema}
+    config = vary(tiny_config, model__encoder="resnet18", **changes)
     write_config(config, tmp_path / "c.yaml")
     out = tmp_path / "run"
     done = torchrun(2, "train", str(tmp_path / "c.yaml"), "--out", str(out))
@@ -120,7 +122,8 @@ def test_several_processes_score_the_network_that_is_saved(
     assert saved is not None
     kept = load_model(out).network.state_dict()
     if read_rows(out / "metrics.jsonl")[-1]["best_epoch"] == 3:
-        assert all(torch.equal(kept[name], saved["network"][name]) for name in kept)
+        expected = saved["network"] | saved["average"]
+        assert all(torch.equal(kept[name], expected[name]) for name in kept)
 
 
 def test_batches_too_small_for_the_processes_are_refused(

@@ -39,7 +39,7 @@ def test_what_a_frozen_vit_keeps_of_cxr_lt() -> None:
     assert one == 4 * network.encoder(blank).numel()
     assert features_bytes(network, 160, 7, 2) == 14 * one
     frozen = vary(config, model__frozen=True, model__weights="x")
-    assert sizes_of(network, frozen) == Sizes(run_bytes(network), one)
+    assert sizes_of(network, frozen) == Sizes(run_bytes(network, frozen), one)
     assert sizes_of(network, config).features == 0
     rows = order.Rows(264_849)
     needed = all_features(Sizes(0, 4 * 768 * 36 * 36), frozen, rows, 36_769)

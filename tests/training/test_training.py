@@ -58,7 +58,7 @@ def test_a_run_is_whole_and_found_finished(tiny_config: Config, tmp_path: Path) 
 def test_same_seed_same_weights_and_resumed_equals_uninterrupted(
     tiny_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = vary(tiny_config, optim__epochs=3, augment__mixup=4.0)
+    config = vary(tiny_config, optim__epochs=3, augment__mixup=4.0, optim__ema=0.9)
     one = lingula.train(config, out=tmp_path / "one")
     two = lingula.train(config, out=tmp_path / "two")
     assert (one / WEIGHTS).read_bytes() == (two / WEIGHTS).read_bytes()

@@ -164,6 +164,9 @@ class Optim(BaseModel):
     keep: Literal["best", "last"] = Field(
         "best", description="the epoch with the best dev mAP, or the last: nothing chosen on dev"
     )
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="decay per step of averaged weights, which are scored and kept; null: off"
+    )
 
 
 class Evaluation(BaseModel):

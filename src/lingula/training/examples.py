@@ -263,15 +263,15 @@ def _as_argument(table: Table, config: Config) -> str:
     return f"{table.path} --root {root}" if named else str(table.path)
 
 
-# Two checkpoints and one that is being written, each of weights and AdamW's two moments; the best
-# model and the one that takes its place.
-_COPIES = 3 * 3 + 2
+def run_bytes(network: Network, config: Config) -> int:
+    """The most bytes that the checkpoints and the best model of a training take on disk.
 
-
-def run_bytes(network: Network) -> int:
-    """The most bytes that the checkpoints and the best model of a training take on disk."""
+    Two checkpoints and one that is being written, each of weights, AdamW's two moments and perhaps
+    the averaged weights; the best model and the one that takes its place.
+    """
+    copies = 3 * (3 if config.optim.ema is None else 4) + 2
     tensors = network.state_dict().values()
-    return _COPIES * sum(int(t.numel()) * int(t.element_size()) for t in tensors)
+    return copies * sum(int(t.numel()) * int(t.element_size()) for t in tensors)
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ def sizes_of(network: Network, config: Config) -> Sizes:
     """What a training takes on disk; only a frozen encoder's features are kept."""
     size = config.model.image_size
     one = features_bytes(network, size, 1, 1) if config.model.frozen else 0
-    return Sizes(run_bytes(network), one)
+    return Sizes(run_bytes(network, config), one)
 
 
 def all_features(sizes: Sizes, config: Config, rows: Rows, dev: int) -> int:

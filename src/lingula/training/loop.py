@@ -27,6 +27,7 @@ from lingula.settings.config import Config
 from lingula.settings.label_space import LabelSpace
 from lingula.system.errors import StoppedError, examples
 from lingula.system.signals import Asked, Interrupted, never
+from lingula.training.averaging import WeightAverage
 from lingula.training.examples import Examples, load_batches, rows_of_epoch
 from lingula.training.optim import adamw, parameter_groups, plan, set_learning_rates
 from lingula.training.run_folder import append_row
@@ -96,17 +97,16 @@ def fit(training: Training) -> RunState:
     config, train, network = training.config, training.train, training.network
     fabric, rank, run = training.fabric, training.fabric.global_rank, training.run
     schedule = plan(config, rows_of_epoch(train, config), fabric.world_size)
-    network.to(memory_format=layout_of(config)).train()
-    rates = config.optim.model_dump(include={"lr", "head_lr", "weight_decay"})
-    model, optimizer = fabric.setup(network, adamw(parameter_groups(network, **rates)))
+    model, optimizer, average = set_up(training)
     targets, mask = (torch.from_numpy(a).to(fabric.device) for a in (train.targets, train.mask))
     class_weights = weights_of(config.loss.class_weights, training.space, fabric.device)
 
-    state = begin = resume(run, network, optimizer)
+    state = begin = resume(run, network, optimizer, average)
     stopping = Stopping(training.asked, fabric)
     writer = SummaryWriter(run / "tensorboard", purge_step=state.step) if rank == 0 else None
     if state.loss_steps and state.step % schedule.steps_per_epoch == 0:  # stopped while scoring dev
-        state = finish_epoch(training, state, state.step // schedule.steps_per_epoch, writer)
+        epoch = state.step // schedule.steps_per_epoch
+        state = finish_epoch(training, state, epoch, average, writer)
     losses = torch.tensor(state.loss_sum, device=fabric.device)
     began = saved = time.monotonic()
     loading = load_batches(train, config, fabric, schedule, start=state.step)
@@ -122,6 +122,7 @@ def fit(training: Training) -> RunState:
             model, batch, LOSSES[config.loss.name], class_weights, config, fabric
         )
         optimizer.step()
+        average.update(state.step)
 
         now = time.monotonic()
         state = state.after_step(begin.seconds + now - began)
@@ -133,23 +134,35 @@ def fit(training: Training) -> RunState:
         if look or due or stopping.number:
             state = replace(state, loss_sum=check_finite(losses, state.step))
         if epoch_ends:
-            average_statistics(network, fabric)  # before a checkpoint, which keeps one process's
+            average.average_over_processes(fabric)  # a checkpoint keeps one process's
         if epoch_ends and not stopping.number:
             with stopping.cut_short():
-                state = finish_epoch(training, state, epoch + 1, writer)
+                state = finish_epoch(training, state, epoch + 1, average, writer)
             losses = torch.full_like(losses, state.loss_sum)  # 0 unless it was cut short
         if stopping.number:
             break
         if epoch_ends or due:
             saved = time.monotonic()
-            save_state(training, state, optimizer)
+            save_state(training, state, optimizer, average)
     if stopping.number:
         state = replace(state, loss_sum=check_finite(losses, state.step))
-        save_state(training, state, optimizer)
+        save_state(training, state, optimizer, average)
         stopping.leave(state.step, loading)
     if writer is not None:
         writer.close()
     return state
+
+
+def set_up(
+    training: Training,
+) -> tuple[Callable[..., Tensor], torch.optim.Optimizer, WeightAverage]:
+    """The network on its device, in training mode; its optimiser; the average of its weights."""
+    config, network = training.config, training.network
+    network.to(memory_format=layout_of(config)).train()
+    rates = config.optim.model_dump(include={"lr", "head_lr", "weight_decay"})
+    groups = parameter_groups(network, **rates)
+    model, optimizer = training.fabric.setup(network, adamw(groups))
+    return model, optimizer, WeightAverage(network, config.optim.ema)
 
 
 def speed(state: RunState, begin: RunState, epoch: int, config: Config) -> str:
@@ -217,29 +230,34 @@ class Stopping:
 
 
 def finish_epoch(
-    training: Training, state: RunState, epoch: int, writer: SummaryWriter | None
+    training: Training,
+    state: RunState,
+    epoch: int,
+    average: WeightAverage,
+    writer: SummaryWriter | None,
 ) -> RunState:
     """Score dev, keep the model if it is the best so far, and append a row to metrics.jsonl.
 
     With `optim.keep=last` each epoch's model takes the place of the one before, whatever its score.
     If the dev mAP is undefined in every epoch (no class has positives there), that happens too.
-    All processes score the same model (`average_statistics`).
+    With `optim.ema` the model is the one with the averaged weights. All processes score the same.
     Raises `Interrupted` if asked to stop while dev is scored (by a single process).
     """
-    by_class = score_dev(training)
-    mean_ap, auroc = by_class.mAP, by_class.macro_auroc
-    defined = math.isfinite(mean_ap)
-    keep_last = training.config.optim.keep == "last"
-    if keep_last or state.best_score is None or (defined and mean_ap > state.best_score):
-        state = replace(state, best_epoch=epoch, best_score=mean_ap if defined else None)
-        if training.fabric.global_rank == 0:
-            save_model(
-                training.run / "best",
-                training.network,
-                training.architecture,
-                training.space.classes,
-                {**training.facts, "epoch": epoch, "dev_mAP": state.best_score},
-            )
+    with average.applied():
+        by_class = score_dev(training)
+        mean_ap, auroc = by_class.mAP, by_class.macro_auroc
+        defined = math.isfinite(mean_ap)
+        keep_last = training.config.optim.keep == "last"
+        if keep_last or state.best_score is None or (defined and mean_ap > state.best_score):
+            state = replace(state, best_epoch=epoch, best_score=mean_ap if defined else None)
+            if training.fabric.global_rank == 0:
+                save_model(
+                    training.run / "best",
+                    training.network,
+                    training.architecture,
+                    training.space.classes,
+                    {**training.facts, "epoch": epoch, "dev_mAP": state.best_score},
+                )
     row = {
         "epoch": epoch,
         "step": state.step,
@@ -291,40 +309,31 @@ def score_dev(training: Training) -> metrics.Classwise:
     )
 
 
-def average_statistics(network: nn.Module, fabric: Fabric) -> None:
-    """Give all processes the mean of their batch norms' running statistics.
-
-    Each has normalised other images since the last step. After this they score one model, and it
-    is the one that the first process saves.
-    """
-    if fabric.world_size == 1:
-        return
-    for module in network.modules():
-        if module.training:  # what is frozen is the same everywhere, and stays as it is
-            for name, values in module.named_buffers(recurse=False):
-                if name in ("running_mean", "running_var"):
-                    values.copy_(torch.as_tensor(fabric.all_reduce(values, reduce_op="mean")))
-
-
-def save_state(training: Training, state: RunState, optimizer: torch.optim.Optimizer) -> None:
+def save_state(
+    training: Training, state: RunState, optimizer: torch.optim.Optimizer, average: WeightAverage
+) -> None:
     """Write a checkpoint, from which `resume` goes on; the first process does it."""
     saved = {
         "format": 1,
         "state": asdict(state),
         "network": training.network.state_dict(),
         "optimizer": optimizer.state_dict(),
+        "average": average.values,
     }
     if training.fabric.global_rank == 0:
         save_checkpoint(training.run / "checkpoints", saved, state.step)
 
 
-def resume(run: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> RunState:
-    """Load the newest readable checkpoint into network and optimizer; a new state if none."""
+def resume(
+    run: Path, network: nn.Module, optimizer: torch.optim.Optimizer, average: WeightAverage
+) -> RunState:
+    """Load the newest readable checkpoint into the three; a new state if there is none."""
     saved = newest_checkpoint(run / "checkpoints")
     if saved is None:
         return RunState()
     network.load_state_dict(saved["network"])
     optimizer.load_state_dict(saved["optimizer"])
+    average.load(saved.get("average", {}))  # older checkpoints have none
     state = RunState(**saved["state"])
     log.info("Continuing at step %d.", state.step)
     return state

@@ -11,7 +11,7 @@ from PIL import Image
 import lingula
 from lingula.system.errors import InputError
 from lingula.tables.attached import attach
-from lingula.tables.mapping import map_of
+from lingula.tables.mapping import parse_map
 from lingula.tables.reading import read_table
 from lingula.tables.table import BLANK, UNCERTAIN
 
@@ -72,7 +72,7 @@ def test_columns_that_look_like_labels_are_named(folder: Path) -> None:
     )
     assert read_table(made.path).space.classes == ("Edema", "Cardiomegaly")
     assert dict(made.joined.unused) == {"smoker": ""}
-    rules = map_of({"Cardiomegally": "Hernia"}, "map")
+    rules = parse_map({"Cardiomegally": "Hernia"}, "map")
     ignored = attach(folder, file, key="image", rules=rules, ignore_columns=["smoker"])
     assert ignored.frame.columns == ["image", "Edema", "Cardiomegally"]
     assert ignored.classes == ("Edema", "Hernia")

@@ -24,7 +24,7 @@ from lingula.settings.label_space import canonical, fold
 from lingula.system import files
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.cells import read_frame
-from lingula.tables.columns import COLUMNS, whole_id
+from lingula.tables.columns import COLUMNS, clean_id
 from lingula.tables.configured import Meaning, configured_targets
 from lingula.tables.table import Table
 
@@ -125,7 +125,7 @@ def _key(every: Mapping[str, tuple[str, ...]], file: Path, predictions: Predicti
         spellings = _spellings(predictions.ids, predictions.images)
         names = {name for spelling in spellings for name in spelling}
         hits = {
-            name: len(names.intersection(map(whole_id, every[name])))
+            name: len(names.intersection(map(clean_id, every[name])))
             for name in ordered
             if len(set(every[name])) == len(every[name])
         }
@@ -232,7 +232,7 @@ def _match_ids(
     """
     wanted = set(template.ids)
     # The template's `101.0` is the `101` of tables and scores, and is written as it is there.
-    exact = {whole_id(name): name for name in template.ids}
+    exact = {clean_id(name): name for name in template.ids}
     whole = tuple(exact.get(name, name) for name in ids or images)
     candidates = [*_spellings(ids, images), whole]
     best = max(candidates, key=lambda names: len(wanted.intersection(names)))

@@ -21,8 +21,8 @@ from lingula.settings.label_space import canonical, fold
 from lingula.system import files
 from lingula.system.csv_cells import escape_cell, format_csv, unescape_cell
 from lingula.system.errors import InputError, examples, nearest
-from lingula.tables.cells import Fault, raise_faults, read_frame, with_decimal_points
-from lingula.tables.columns import BESIDE_SCORES, is_fact, text_cells
+from lingula.tables.cells import Fault, raise_faults, read_frame, replace_decimal_commas
+from lingula.tables.columns import BESIDE_SCORES, is_fact, read_text_cells
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def read_scores(path: str | Path) -> Predictions:
         raise files.not_a_file(file, "scores file", hint)
     frame = read_frame(file)
     faults: list[Fault] = []
-    texts, rest = text_cells(frame, file, faults, fields=_ID_FIELDS)
+    texts, rest = read_text_cells(frame, file, faults, fields=_ID_FIELDS)
     raise_faults(faults)
     columns = [name for name in rest if not is_fact(name) and fold(name) not in BESIDE_SCORES]
     keys = texts.get("images") or texts.get("ids")
@@ -148,7 +148,7 @@ def _probabilities(
     text = frame.select(pl.col(name).str.strip_chars() for name in columns)
     values, wrong = _numbers(text)
     if wrong.any():
-        values, wrong = _numbers(text.select(with_decimal_points(pl.all())))
+        values, wrong = _numbers(text.select(replace_decimal_commas(pl.all())))
     if wrong.any():
         row, k = (int(found[0]) for found in np.nonzero(wrong))
         wordy = [name for name, column in zip(columns, wrong.T, strict=True) if column.all()]

@@ -16,8 +16,8 @@ from lingula.settings.vocabulary import age_in_years, sex_of
 from lingula.sources.places import note
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.cells import Fault, raise_faults, read_cells
-from lingula.tables.columns import NAMES, named_columns, split_cells, whole_ids
-from lingula.tables.label_cells import label_cells
+from lingula.tables.columns import NAMES, clean_ids, named_columns, read_split_cells
+from lingula.tables.label_cells import read_label_cells
 from lingula.tables.splits import patients_in_two_splits
 from lingula.tables.table import BLANK, Table
 
@@ -71,7 +71,7 @@ def ids(cells: pl.Series, path: Path, prefix: str = "") -> pl.Series:
     Raises `InputError` for numbers that were rounded (`1.9E+38`): they join different patients.
     """
     faults: list[Fault] = []
-    whole = whole_ids(cells, path, faults)
+    whole = clean_ids(cells, path, faults)
     raise_faults(faults)
     return whole.str.replace(rf"^{prefix}(\d+)(?:\.0)?$", "$1") if prefix else whole
 
@@ -79,7 +79,7 @@ def ids(cells: pl.Series, path: Path, prefix: str = "") -> pl.Series:
 def splits(cells: pl.Series, path: Path) -> pl.Series:
     """`train`, `dev`, `test` or '' for each cell; `InputError` for other words."""
     faults: list[Fault] = []
-    words = split_cells(cells.to_list(), path, faults)
+    words = read_split_cells(cells.to_list(), path, faults)
     raise_faults(faults)
     return pl.Series("split", words, dtype=pl.String)
 
@@ -130,7 +130,7 @@ def finding_cells(
     Raises `InputError` for a cell that is not a label, with its row and column.
     """
     faults: list[Fault] = []
-    labels = label_cells(released.frame, columns, space, released.path, faults, absent=BLANK)
+    labels = read_label_cells(released.frame, columns, space, released.path, faults, absent=BLANK)
     raise_faults(faults)
     return labels
 

@@ -21,15 +21,15 @@ from lingula.tables.cells import Fault, raise_faults, read_frame
 from lingula.tables.columns import (
     COLUMNS,
     NAMES,
+    clean_id,
+    clean_ids,
+    fold_column,
     is_fact,
     known_columns,
-    squeeze,
-    text_cells,
-    whole_id,
-    whole_ids,
+    read_text_cells,
 )
 from lingula.tables.folder import scan
-from lingula.tables.label_cells import label_cells, looks_like_labels
+from lingula.tables.label_cells import looks_like_labels, read_label_cells
 from lingula.tables.mapping import LabelMap
 
 # What `key` may name in a DICOM header, folded, and the field of `DicomFacts` that holds it.
@@ -43,7 +43,7 @@ DICOM_KEYS = {
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundImage:
     """An image of the folder: its path in it, its header's ids by field, and its view."""
 
     image: str
@@ -90,7 +90,7 @@ def attach(
     key: str,
     rules: LabelMap | None = None,
     ignore_columns: Sequence[str] = (),
-    facts: Callable[[Path], Found] | None = None,
+    facts: Callable[[Path], FoundImage] | None = None,
     pseudonym: Callable[[str, str], str] | None = None,
 ) -> Attached:
     """Join the rows of a label file to the images below `root`.
@@ -114,12 +114,12 @@ def attach(
     names, skipped = scan(root)
     frame = read_frame(labels)
     column = _key_column(frame, key, labels)
-    classes, meant = _classes(frame, column, rules or LabelMap(), ignore_columns, labels)
-    found = [_found(root, name, facts) for name in names]
+    classes, meant = _find_classes(frame, column, rules or LabelMap(), ignore_columns, labels)
+    found = [_read_ids(root, name, facts) for name in names]
     left = {fold(name) for name in ignore_columns}
     kept = frame.drop([name for name in frame.columns if fold(name) in left and name != column])
-    rows, keyless, facts_of = _rows(kept, column, classes, labels)
-    pairs, matched_keys, by_file = _matches(found, rows, key, root)
+    rows, keyless, facts_of = _index_rows(kept, column, classes, labels)
+    pairs, matched_keys, by_file = _match_images(found, rows, key, root)
     if not pairs:
         raise InputError(
             f"No image of {root} fits a row of {labels} by '{key}'. The first image is "
@@ -128,10 +128,10 @@ def attach(
         )
     # A key of one's own is a patient's or a study's, and worth keeping as what it is called;
     # not one that names files.
-    own = squeeze(column) not in {*DICOM_KEYS, "image"} and not is_fact(column) and not by_file
-    joined = _joined(kept, facts_of, pairs, rows, classes, column if own else None)
+    own = fold_column(column) not in {*DICOM_KEYS, "image"} and not is_fact(column) and not by_file
+    joined = _join_rows(kept, facts_of, pairs, rows, classes, column if own else None)
     if pseudonym is not None and any(item.ids for item in found):
-        joined = _pseudonymous(joined, pseudonym)
+        joined = _replace_ids(joined, pseudonym)
     chosen = {item.image for item, _ in pairs}
     used = {column, *classes, *facts_of}
     return Attached(
@@ -148,28 +148,28 @@ def attach(
             )
         ),
         {c: NAMES[field] for c, field in facts_of.items() if fold(c) not in COLUMNS},
-        {c: _near(c) for c in frame.columns if c not in used and fold(c) not in COLUMNS},
+        {c: _nearest_class(c) for c in frame.columns if c not in used and fold(c) not in COLUMNS},
         skipped,
     )
 
 
-def _near(column: str) -> str:
+def _nearest_class(column: str) -> str:
     return suggestion(column).removeprefix(" Did you mean '").removesuffix("'?")
 
 
 def _key_column(frame: pl.DataFrame, key: str, labels: Path) -> str:
-    named = {squeeze(name): name for name in reversed(frame.columns)}
+    named = {fold_column(name): name for name in reversed(frame.columns)}
     if key in frame.columns:
         return key
-    if squeeze(key) not in named:
+    if fold_column(key) not in named:
         raise InputError(
             f"{labels} has no column '{key}' (--key).{nearest(key, frame.columns)} It has: "
             f"{examples(frame.columns, 12)}."
         )
-    return named[squeeze(key)]
+    return named[fold_column(key)]
 
 
-def _classes(
+def _find_classes(
     frame: pl.DataFrame, key: str, rules: LabelMap, ignored: Sequence[str], labels: Path
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """Label columns of the file by what they are called in the table, and the classes meant."""
@@ -217,19 +217,19 @@ def _classes(
     return columns, tuple(meant)
 
 
-def _found(root: Path, name: str, facts: Callable[[Path], Found] | None) -> Found:
+def _read_ids(root: Path, name: str, facts: Callable[[Path], FoundImage] | None) -> FoundImage:
     path = root / name
     with path.open("rb") as stream:
         is_dicom = sniff(stream.read(132)) == "dicom"
     if not is_dicom:
-        return Found(name, {})
+        return FoundImage(name, {})
     if facts is None:
         raise InputError("Reading DICOM needs the extra `dicom`: pip install 'lingula[dicom]'.")
     read = facts(path)
-    return Found(name, read.ids, read.view, read.age, read.sex)
+    return FoundImage(name, read.ids, read.view, read.age, read.sex)
 
 
-def _rows(
+def _index_rows(
     frame: pl.DataFrame, column: str, classes: Mapping[str, str], labels: Path
 ) -> tuple[dict[str, int], list[int], dict[str, str]]:
     """Key to row number; the rows without a key; and the columns of ids and facts, by field.
@@ -239,14 +239,16 @@ def _rows(
     does, is not read. Keys may be those of patients, so that lines are named, and not they.
     """
     faults: list[Fault] = []
-    keys = [_plain(key) for key in whole_ids(frame[column].str.strip_chars(), labels, faults)]
+    keys = [
+        _normalize_path(key) for key in clean_ids(frame[column].str.strip_chars(), labels, faults)
+    ]
     known = known_columns(frame.columns, classes)
     known = {c: field for c, field in known.items() if field != "images" and c not in classes}
-    texts, _ = text_cells(frame.select(c for c in known if c != column), labels, faults)
+    texts, _ = read_text_cells(frame.select(c for c in known if c != column), labels, faults)
     cells: dict[str, Sequence[object]] = {NAMES[field]: column for field, column in texts.items()}
     space = LabelSpace(tuple(classes.values()))
     by_class = {target: name for name, target in classes.items()}
-    values = label_cells(frame, by_class, space, labels, faults)
+    values = read_label_cells(frame, by_class, space, labels, faults)
     cells |= {name: values[:, space.index(target)].tolist() for name, target in classes.items()}
     raise_faults(faults)
     rows: dict[str, int] = {}
@@ -270,39 +272,39 @@ def _rows(
     return rows, [row for row, key in enumerate(keys) if not key], known
 
 
-def _plain(key: str) -> str:
+def _normalize_path(key: str) -> str:
     """A key that is a path in its one spelling; any other as it is."""
     path = key.replace("\\", "/")
     return posixpath.normpath(path) if "/" in path else key
 
 
-def _keys_of(item: Found, key: str, root: Path) -> tuple[list[str], list[str]]:
+def _possible_keys(item: FoundImage, key: str, root: Path) -> tuple[list[str], list[str]]:
     """The values by which a row may name an image, the most particular first; ids are whole.
 
     First those that name the file: its path (from any folder above it on), name and stem; or its id
     if the key is one of DICOM's. Then the folders that it lies in.
     """
-    wanted = squeeze(key)
+    wanted = fold_column(key)
     if wanted in DICOM_KEYS and item.ids:
-        return [whole_id(item.ids[DICOM_KEYS[wanted]])], []
+        return [clean_id(item.ids[DICOM_KEYS[wanted]])], []
     path = PurePosixPath(item.image)
     above = root.resolve().parts
     paths = ["/".join([*above[i:], item.image]).replace("//", "/") for i in range(len(above))]
     names = [*paths, item.image, str(path.with_suffix("")), path.name, path.stem]
     folders = [] if wanted == "image" else [*reversed(path.parent.parts)]
-    return [whole_id(name) for name in names], [whole_id(name) for name in folders]
+    return [clean_id(name) for name in names], [clean_id(name) for name in folders]
 
 
-def _matches(
-    found: Sequence[Found], rows: Mapping[str, int], key: str, root: Path
-) -> tuple[list[tuple[Found, str]], set[str], bool]:
+def _match_images(
+    found: Sequence[FoundImage], rows: Mapping[str, int], key: str, root: Path
+) -> tuple[list[tuple[FoundImage, str]], set[str], bool]:
     """Images with the key of their row; the keys that were matched; whether all named files."""
-    keys = [_keys_of(item, key, root) for item in found]
+    keys = [_possible_keys(item, key, root) for item in found]
     named = [next((name for name in names if name in rows), None) for names, _ in keys]
-    longer = _longer_paths(
+    longer = _match_longer_paths(
         rows, {item.image for item, n in zip(found, named, strict=True) if not n}
     )
-    pairs: list[tuple[Found, str]] = []
+    pairs: list[tuple[FoundImage, str]] = []
     files: dict[str, list[str]] = defaultdict(list)
     for item, (_, folders), name in zip(found, keys, named, strict=True):
         file = name or longer.get(item.image)
@@ -311,7 +313,7 @@ def _matches(
             pairs.append((item, value))
         if file is not None and not item.ids:
             files[file].append(item.image)
-    stems = squeeze(key) == "image"  # elsewhere several files may have a study's name
+    stems = fold_column(key) == "image"  # elsewhere several files may have a study's name
     unclear = [
         f"{value} ({', '.join(images)})"
         for value, images in files.items()
@@ -326,7 +328,7 @@ def _matches(
     return pairs, matched, bool(matched) and matched == set(files)
 
 
-def _longer_paths(keys: Iterable[str], images: Collection[str]) -> dict[str, str]:
+def _match_longer_paths(keys: Iterable[str], images: Collection[str]) -> dict[str, str]:
     """Image to the one key that is a path of it from a folder that we do not know."""
     found: dict[str, list[str]] = defaultdict(list)
     for key in keys if images else ():
@@ -337,10 +339,10 @@ def _longer_paths(keys: Iterable[str], images: Collection[str]) -> dict[str, str
     return {image: several[0] for image, several in found.items() if len(several) == 1}
 
 
-def _joined(
+def _join_rows(
     frame: pl.DataFrame,
     known: Mapping[str, str],
-    pairs: Sequence[tuple[Found, str]],
+    pairs: Sequence[tuple[FoundImage, str]],
     rows: Mapping[str, int],
     classes: Mapping[str, str],
     own_key: str | None,
@@ -375,10 +377,10 @@ def _joined(
     return pl.DataFrame(list(columns.values()))
 
 
-def _pseudonymous(frame: pl.DataFrame, pseudonym: Callable[[str, str], str]) -> pl.DataFrame:
+def _replace_ids(frame: pl.DataFrame, pseudonym: Callable[[str, str], str]) -> pl.DataFrame:
     for kind in ("patient", "study"):
         if kind in frame.columns:
-            ids = (whole_id(value.strip()) for value in frame[kind].to_list())
+            ids = (clean_id(value.strip()) for value in frame[kind].to_list())
             hidden = [pseudonym(kind, value) if value else "" for value in ids]
             frame = frame.with_columns(pl.Series(kind, hidden, dtype=pl.String))
     return frame

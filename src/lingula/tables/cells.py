@@ -114,10 +114,10 @@ def read_cells(
         raise files.not_a_file(file, "table", " " + FOLDER_TO_TABLE)
     if not is_table(file):
         raise InputError(f"{file} is not a table: tables are .csv, .tsv, .parquet or .xlsx files.")
-    data = _unpacked(file)
+    data = _unpack(file)
     faults: list[Fault] = []
     try:
-        frame = _frame(data, file, faults)
+        frame = _parse_frame(data, file, faults)
     except (pl.exceptions.PolarsError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{file} can't be read as a table: {reason}") from None
@@ -128,7 +128,7 @@ def read_cells(
     return frame.fill_null(""), hashlib.sha256(data).hexdigest(), faults
 
 
-def _unpacked(file: Path) -> bytes:
+def _unpack(file: Path) -> bytes:
     try:
         data = file.read_bytes()
         return gzip.decompress(data) if data.startswith(_GZIP) else data
@@ -138,17 +138,17 @@ def _unpacked(file: Path) -> bytes:
         raise InputError(f"The table {file} can't be opened: {error}.") from None
 
 
-def _frame(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
+def _parse_frame(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
     """By the content: some programs write text, or a workbook, under the name of the other."""
     suffix = Path(file.name.lower().removesuffix(".gz")).suffix
     if suffix == ".parquet" or data.startswith(b"PAR1"):
-        return _parquet(data, file, faults)
+        return _read_parquet(data, file, faults)
     if suffix in _WORKBOOKS[:2] or data.startswith((_ZIP, _OLE)):
-        return _workbook(data, file, faults)
-    return _delimited(data, file, faults)
+        return _read_workbook(data, file, faults)
+    return _read_delimited(data, file, faults)
 
 
-def _named(
+def _name_columns(
     columns: Sequence[pl.Series], names: Sequence[str], file: Path, faults: list[Fault]
 ) -> pl.DataFrame:
     """The first column of each name, under that name; rows without a cell are left out."""
@@ -162,12 +162,12 @@ def _named(
     return frame.select(pl.col(place).alias(name) for name, place in first.items())
 
 
-def _name(cell: str) -> str:
+def _clean_name(cell: str) -> str:
     """A column's name as it was meant: without blanks around it, on one line."""
     return re.sub(r"\s*[\r\n]\s*", " ", unescape_cell(cell.strip()).strip())
 
 
-def _parquet(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
+def _read_parquet(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
     columns = pl.read_parquet(io.BytesIO(data)).get_columns()
     for column in columns:
         if column.dtype.is_nested() or column.dtype == pl.Binary:
@@ -175,7 +175,7 @@ def _parquet(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
                 f"{file}: column '{column.name}' has {column.dtype}, not one value per cell. "
                 "Leave it out, or write it as text."
             )
-    return _named([*map(_as_text, columns)], [c.name.strip() for c in columns], file, faults)
+    return _name_columns([*map(_as_text, columns)], [c.name.strip() for c in columns], file, faults)
 
 
 def _as_text(column: pl.Series, exact: float = 2.0**53) -> pl.Series:
@@ -194,7 +194,7 @@ def _as_text(column: pl.Series, exact: float = 2.0**53) -> pl.Series:
     return column.cast(pl.String).scatter(large.arg_true(), shown)
 
 
-def _workbook(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
+def _read_workbook(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
     """The first visible sheet; its first row with a cell has the names of the columns."""
     try:
         import fastexcel
@@ -225,21 +225,21 @@ def _workbook(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
     if at is None:
         raise InputError(f"{file} is empty: its sheet {sheet} has no cell.")
     _log_once(logging.INFO, "%s: its sheet %s is read.", file, sheet)
-    names = [_name(cell or "") for cell in upper[at]]
+    names = [_clean_name(cell or "") for cell in upper[at]]
     texts = [_as_text(column, _SHEET_EXACT) for column in rows.get_columns()]
     names += [""] * (len(texts) - len(names))
     blank = pl.Series([None] * rows.height, dtype=pl.String)
-    return _named([*texts, *[blank] * (len(names) - len(texts))], names, file, faults)
+    return _name_columns([*texts, *[blank] * (len(names) - len(texts))], names, file, faults)
 
 
-def _delimited(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
+def _read_delimited(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
     data, encoding = _as_utf8(data, file)
     if _LONE_CR.search(data, 0, data.find(b"\n") + 1 or len(data)):
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     stated = _SEPARATOR_LINE.match(data)
     start = stated.end() if stated else 0
-    separator = stated[1].decode() if stated else _separator_of(data)
-    names, size = _header(data[start:], separator, file)
+    separator = stated[1].decode() if stated else _find_separator(data)
+    names, size = _read_header(data[start:], separator, file)
     if (separator, encoding) != (",", "utf-8"):
         called = _SEPARATORS[separator]
         called += "" if encoding == "utf-8" else f", in {encoding.upper()}"
@@ -251,11 +251,11 @@ def _delimited(data: bytes, file: Path, faults: list[Fault]) -> pl.DataFrame:
     except pl.exceptions.NoDataError:
         frame = pl.DataFrame(schema=schema)
     except pl.exceptions.PolarsError:
-        rows = _row_by_row(body, len(names), separator, file, above)
+        rows = _read_row_by_row(body, len(names), separator, file, above)
         frame = pl.DataFrame(rows, schema=schema, orient="row")
     if separator != ",":
-        frame = frame.with_columns(with_decimal_points(pl.all()))
-    frame = _named(frame.get_columns(), names, file, faults)
+        frame = frame.with_columns(replace_decimal_commas(pl.all()))
+    frame = _name_columns(frame.get_columns(), names, file, faults)
     # Commas at the ends of lines make columns without a name: no row needs those.
     width = max(i for i, name in enumerate(names, start=1) if name or i == 1)
     if frame.height and frame[names[width - 1]].null_count():
@@ -268,7 +268,7 @@ def _as_utf8(data: bytes, file: Path) -> tuple[bytes, str]:
 
     UTF-16 and UTF-32 are known by their marks, UTF-16 also by its zeros.
     """
-    codec = next((name for mark, name in _MARKS if data.startswith(mark)), _unmarked(data))
+    codec = next((name for mark, name in _MARKS if data.startswith(mark)), _guess_encoding(data))
     if codec.startswith("utf-8"):
         return data[3:] if codec == "utf-8-sig" else data, "utf-8"
     try:
@@ -279,7 +279,7 @@ def _as_utf8(data: bytes, file: Path) -> tuple[bytes, str]:
         ) from None
 
 
-def _unmarked(data: bytes) -> str:
+def _guess_encoding(data: bytes) -> str:
     """`utf-16-le` or `-be` for text of which every other byte is zero, else `utf-8`."""
     first, second = data[:64:2], data[1:64:2]
     if len(second) > 2 and 0 not in first and second.count(0) * 2 > len(second):
@@ -289,7 +289,7 @@ def _unmarked(data: bytes) -> str:
     return "utf-8"
 
 
-def _separator_of(data: bytes) -> str:
+def _find_separator(data: bytes) -> str:
     """The separator that is in the line of column names outside of quotes.
 
     Of several, the first by which that line and all rows have equally many cells; of none, a comma.
@@ -317,12 +317,12 @@ def _rows_are_alike(text: str, separator: str) -> bool:
     return len({len(row) for row in rows}) == 1
 
 
-def with_decimal_points(cells: pl.Expr) -> pl.Expr:
+def replace_decimal_commas(cells: pl.Expr) -> pl.Expr:
     """Cells such as `0,5` as `0.5`, in columns of numbers or where commas separate no cells."""
     return cells.str.replace(r"^(\s*[+-]?\d+),(\d+(?:[eE][+-]?\d+)?\s*)$", "$1.$2")
 
 
-def _header(data: bytes, separator: str, file: Path) -> tuple[list[str], int]:
+def _read_header(data: bytes, separator: str, file: Path) -> tuple[list[str], int]:
     """The columns' names, and how many bytes they take: more than a line if quotes say so."""
     taken: list[bytes] = []
 
@@ -342,10 +342,10 @@ def _header(data: bytes, separator: str, file: Path) -> tuple[list[str], int]:
         ) from None
     if not any(cell.strip() for cell in cells) and len(cells) < 2:
         raise InputError(f"{file} is empty: it has no line of column names.")
-    return [_name(cell) for cell in cells], sum(map(len, taken))
+    return [_clean_name(cell) for cell in cells], sum(map(len, taken))
 
 
-def _row_by_row(
+def _read_row_by_row(
     body: bytes, width: int, separator: str, file: Path, above: int
 ) -> list[list[str | None]]:
     """What polars does not read, read slowly; the lines at fault are named. Blank cells are None.

@@ -90,11 +90,11 @@ def check(
     odd: dict[str, tuple[str, ...]] = {}
     if images:
         bad, odd = _check_images(table, problems, warnings, progress)
-    facts = facts_of(table) if labelled else {"images": len(table)}
-    return CheckReport(str(path), _short(problems), _short(warnings), facts, bad, odd)
+    facts = count_facts(table) if labelled else {"images": len(table)}
+    return CheckReport(str(path), _shorten(problems), _shorten(warnings), facts, bad, odd)
 
 
-def _short(faults: Sequence[Fault]) -> tuple[Fault, ...]:
+def _shorten(faults: Sequence[Fault]) -> tuple[Fault, ...]:
     return tuple(replace(fault, examples=fault.examples[:EXAMPLES]) for fault in faults)
 
 
@@ -128,7 +128,7 @@ def _check_rows(table: Table, labelled: bool, problems: list[Fault], warnings: l
         if names:
             what = f"classes without a positive in {split}"
             warnings.append(_fault(what, names, "Their metrics are undefined there."))
-    contradictions = _contradictions(table)
+    contradictions = _find_contradictions(table)
     if contradictions:
         what = "images with No Finding and a finding"
         warnings.append(_fault(what, contradictions, "One of the two is wrong."))
@@ -145,7 +145,7 @@ def _check_training(table: Table, data: Data, problems: list[Fault]) -> None:
         problems.append(Fault("no training can use it", str(error)))
 
 
-def _contradictions(table: Table) -> list[str]:
+def _find_contradictions(table: Table) -> list[str]:
     if "No Finding" not in table.space:
         return []
     # No Finding may stand beside Support Devices (the challenge's own rule).
@@ -215,7 +215,7 @@ def _check_images(
     odd: dict[str, list[str]] = {what: [] for what in (*_ADVICE, _SAME)}
     same: dict[bytes, list[str]] = defaultdict(list)
     bits = 0
-    for name, look in _looks(table.root, sorted(set(table.images) - {""}), progress):
+    for name, look in _look_at_all(table.root, sorted(set(table.images) - {""}), progress):
         if look.kind:
             broken[look.kind].append(name)
             reasons.setdefault(look.kind, look.reason)
@@ -237,7 +237,9 @@ def _check_images(
     return bad, {what: tuple(names) for what, names in odd.items() if names}
 
 
-def _looks(root: Path, names: list[str], progress: Progress | None) -> Iterable[tuple[str, _Look]]:
+def _look_at_all(
+    root: Path, names: list[str], progress: Progress | None
+) -> Iterable[tuple[str, _Look]]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for begin in range(0, len(names), _AT_ONCE):
             part = names[begin : begin + _AT_ONCE]
@@ -263,7 +265,7 @@ def _check_repeats(table: Table, repeats: list[list[str]], warnings: list[Fault]
         warnings.append(_fault(f"{_SAME} in two splits", shown, fix))
 
 
-def facts_of(table: Table) -> dict[str, Any]:
+def count_facts(table: Table) -> dict[str, Any]:
     """Rows, patients, sources; positives by class and split; cells of each kind of not knowing.
 
     Head, medium and tail are by the positives in train, or in all rows where there is no split.
@@ -283,7 +285,7 @@ def facts_of(table: Table) -> dict[str, Any]:
             name: {split: found[name] for split, found in counts.items()}
             for name in table.space.classes
         },
-        "together": _together(table),
+        "together": _count_pairs(table),
         "groups": {group: list(names) for group, names in groups(known, total).items()},
         "uncertain_cells": int((table.labels == UNCERTAIN).sum()),
         "blank_cells": int((table.labels == BLANK).sum()),
@@ -294,7 +296,7 @@ def facts_of(table: Table) -> dict[str, Any]:
     }
 
 
-def _together(table: Table) -> list[dict[str, Any]]:
+def _count_pairs(table: Table) -> list[dict[str, Any]]:
     """Pairs of classes that stand in the same image, the commonest first."""
     has = (table.labels >= 0.5).astype(np.float32)
     both = np.triu(has.T @ has, 1).astype(int)

@@ -125,7 +125,7 @@ def known_columns(names: Iterable[str], classes: Container[str] = ()) -> dict[st
     """
     every = list(names)
     found = {name: COLUMNS[fold(name)] for name in every if fold(name) in COLUMNS}
-    ranked = [(_RANK[key], name) for name in every if (key := squeeze(name)) in _RANK]
+    ranked = [(_RANK[key], name) for name in every if (key := fold_column(name)) in _RANK]
     for (_, field), name in sorted(ranked, key=lambda item: item[0][0]):
         if field not in found.values() and name not in found and name not in classes:
             found[name] = field
@@ -134,10 +134,10 @@ def known_columns(names: Iterable[str], classes: Container[str] = ()) -> dict[st
 
 def is_fact(name: str) -> bool:
     """Whether a name is one of a column of ids or facts, whatever others stand beside it."""
-    return fold(name) in COLUMNS or squeeze(name) in _RANK
+    return fold(name) in COLUMNS or fold_column(name) in _RANK
 
 
-def squeeze(name: str) -> str:
+def fold_column(name: str) -> str:
     """A name's letters and digits in lower case: `Patient ID`, `patient-id` and `PatientID`."""
     return re.sub(r"[\W_]+", "", name).casefold()
 
@@ -184,7 +184,7 @@ def named_columns(
     return ours
 
 
-def text_cells(
+def read_text_cells(
     frame: pl.DataFrame,
     file: Path,
     faults: list[Fault],
@@ -210,17 +210,17 @@ def text_cells(
             taken[field] = name
             cells = frame[name].str.strip_chars()
             if field in _KEYS:
-                cells = whole_ids(cells, file, faults)
+                cells = clean_ids(cells, file, faults)
             texts[field] = tuple(cells.to_list())
             may_be_escaped = NAMES[field] in FREE and file.suffix.lower() != ".parquet"
             if may_be_escaped and cells.str.starts_with("'").any():
                 texts[field] = tuple(unescape_cell(cell) for cell in texts[field])
     if "splits" in texts:
-        texts["splits"] = split_cells(texts["splits"], file, faults)
+        texts["splits"] = read_split_cells(texts["splits"], file, faults)
     return texts, [name for name in frame.columns if name not in known]
 
 
-def whole_ids(cells: pl.Series, file: str | Path, faults: list[Fault]) -> pl.Series:
+def clean_ids(cells: pl.Series, file: str | Path, faults: list[Fault]) -> pl.Series:
     """'59999999.0' as '59999999', cell by cell: `1` and `1.0` are one id; a fault for `1.9E+38`."""
     rounded = cells.filter(cells.str.contains(r"^\d(\.\d+)?[eE]\+\d+$|^\d\.\d+[eE]\d+$"))
     if len(rounded):
@@ -235,12 +235,12 @@ def whole_ids(cells: pl.Series, file: str | Path, faults: list[Fault]) -> pl.Ser
     return cells.str.replace(r"^(\d+)\.0$", "$1")
 
 
-def whole_id(text: str) -> str:
-    """One id as `whole_ids` gives it."""
+def clean_id(text: str) -> str:
+    """One id as `clean_ids` gives it."""
     return text[:-2] if text.endswith(".0") and text[:-2].isdecimal() else text
 
 
-def split_cells(cells: Sequence[str], file: Path, faults: list[Fault]) -> tuple[str, ...]:
+def read_split_cells(cells: Sequence[str], file: Path, faults: list[Fault]) -> tuple[str, ...]:
     """`train`, `dev`, `test` or '' for each cell, with a fault for other words."""
     known = {cell: split_of(cell) for cell in set(cells)}
     wrong = tuple(sorted(cell for cell, split in known.items() if split is None))

@@ -66,7 +66,7 @@ def union(
         raise InputError("Phantoms and real images can't be in one table.")
     wanted = space or union_space(tables)
     check_names(rules or LabelMap(), wanted, [table.space for table in tables])
-    own = [_with_source(table, tables) for table in tables]
+    own = [_add_source(table, tables) for table in tables]
     parts = [map_classes(table, wanted, rules, strict=False) for table in own]
     for table in tables:
         dropped = [name for name in table.space.classes if name not in wanted]
@@ -77,7 +77,7 @@ def union(
         root = Path(os.path.commonpath([table.root.resolve() for table in tables]))
     except ValueError:
         raise InputError("The images of the tables are on different drives.") from None
-    images = tuple(image for table in parts for image in _below(table, root))
+    images = tuple(image for table in parts for image in _paths_below(table, root))
     _check_once(images, root)
     columns: dict[str, Any] = {}
     for name in _COLUMNS:
@@ -99,7 +99,7 @@ def union(
     )
 
 
-def _with_source(table: Table, tables: Sequence[Table]) -> Table:
+def _add_source(table: Table, tables: Sequence[Table]) -> Table:
     """The table with a source in every row."""
     if table.sources is not None and all(table.sources):
         return table
@@ -148,7 +148,7 @@ def _check_sources(parts: Sequence[Table]) -> dict[str, Literal["ignore", "zero"
     return blanks
 
 
-def _below(table: Table, root: Path) -> list[str]:
+def _paths_below(table: Table, root: Path) -> list[str]:
     here = table.root.resolve()
     head = "" if here == root else here.relative_to(root).as_posix() + "/"
     # An absolute path, and one with backslashes, must become one below the common root.
@@ -255,8 +255,8 @@ def overlap(tables: Sequence[Table], images: bool = True) -> Overlap:
     study's. With `images`, files are compared by their SHA-256; those that can't be read are passed
     over.
     """
-    patients = tuple(_in_several(tables))
-    pairs = tuple(_same_files(tables)) if images else ()
+    patients = tuple(_find_people_in_several(tables))
+    pairs = tuple(_find_same_files(tables)) if images else ()
     same = tuple((str(a.path), str(b.path)) for a, b in pairs)
     split = tuple(
         (f"{a.path} ({a.split or 'no split'})", f"{b.path} ({b.split or 'no split'})")
@@ -266,7 +266,7 @@ def overlap(tables: Sequence[Table], images: bool = True) -> Overlap:
     return Overlap(patients, same, split)
 
 
-def _in_several(tables: Sequence[Table]) -> Iterator[str]:
+def _find_people_in_several(tables: Sequence[Table]) -> Iterator[str]:
     """The patients, or studies of rows without one, of more than one table, as they are named.
 
     Who is one patient is what `splits.people_of` says; `p77` of one table is the `77` of another.
@@ -309,7 +309,7 @@ class _File:
     split: str
 
 
-def _same_files(tables: Sequence[Table]) -> Iterator[tuple[_File, _File]]:
+def _find_same_files(tables: Sequence[Table]) -> Iterator[tuple[_File, _File]]:
     """Pairs of the same bytes in two tables; only files of one size, then of one head, are read."""
     found: list[_File] = []
     for number, table in enumerate(tables):
@@ -320,12 +320,12 @@ def _same_files(tables: Sequence[Table]) -> Iterator[tuple[_File, _File]]:
                 continue
     groups = [found]
     for key in (_size, _head, files.sha256):
-        groups = [alike for group in groups for alike in _alike(group, key)]
+        groups = [alike for group in groups for alike in _group_alike(group, key)]
     for first, *others in groups:
         yield from ((first, other) for other in others if other.table != first.table)
 
 
-def _alike(found: Sequence[_File], key: Callable[[Path], Hashable]) -> list[list[_File]]:
+def _group_alike(found: Sequence[_File], key: Callable[[Path], Hashable]) -> list[list[_File]]:
     """The files by what `key` says of them, where those of two tables share it."""
     groups: dict[Hashable, list[_File]] = defaultdict(list)
     for file in found:

@@ -26,7 +26,7 @@ from lingula.settings.label_space import (
 )
 from lingula.settings.vocabulary import split_of
 from lingula.system.errors import examples, nearest
-from lingula.tables.cells import Fault, with_decimal_points
+from lingula.tables.cells import Fault, replace_decimal_commas
 from lingula.tables.columns import NAMES, helper_kind, how_to_ignore, is_fact
 from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED
 
@@ -35,7 +35,7 @@ log = logging.getLogger("lingula")
 _BLANKS = ("", "na", "n/a", "<na>", "nan", "null", "none")
 
 
-def label_cells(
+def read_label_cells(
     frame: pl.DataFrame,
     columns: Mapping[str, str],
     space: LabelSpace,
@@ -58,14 +58,14 @@ def label_cells(
     """
     labels = np.full((frame.height, len(space)), absent, dtype=np.float32)
     for name, column in columns.items():
-        values = label_values(frame[column], soft)
+        values = parse_labels(frame[column], soft)
         if values.null_count():
-            faults.append(_no_labels(frame[column], values, file, soft))
+            faults.append(_fault_of_cells(frame[column], values, file, soft))
         labels[:, space.index(name)] = values.fill_null(BLANK).to_numpy()
     return labels
 
 
-def _no_labels(cells: pl.Series, values: pl.Series, file: Path, soft: bool) -> Fault:
+def _fault_of_cells(cells: pl.Series, values: pl.Series, file: Path, soft: bool) -> Fault:
     """The fault of a column with cells that are not labels: those whose value is null."""
     rows = np.flatnonzero(values.is_null().to_numpy())
     found = tuple(f"row {row + 2}: {cells[int(row)]!r}" for row in rows[:5])
@@ -83,7 +83,7 @@ def _no_labels(cells: pl.Series, values: pl.Series, file: Path, soft: bool) -> F
     return Fault(f"cells of '{cells.name}' that are not labels", message, len(rows), found)
 
 
-def label_values(cells: pl.Series, soft: bool = False) -> pl.Series:
+def parse_labels(cells: pl.Series, soft: bool = False) -> pl.Series:
     """Label cells as Float32, null where a cell is not a label.
 
     1, 1.0, True are 1 and 0, 0.0, False are 0; -1 is `UNCERTAIN`; '', NA, NaN, null and the like
@@ -91,7 +91,7 @@ def label_values(cells: pl.Series, soft: bool = False) -> pl.Series:
     """
     # Nearly all columns have a few texts many times: each text is looked at once.
     distinct = cells.unique()
-    text = with_decimal_points(pl.col("cells")).str.strip_chars().str.to_lowercase()
+    text = replace_decimal_commas(pl.col("cells")).str.strip_chars().str.to_lowercase()
     number = text.cast(pl.Float32, strict=False)
     allowed = number.is_between(0.0, 1.0) if soft else (number == 0.0) | (number == 1.0)
     values = (
@@ -110,7 +110,7 @@ def label_values(cells: pl.Series, soft: bool = False) -> pl.Series:
 
 def looks_like_labels(cells: pl.Series, soft: bool = False) -> bool:
     """Whether all cells are labels and not all of them are blank."""
-    values = label_values(cells.unique(), soft)
+    values = parse_labels(cells.unique(), soft)
     return not values.null_count() and bool((values > BLANK).any())
 
 
@@ -137,7 +137,7 @@ def class_columns(
     for column in rest:
         known = space.classes[space.index(column)] if space and column in space else None
         if space is None and (is_known(column) or looks_like_labels(frame[column], soft)):
-            kind = "" if fold(column) in wanted else _said(column)
+            kind = "" if fold(column) in wanted else _describe_column(column)
             if kind:
                 helpers[column] = kind
                 continue
@@ -159,18 +159,18 @@ def class_columns(
     if unasked:
         log.info("%s: findings outside the label space, not read: %s.", file, examples(unasked, 26))
     if strange:
-        faults.append(_neither(frame, strange, space, file))
+        faults.append(_fault_of_columns(frame, strange, space, file))
     if helpers:
-        faults.append(_of_helpers(helpers, file))
+        faults.append(_fault_of_helpers(helpers, file))
     return found
 
 
-def _said(column: str) -> str:
+def _describe_column(column: str) -> str:
     """What a column says by its name if it is not a class; else ''."""
     return "what another column says" if is_fact(column) else helper_kind(column)
 
 
-def _of_helpers(helpers: Mapping[str, str], file: Path) -> Fault:
+def _fault_of_helpers(helpers: Mapping[str, str], file: Path) -> Fault:
     """The fault of helpers' columns of 0 and 1, which would become findings without a word."""
     told = ", ".join(f"'{name}' (looks like {kind})" for name, kind in helpers.items())
     parts = [name for name, kind in helpers.items() if kind == "a split"]
@@ -207,7 +207,7 @@ def _is_list(cell: str) -> bool:
     return "|" in cell or (len(parts) > 1 and all(map(is_known, parts)))
 
 
-def _neither(
+def _fault_of_columns(
     frame: pl.DataFrame, strange: list[str], space: LabelSpace | None, file: Path
 ) -> Fault:
     """The fault for columns that are neither ids nor classes, with how to fix it."""

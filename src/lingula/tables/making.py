@@ -51,7 +51,7 @@ class NewTable:
     dropped: bool = False
 
 
-def _place(root: Path, name: str) -> Path:
+def _path_to_try(root: Path, name: str) -> Path:
     """Where an image is looked for; a cell that is no path inside the root is looked for as is."""
     try:
         return image_path(root, name)
@@ -64,7 +64,7 @@ def _find_images(table: Table, drop: bool) -> tuple[Table, tuple[str, ...]]:
 
     Raises `InputError` if none is there, with one full path that was tried.
     """
-    rows = find_absent([_place(table.root, name) for name in table.images])
+    rows = find_absent([_path_to_try(table.root, name) for name in table.images])
     if not rows:
         return table, ()
     names = tuple(table.images[i] for i in rows)
@@ -119,11 +119,11 @@ def _is_same(table: Table, out: Path) -> bool:
         write_table(table, again)
         if files.sha256(again) != files.sha256(out):
             return False
-        new = _described(again)
-    return new == _described(out)
+        new = _read_described(again)
+    return new == _read_described(out)
 
 
-def _described(table: Path) -> dict[str, Any] | None:
+def _read_described(table: Path) -> dict[str, Any] | None:
     try:
         found = files.read_object(table.with_suffix(".json"))
         return found | {"root": (table.parent / found["root"]).resolve().as_posix()}
@@ -137,9 +137,9 @@ def summary_as_json(made: NewTable) -> dict[str, Any]:
     return {
         "table": str(made.path),
         "images": len(table),
-        "patients": _distinct(table.patients),
-        "studies": _distinct(table.studies),
-        "splits": _splits(table),
+        "patients": _count_distinct(table.patients),
+        "studies": _count_distinct(table.studies),
+        "splits": _count_splits(table),
         "sources": {
             known.source: {
                 "images": known.images,
@@ -151,7 +151,7 @@ def summary_as_json(made: NewTable) -> dict[str, Any]:
             }
             for known in made.coverage
         },
-        "classes": _counts(table),
+        "classes": _count_cells(table),
         "blank_means": blank_means(table),
         "without_positive": {s: list(n) for s, n in classes_missing(table).items()},
         "missing_images": len(made.missing),
@@ -198,11 +198,11 @@ def summary_as_text(made: NewTable) -> str:
     return "\n".join(lines)
 
 
-def _distinct(column: tuple[str, ...] | None) -> int | None:
+def _count_distinct(column: tuple[str, ...] | None) -> int | None:
     return None if column is None else len(set(column) - {""})
 
 
-def _splits(table: Table) -> dict[str, int]:
+def _count_splits(table: Table) -> dict[str, int]:
     if table.splits is None:
         return {}
     counts = {split: len(rows_of(table, split)) for split in SPLITS}
@@ -210,7 +210,7 @@ def _splits(table: Table) -> dict[str, int]:
     return {split: count for split, count in counts.items() if count}
 
 
-def _counts(table: Table) -> dict[str, dict[str, int]]:
+def _count_cells(table: Table) -> dict[str, dict[str, int]]:
     cells = table.labels
     kinds = {
         "present": cells >= 0.5,

@@ -84,15 +84,15 @@ def read_map(path: str | Path) -> LabelMap:
 
     Raises `InputError` for what is no such file; no object is ever made from its text.
     """
-    return map_of(written_map(path), str(path))
+    return parse_map(read_map_lines(path), str(path))
 
 
-def written_map(path: str | Path) -> dict[str, Any]:
+def read_map_lines(path: str | Path) -> dict[str, Any]:
     """A map's YAML as plain values, not yet checked."""
     return read_yaml(path, "map", f"lines of `term: class`, or `{':`, `'.join(_KINDS)}:`")
 
 
-def map_of(written: Mapping[str, Any], name: str) -> LabelMap:
+def parse_map(written: Mapping[str, Any], name: str) -> LabelMap:
     """The map that plain values stand for; `InputError`, with `name`, for impossible ones."""
     rules: dict[str, dict[str, tuple[str, ...]]] = {kind: {} for kind in _KINDS}
     single: dict[str, list[str]] = {}
@@ -101,9 +101,9 @@ def map_of(written: Mapping[str, Any], name: str) -> LabelMap:
         if key in _KINDS:
             if not isinstance(value, dict):
                 raise InputError(f"{name}: `{key}` must hold class names, each with its terms.")
-            rules[key] = {str(target): _terms(t, name, target) for target, t in value.items()}
+            rules[key] = {str(target): _parse_terms(t, name, target) for target, t in value.items()}
         elif key == _NONE:
-            apart += _terms(value, name, key)
+            apart += _parse_terms(value, name, key)
         elif value is None or isinstance(value, str):
             apart.append(key)
             if value is not None:
@@ -119,7 +119,7 @@ def map_of(written: Mapping[str, Any], name: str) -> LabelMap:
     return LabelMap(name, **rules, apart=tuple(dict.fromkeys(apart)))
 
 
-def _terms(terms: object, name: str, target: object) -> tuple[str, ...]:
+def _parse_terms(terms: object, name: str, target: object) -> tuple[str, ...]:
     listed = terms if isinstance(terms, list) else [terms]
     if not all(isinstance(term, str) for term in listed):
         raise InputError(f"{name}: the terms of '{target}' must be names, not {terms!r}.")
@@ -144,8 +144,8 @@ def map_classes(
     if strict:
         check_names(rules, space, [table.space])
     vague = [*rules.narrower.values(), *rules.broader.values()]
-    if any(_columns(table, terms) for terms in vague):
-        table = _stating_zeros(table)
+    if any(_columns_of(table, terms) for terms in vague):
+        table = _state_zeros(table)
     cells = np.full((len(table), len(space)), UNMENTIONED, dtype=np.float32)
     apart = {fold(canonical(term)) for term in rules.apart}
     names = enumerate(table.space.classes)
@@ -153,7 +153,7 @@ def map_classes(
     for k, name in enumerate(space.classes):
         for kind in _KINDS:
             stated = {fold(canonical(t)): terms for t, terms in getattr(rules, kind).items()}
-            columns = _columns(table, stated.get(fold(name), ()))
+            columns = _columns_of(table, stated.get(fold(name), ()))
             if columns:
                 cells[:, k] = _COMBINED[kind](table.labels[:, columns])
                 break
@@ -168,7 +168,7 @@ def map_classes(
     return replace(table, space=space, labels=cells)
 
 
-def _columns(table: Table, terms: Sequence[str]) -> list[int]:
+def _columns_of(table: Table, terms: Sequence[str]) -> list[int]:
     return [table.space.index(term) for term in terms if term in table.space]
 
 
@@ -189,7 +189,7 @@ def check_names(rules: LabelMap, space: LabelSpace, known: Sequence[LabelSpace])
             )
 
 
-def _stating_zeros(table: Table) -> Table:
+def _state_zeros(table: Table) -> Table:
     """The table with zeros for blank cells that mean zero: beside rules that make blank cells which
     mean nothing, the two must not be mixed up."""
     zero = (table.labels == BLANK) & blank_is_zero(table)[:, None]
@@ -210,19 +210,19 @@ def _union(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(best == UNMENTIONED, np.float32(UNMENTIONED), found)
 
 
-def _of_narrower(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+def _union_of_narrower(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     """As `_union`, but that none is there says nothing."""
     found = _union(cells)
     return np.where((found >= 0) & (found < 0.5), np.float32(BLANK), found)
 
 
-def _of_broader(cells: NDArray[np.float32]) -> NDArray[np.float32]:
+def _union_of_broader(cells: NDArray[np.float32]) -> NDArray[np.float32]:
     """As `_union` of the broad terms, but that one is there leaves the class uncertain."""
     found = _union(cells)
     return np.where(found >= 0.5, np.float32(UNCERTAIN), found)
 
 
-_COMBINED = {"same": _union, "narrower": _of_narrower, "broader": _of_broader}
+_COMBINED = {"same": _union, "narrower": _union_of_narrower, "broader": _union_of_broader}
 
 
 @dataclass(frozen=True)

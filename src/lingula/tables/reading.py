@@ -21,8 +21,8 @@ from lingula.system import files
 from lingula.system.csv_cells import escape_cell, unescape_cell
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.cells import Fault, raise_faults, read_cells, read_frame
-from lingula.tables.columns import FREE, NAMES, named_columns, text_cells
-from lingula.tables.label_cells import class_columns, label_cells
+from lingula.tables.columns import FREE, NAMES, named_columns, read_text_cells
+from lingula.tables.label_cells import class_columns, read_label_cells
 from lingula.tables.table import BLANK, UNMENTIONED, Table, plain_paths
 
 log = logging.getLogger("lingula")
@@ -98,12 +98,12 @@ def read_checked(
     file = Path(path)
     frame, sha256, faults = read_cells(file)
     described = read_description(file)
-    frame = _without(frame, ignore_columns, ignore_absent, file, faults)
+    frame = _drop_columns(frame, ignore_columns, ignore_absent, file, faults)
     space = classes
     if space is None and described.get("classes") and labelled:
         name = described.get("label_space", "own")
         space = LabelSpace(tuple(described["classes"]), name if isinstance(name, str) else "own")
-    texts, rest = text_cells(frame, file, faults, () if space is None else space)
+    texts, rest = read_text_cells(frame, file, faults, () if space is None else space)
     if "images" not in texts:
         raise InputError(
             f"{file} has no column `image` (the images' paths, relative to the table's folder or "
@@ -114,7 +114,7 @@ def read_checked(
     place = Path(root) if root is not None else file.parent / described.get("root", ".")
     _find_bad_images(texts["images"], place, file, faults)
     if labelled:
-        space, labels = _labels(frame, rest, space, file, soft, faults, named)
+        space, labels = _read_labels(frame, rest, space, file, soft, faults, named)
     else:
         space = LabelSpace(("No Finding",))
         labels = np.full((frame.height, 1), UNMENTIONED, dtype=np.float32)
@@ -181,7 +181,7 @@ def _are_names(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
-def _without(
+def _drop_columns(
     frame: pl.DataFrame,
     ignored: Sequence[str],
     ignore_absent: bool,
@@ -218,7 +218,7 @@ def _find_bad_images(images: tuple[str, ...], root: Path, file: Path, faults: li
         faults.append(Fault("images in more than one row", message, len(twice), twice))
 
 
-def _labels(
+def _read_labels(
     frame: pl.DataFrame,
     rest: list[str],
     space: LabelSpace | None,
@@ -238,7 +238,7 @@ def _labels(
     absent = [name for name in space.classes if name not in columns]
     if absent and columns:
         log.warning("%s knows nothing of: %s.", file, examples(absent, 26))
-    return space, label_cells(frame, columns, space, file, faults, soft=soft)
+    return space, read_label_cells(frame, columns, space, file, faults, soft=soft)
 
 
 def _mark_unmentioned(
@@ -265,7 +265,7 @@ def write_table(table: Table, path: str | Path) -> None:
     Raises `InputError` where cells that are unmentioned do not follow from the rows' sources.
     """
     file = Path(path)
-    sources = _knowledge(table, file)
+    sources = _classes_by_source(table, file)
     columns = [
         pl.Series(name, getattr(table, field), dtype=pl.String).replace("", None)
         for field, name in NAMES.items()
@@ -274,7 +274,7 @@ def write_table(table: Table, path: str | Path) -> None:
     parquet = file.suffix.lower() == ".parquet"
     for k, name in enumerate(table.space.classes):
         if not len(table) or (table.labels[:, k] != UNMENTIONED).any():
-            columns.append(_written(table.labels[:, k], name, typed=parquet))
+            columns.append(_format_cells(table.labels[:, k], name, typed=parquet))
     frame = pl.DataFrame(columns)
     with files.write_atomically(file) as temporary:
         if parquet:
@@ -304,7 +304,7 @@ def _escape_cells(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(plain).rename(escape_cell)
 
 
-def _written(cells: NDArray[np.float32], name: str, typed: bool) -> pl.Series:
+def _format_cells(cells: NDArray[np.float32], name: str, typed: bool) -> pl.Series:
     """A column as it is written: 1, 0, -1, blank (null), or probabilities."""
     values = pl.Series(name, cells)
     values = values.set(values <= BLANK, None)
@@ -313,7 +313,7 @@ def _written(cells: NDArray[np.float32], name: str, typed: bool) -> pl.Series:
     return values if typed else values.cast(pl.String)
 
 
-def _knowledge(table: Table, file: Path) -> dict[str, dict[str, Any]]:
+def _classes_by_source(table: Table, file: Path) -> dict[str, dict[str, Any]]:
     """The classes that each source knows, those that its rows do not leave unmentioned; and what
     its blank cells mean, where that is not what the table's do."""
     unknown = table.labels == UNMENTIONED

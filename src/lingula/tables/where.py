@@ -52,54 +52,54 @@ def rows_where(table: Table, condition: str) -> NDArray[np.intp]:
         raise InputError(f"The condition has {len(condition)} characters; {_LONGEST} are allowed.")
     try:
         parsed = ast.parse(condition.strip(), mode="eval")
-        return np.flatnonzero(_holds(table, parsed.body))
+        return np.flatnonzero(_evaluate(table, parsed.body))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise InputError(
             f"{condition!r} is not a condition. Write e.g. \"view in ('PA', 'AP') and age >= 18\"."
         ) from None
 
 
-def _holds(table: Table, node: ast.expr) -> Rows:
+def _evaluate(table: Table, node: ast.expr) -> Rows:
     if isinstance(node, ast.BoolOp):
-        parts = [_holds(table, value) for value in node.values]
+        parts = [_evaluate(table, value) for value in node.values]
         joined = np.logical_and if isinstance(node.op, ast.And) else np.logical_or
         return np.asarray(joined.reduce(parts), dtype=np.bool_)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-        return ~_holds(table, node.operand)
+        return ~_evaluate(table, node.operand)
     if isinstance(node, ast.Compare):
         sides = [node.left, *node.comparators]
         each = [
-            _compared(table, left, op, right)
+            _compare(table, left, op, right)
             for left, op, right in zip(sides, node.ops, sides[1:], strict=False)
         ]
         return np.asarray(np.logical_and.reduce(each), dtype=np.bool_)
-    raise _refused(node)
+    raise _refusal(node)
 
 
-def _compared(table: Table, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Rows:
+def _compare(table: Table, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Rows:
     """One comparison of a column with a constant, whichever side it stands on."""
     if isinstance(op, ast.In | ast.NotIn):
         if not isinstance(left, ast.Name) or not isinstance(right, ast.Tuple | ast.List | ast.Set):
-            raise _refused(right if isinstance(left, ast.Name) else left, "a list after `in`")
+            raise _refusal(right if isinstance(left, ast.Name) else left, "a list after `in`")
         found = np.zeros(len(table), dtype=np.bool_)
-        _, there = _cells(table, left.id, _constant(right.elts[0]) if right.elts else "")
+        _, there = _cells_like(table, left.id, _constant(right.elts[0]) if right.elts else "")
         for item in right.elts:
             value = _constant(item)
-            cells, there = _cells(table, left.id, value)
+            cells, there = _cells_like(table, left.id, value)
             found |= there & (cells == value)
         return found if isinstance(op, ast.In) else there & ~found
     if not isinstance(left, ast.Name):
         if type(op) not in _MIRRORED or not isinstance(right, ast.Name):
-            raise _refused(left, "a column on one side and a constant on the other")
+            raise _refusal(left, "a column on one side and a constant on the other")
         left, op, right = right, _MIRRORED[type(op)](), left
     value = _constant(right)
-    cells, there = _cells(table, left.id, value)
+    cells, there = _cells_like(table, left.id, value)
     if isinstance(op, ast.Eq):
         return np.asarray(there & (cells == value), dtype=np.bool_)
     if isinstance(op, ast.NotEq):
         return np.asarray(there & (cells != value), dtype=np.bool_)
     if type(op) not in _ORDERS or isinstance(value, str):
-        raise _refused(right, "a number beside <, <=, > and >=")
+        raise _refusal(right, "a number beside <, <=, > and >=")
     return np.asarray(there & _ORDERS[type(op)](cells, value), dtype=np.bool_)
 
 
@@ -107,7 +107,7 @@ def _constant(node: ast.expr) -> str | float:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         value = _constant(node.operand)
         if isinstance(value, str):
-            raise _refused(node)
+            raise _refusal(node)
         return -value
     if (
         isinstance(node, ast.Constant)
@@ -115,23 +115,23 @@ def _constant(node: ast.expr) -> str | float:
         and not isinstance(node.value, bool)
     ):
         return node.value
-    raise _refused(node, "a text in quotes or a number")
+    raise _refusal(node, "a text in quotes or a number")
 
 
-def _cells(table: Table, name: str, value: str | float) -> tuple[NDArray[Any], Rows]:
+def _cells_like(table: Table, name: str, value: str | float) -> tuple[NDArray[Any], Rows]:
     """A column's cells as text or as numbers, as the constant is; and which have a value."""
-    column = _column(table, name)
+    column = _find_column(table, name)
     if isinstance(column, np.ndarray):
         if isinstance(value, str):
             raise InputError(f"'{name}' is a class: compare it with 1, 0 or -1, not {value!r}.")
         return column, column >= UNCERTAIN
     if isinstance(value, str):
         return np.array(column, dtype=object), np.ones(len(table), dtype=np.bool_)
-    numbers = np.array([_number(cell) for cell in column])
+    numbers = np.array([_parse_number(cell) for cell in column])
     return numbers, np.isfinite(numbers)
 
 
-def _column(table: Table, name: str) -> tuple[str, ...] | NDArray[np.float32]:
+def _find_column(table: Table, name: str) -> tuple[str, ...] | NDArray[np.float32]:
     fields = {fold(column): field for field, column in NAMES.items()}
     field = fields.get(fold(name))
     if field is not None:
@@ -149,12 +149,12 @@ def _column(table: Table, name: str) -> tuple[str, ...] | NDArray[np.float32]:
     )
 
 
-def _number(cell: str) -> float:
+def _parse_number(cell: str) -> float:
     try:
         return float(cell)
     except ValueError:
         return float("nan")
 
 
-def _refused(node: ast.expr, wanted: str = "comparisons joined by and, or, not") -> InputError:
+def _refusal(node: ast.expr, wanted: str = "comparisons joined by and, or, not") -> InputError:
     return InputError(f"The condition can't have {ast.unparse(node)!r} there; it wants {wanted}.")

@@ -14,9 +14,9 @@ from lingula.system import files
 from lingula.system.claims import claim, other_settings, read_settings_beside, settings_beside
 from lingula.system.csv_cells import escape_cell
 from lingula.system.errors import examples
-from lingula.tables.attached import Attached, Found, attach
+from lingula.tables.attached import Attached, FoundImage, attach
 from lingula.tables.folder import format_skipped
-from lingula.tables.mapping import LabelMap, map_classes, map_of, written_map
+from lingula.tables.mapping import LabelMap, map_classes, parse_map, read_map_lines
 from lingula.tables.reading import read_table, write_table
 
 log = logging.getLogger("lingula")
@@ -67,8 +67,8 @@ def data_folder(
     if not source.is_file():
         raise files.not_a_file(source, "label file")
     files.check_suffix(target, (".csv", ".parquet"), "a table")
-    written = {} if map_file is None else written_map(map_file)
-    rules = map_of(written, str(map_file)) if written else LabelMap()
+    written = {} if map_file is None else read_map_lines(map_file)
+    rules = parse_map(written, str(map_file)) if written else LabelMap()
     settings = {
         "root": str(folder.resolve()),
         "labels_sha256": files.sha256(source),
@@ -106,8 +106,8 @@ def data_folder(
     return FolderTable(target, joined)
 
 
-def _facts(age_and_sex: bool) -> Callable[[Path], Found]:
-    def read(path: Path) -> Found:
+def _facts(age_and_sex: bool) -> Callable[[Path], FoundImage]:
+    def read(path: Path) -> FoundImage:
         from lingula.images.dicom.facts import UNKNOWN, read_dicom_facts
 
         # The ids are needed as they are, to find their rows; they are hidden when written.
@@ -116,7 +116,7 @@ def _facts(age_and_sex: bool) -> Callable[[Path], Found]:
         ids = {kind: getattr(facts, kind) for kind in kinds}
         age = "" if facts.age is None else f"{facts.age:g}"
         view = "" if facts.view == UNKNOWN else facts.view
-        return Found("", ids, view, age, facts.sex or "")
+        return FoundImage("", ids, view, age, facts.sex or "")
 
     return read
 

@@ -23,7 +23,7 @@ from lingula.scores import calibration, metrics
 from lingula.scores.calibration import apply_curve, expit, fit_curve, logit
 from lingula.scores.joining import Joined
 from lingula.scores.predictions import Predictions, align_rows, failed, read_scores, write_scores
-from lingula.scores.reliability import reliability
+from lingula.scores.reliability import reliability_curves
 from lingula.scores.results import to_json
 from lingula.scores.thresholds import Rule, choose_threshold, parse_rule, parse_rules
 from lingula.settings.config import Config, vary, write_config
@@ -84,7 +84,7 @@ def test_platt_finds_the_distortion_and_lessens_the_error() -> None:
     assert curve.shift == pytest.approx(-0.5, abs=0.05)
     fresh, labels = drawn(20_000, seed=1)
     before, after = (
-        reliability(s[:, None], labels[:, None], draws=0)[0]
+        reliability_curves(s[:, None], labels[:, None], draws=0)[0]
         for s in (fresh, apply_curve(curve, fresh))
     )
     assert after.error < 0.02 < 0.05 < before.error
@@ -96,7 +96,7 @@ def test_the_prior_is_the_most_probable_map(method: str) -> None:
     scores, positive, groups = few(12)
     curve = fit_curve(method, scores, positive, POOLED, groups)
     assert "with prior" in curve.method and "12 positives" in curve.note
-    soft = calibration.smoothed(positive)
+    soft = calibration.smooth_targets(positive)
     shifted = method != "temperature"
 
     def cost(at: np.ndarray) -> float:
@@ -270,34 +270,36 @@ def test_other_rules_are_refused(text: str) -> None:
 
 
 def test_reliability_judges_the_probability_of_the_positive_label() -> None:
-    found = reliability(np.array([[0.01], [0.001], [0.005]]), np.ones((3, 1), np.float32))
+    found = reliability_curves(np.array([[0.01], [0.001], [0.005]]), np.ones((3, 1), np.float32))
     assert found[0].error == pytest.approx(0.9946667, abs=1e-6)
-    assert np.isnan(reliability(np.zeros((0, 1)), np.zeros((0, 1), bool))[0].error)
+    assert np.isnan(reliability_curves(np.zeros((0, 1)), np.zeros((0, 1), bool))[0].error)
     with pytest.raises(ValueError, match="NaN"):
-        reliability(np.array([[np.nan]]), np.ones((1, 1), bool))
+        reliability_curves(np.array([[np.nan]]), np.ones((1, 1), bool))
 
 
 def test_reliability_is_that_of_scikit_learn_and_masks_rows() -> None:
     scores, positive = drawn(1000)
     known = np.arange(1000) % 4 > 0
-    found = reliability(scores[:, None], positive[:, None], known[:, None], bins=10, draws=0)[0]
+    found = reliability_curves(
+        scores[:, None], positive[:, None], known[:, None], bins=10, draws=0
+    )[0]
     share, mean = calibration_curve(positive[known], scores[known], n_bins=10, strategy="quantile")
     np.testing.assert_allclose([one.share for one in found.bins], share)
     np.testing.assert_allclose([one.score for one in found.bins], mean)
     assert sum(one.n for one in found.bins) == 750
     assert found.brier == pytest.approx(((scores - positive)[known] ** 2).mean())
-    tied = reliability(np.full((50, 1), 0.2), positive[:50, None], draws=20)[0]
+    tied = reliability_curves(np.full((50, 1), 0.2), positive[:50, None], draws=20)[0]
     assert len(tied.bins) == 1 and tied.bins[0].n == 50
 
 
 def test_reliability_intervals_draw_patients() -> None:
     scores, positive = drawn(300)
     names = [f"p{row}" for row in range(300)]
-    once = reliability(scores[:, None], positive[:, None], bins=3, patients=names)[0]
+    once = reliability_curves(scores[:, None], positive[:, None], bins=3, patients=names)[0]
     four = np.repeat(np.arange(300), 4)
     same = [np.repeat(names, 4).tolist(), None]
     by_patient, by_row = (
-        reliability(scores[four, None], positive[four, None], bins=3, patients=who)[0]
+        reliability_curves(scores[four, None], positive[four, None], bins=3, patients=who)[0]
         for who in same
     )
 
@@ -636,6 +638,6 @@ def test_real_scores_are_better_calibrated_on_patients_not_fitted_on(
         scores = read_scores(path)
         values = scores.probabilities[align_rows(scores, part.images)]
         columns = [part.space.index(name) for name in scores.classes]
-        curves = reliability(values, targets(part)[0][:, columns], draws=0)
+        curves = reliability_curves(values, targets(part)[0][:, columns], draws=0)
         errors.append(np.mean([curve.error for curve in curves]))
     assert errors[1] < 0.6 * errors[0]

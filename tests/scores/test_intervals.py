@@ -37,9 +37,9 @@ def test_weights_of_one_give_the_metric(seed: int, levels: int) -> None:
     positive = random.random(40) < 0.3
     if not positive.any():
         return
-    steps = intervals._steps(metrics.rank(scores, positive), np.arange(40))
-    packed = intervals._packed(np.ones((3, 40), dtype=np.int64), 7)
-    ap, auroc = intervals._weighted(steps, packed, 7, 3)
+    mask = np.ones((40, 1), dtype=bool)
+    drawn = bootstrap(scores[:, None], positive[:, None], mask, ["one"] * 40, draws=3)
+    ap, auroc = drawn.ap[:, 0], drawn.auroc[:, 0]
     assert ap == pytest.approx([metrics.average_precision(scores, positive)] * 3, abs=1e-12)
     assert auroc == pytest.approx([metrics.auroc(scores, positive)] * 3, abs=1e-12)
 
@@ -139,11 +139,11 @@ def test_few_positives_widen_an_interval_as_students_t_does() -> None:
     """Quantiles of t from tables; with many positives the normal's."""
     for freedom, quantile in ((2, 4.303), (3, 3.182), (9, 2.262), (29, 2.045), (999, 1.962)):
         m = freedom + 1
-        assert intervals._reach(m, 0.95) == pytest.approx(
+        assert intervals.reach_of(m, 0.95) == pytest.approx(
             quantile * math.sqrt(m / freedom), rel=0.01 if freedom == 2 else 0.002
         )
-    assert intervals._reach(None, 0.95) == pytest.approx(1.959964)
-    assert intervals._reach(1, 0.95) == intervals._reach(2, 0.95) > 10
+    assert intervals.reach_of(None, 0.95) == pytest.approx(1.959964)
+    assert intervals.reach_of(1, 0.95) == intervals.reach_of(2, 0.95) > 10
 
 
 def test_units_with_a_positive_are_counted_not_images() -> None:
@@ -211,10 +211,10 @@ def test_packed_draws_are_the_draws(seed: int) -> None:
     draws, units = int(random.integers(1, 20)), int(random.integers(1, 30))
     counts = random.integers(0, 5, (draws, units))
     bits = int(counts.sum(axis=1).max()).bit_length() + int(random.integers(0, 40)) or 1
-    packed = intervals._packed(counts, bits)
+    packed = intervals.pack_draws(counts, bits)
     assert len(packed) == -(-draws // max(1, 63 // bits))
     sums = np.cumsum(packed, axis=1)
-    apart = intervals._unpacked(sums, bits, draws)
+    apart = intervals.unpack_sums(sums, bits, draws)
     np.testing.assert_array_equal(apart, np.cumsum(counts, axis=1))
 
 

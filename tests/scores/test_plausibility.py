@@ -11,7 +11,7 @@ import torch
 import lingula
 from builders import write_tiny
 from lingula.scores.calibration import expit
-from lingula.scores.predictions import doubt
+from lingula.scores.predictions import find_doubt
 from lingula.settings.config import vary
 from lingula.settings.recipes import recipe
 
@@ -72,10 +72,10 @@ def test_both_files_of_a_comparison_and_all_members_are_looked_at(
 
 
 def test_of_few_scores_nothing_is_said_and_both_causes_are_where_both_fit() -> None:
-    assert doubt(0.5, 0.52, 19) is None
-    both = doubt(0.5, 0.52, 20)
+    assert find_doubt(0.5, 0.52, 19) is None
+    both = find_doubt(0.5, 0.52, 20)
     assert both is not None and "not have been trained, or a sigmoid" in both
-    assert doubt(0.5, 0.7310585786300049, 10**7) is not None
+    assert find_doubt(0.5, 0.7310585786300049, 10**7) is not None
 
 
 def test_predict_warns_of_a_model_that_is_not_trained(

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from lingula.settings.vocabulary import age_in_years, sex_of, split_of, view_kind
-from lingula.sources.released import ages, sexes
+from lingula.sources.released import read_ages, read_sexes
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_zero_may_be_an_age() -> None:
 
 
 def test_ages_that_are_written_are_read_as_the_same_ages() -> None:
-    written = ages(pl.Series(["058Y", "018M", "052W", "053W", "003D", "414", ""]))
+    written = read_ages(pl.Series(["058Y", "018M", "052W", "053W", "003D", "414", ""]))
     assert written.to_list() == ["58", "1", "0.99", "1", "0.01", "", ""]
 
 
@@ -45,7 +45,7 @@ def test_sexes_views_and_splits() -> None:
         *("M", "M", "F", "F", "O", "U"),
         *(None, None),
     ]
-    assert sexes(pl.Series(["male", "", "X "])).to_list() == ["M", "", "X"]
+    assert read_sexes(pl.Series(["male", "", "X "])).to_list() == ["M", "", "X"]
     views = ("PA", "AP ERECT", "frontal", "LL", "lateral", "LLO", "")
     assert [view_kind(view) for view in views] == [
         *["frontal"] * 3,

@@ -36,7 +36,7 @@ from lingula.sources.cxr_lt import cxr_lt
 from lingula.sources.mimic import mimic
 from lingula.sources.nih import nih
 from lingula.sources.padchest import padchest
-from lingula.sources.released import ages, sexes
+from lingula.sources.released import read_ages, read_sexes
 from lingula.sources.vindr import vindr
 from lingula.system.errors import InputError
 from lingula.tables.checking import check
@@ -899,15 +899,15 @@ def test_the_command_line_of_a_source(tmp_path: Path) -> None:
 
 def test_ages_and_sexes() -> None:
     given = pl.Series(["0", "411", "058Y", "", "58.0", "013M", "x", "120", "-4"])
-    assert ages(given).to_list() == ["0", "", "58", "", "58", "1", "", "120", ""]
-    assert ages(given, zero_is_unknown=True)[0] == ""
+    assert read_ages(given).to_list() == ["0", "", "58", "", "58", "1", "", "120", ""]
+    assert read_ages(given, zero_is_unknown=True)[0] == ""
     infants = pl.Series(["030D", "11M", "0.5", "000D", "364 D", "365.D", "012M", "000Y"])
-    found = ages(infants).to_list()
+    found = read_ages(infants).to_list()
     assert found == ["0.08", "0.92", "0.5", "0.01", "0.99", "0.99", "1", "0"]
-    assert ages(infants, zero_is_unknown=True).to_list() == [*found[:-1], ""]
+    assert read_ages(infants, zero_is_unknown=True).to_list() == [*found[:-1], ""]
     # A known age stays one where groups are measured; only the bare 0 is none.
     assert set(age_bands(found[:-1])) == {"0-9"} and age_bands(found[-1:]) == ("unknown",)
-    assert sexes(pl.Series(["M", "Male", "U", "", "female", "O"])).to_list() == [
+    assert read_sexes(pl.Series(["M", "Male", "U", "", "female", "O"])).to_list() == [
         "M",
         "M",
         "U",

@@ -614,12 +614,22 @@ def test_the_number_of_decoding_processes_may_change(
     assert lingula.train(config, out=tmp_path / "run") == tmp_path / "run"
 
 
-def test_what_workers_get_can_be_sent_to_spawned_ones(config: Config) -> None:
+def test_what_workers_get_can_be_sent_to_spawned_ones(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Case 103: nothing local, no lambda."""
+    sent: list[bytes] = []
+
+    def loader(dataset: object, **options: object) -> list[object]:
+        functions = (options["collate_fn"], options["worker_init_fn"])
+        sent.append(pickle.dumps((dataset, *functions)))
+        return []
+
+    monkeypatch.setattr(batches, "DataLoader", loader)
     dataset = Radiographs([Path(config.data.table)], 32)
-    sent = (batches._Reader(dataset), batches._handed_over)
-    again = pickle.loads(pickle.dumps((*sent, batches._serve_while_needed)))
-    assert again[0].dataset.paths.tolist() == dataset.paths.tolist()
+    assert not list(batches.load(dataset, [np.arange(1)], workers=1))
+    again, *functions = pickle.loads(sent[0])
+    assert again.dataset.paths.tolist() == dataset.paths.tolist() and all(map(callable, functions))
 
 
 @pytest.mark.slow

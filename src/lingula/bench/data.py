@@ -69,13 +69,13 @@ def bench_data(*, size: int = 512, rounds: int = 5) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory(prefix="lingula-bench-") as folder:
             with progress("drawing films") as tick:
-                parts = _parts(Path(folder), size, lambda n: tick(n, FILMS + CACHED, ""))
+                parts = _prepare_parts(Path(folder), size, lambda n: tick(n, FILMS + CACHED, ""))
             with progress("timing") as tick:
                 calls = {part.name: part.run for part in parts}
                 times = time_rounds(calls, rounds, tick=lambda n: tick(n, rounds, ""))
     finally:
         torch.set_num_threads(threads)
-    shown = {part.name: _figures(part, times) for part in parts if part.against}
+    shown = {part.name: _measure(part, times) for part in parts if part.against}
     headline = {key: shown["raw"][key] for key in ("images_per_s", "baseline", "ratio")}
     return {**headline, "size": size, "threads": 1, "rounds": rounds, "parts": shown}
 
@@ -101,7 +101,7 @@ _ABOUT = {
 }
 
 
-def _parts(folder: Path, size: int, tick: Callable[[int], None]) -> list[_Part]:
+def _prepare_parts(folder: Path, size: int, tick: Callable[[int], None]) -> list[_Part]:
     """Films, two caches and small JPEGs in the folder, and what is to be timed on them."""
     films = _draw_films(folder / "films", tick)
     small = [read_image(path, size) for path in films]
@@ -114,21 +114,21 @@ def _parts(folder: Path, size: int, tick: Callable[[int], None]) -> list[_Part]:
         Image.fromarray(levels).save(folder / "jpg" / f"{i:03}.jpg", quality=QUALITY)
         tick(FILMS + i + 1)
     files = sorted((folder / "jpg").iterdir())
-    raw = _cache(folder, CacheSettings(size))
-    jpeg = _cache(folder, CacheSettings(size, "jpeg", QUALITY))
-    chain = _chain(size)
+    raw = _fill_cache(folder, CacheSettings(size))
+    jpeg = _fill_cache(folder, CacheSettings(size, "jpeg", QUALITY))
+    chain = _make_chain(size)
     batch = torch.from_numpy(np.stack(many)).unsqueeze(1)
     return [
         _Part("films", lambda: [read_image(path, size) for path in films], FILMS, "pillow films"),
-        _Part("pillow films", lambda: [_pillow(path, size) for path in films], FILMS),
-        _Part("raw", lambda: _batches(raw), CACHED, "pillow chain"),
-        _Part("jpeg", lambda: _batches(jpeg), CACHED, "pillow chain"),
-        _Part("raw_load", lambda: list(_loaded(raw)), CACHED, "pillow"),
-        _Part("jpeg_load", lambda: list(_loaded(jpeg)), CACHED, "pillow"),
-        _Part("warp", lambda: _warped(batch[:BATCH], np.arange(BATCH)), BATCH, "chain"),
-        _Part("pillow chain", lambda: _chained([_pillow(p) for p in files], chain), CACHED),
-        _Part("pillow", lambda: np.stack([_pillow(path) for path in files]), CACHED),
-        _Part("chain", lambda: _chained(many[:BATCH], chain), BATCH),
+        _Part("pillow films", lambda: [_decode(path, size) for path in films], FILMS),
+        _Part("raw", lambda: _read_batches(raw), CACHED, "pillow chain"),
+        _Part("jpeg", lambda: _read_batches(jpeg), CACHED, "pillow chain"),
+        _Part("raw_load", lambda: list(_load(raw)), CACHED, "pillow"),
+        _Part("jpeg_load", lambda: list(_load(jpeg)), CACHED, "pillow"),
+        _Part("warp", lambda: _warp(batch[:BATCH], np.arange(BATCH)), BATCH, "chain"),
+        _Part("pillow chain", lambda: _augment([_decode(p) for p in files], chain), CACHED),
+        _Part("pillow", lambda: np.stack([_decode(path) for path in files]), CACHED),
+        _Part("chain", lambda: _augment(many[:BATCH], chain), BATCH),
     ]
 
 
@@ -153,7 +153,7 @@ def _draw_films(folder: Path, tick: Callable[[int], None]) -> list[Path]:
     return paths
 
 
-def _cache(folder: Path, settings: CacheSettings) -> Radiographs:
+def _fill_cache(folder: Path, settings: CacheSettings) -> Radiographs:
     place = folder / f"cache-{settings.codec}"
     claim_cache(place, settings)
     paths = sorted((folder / "png").iterdir())
@@ -163,22 +163,22 @@ def _cache(folder: Path, settings: CacheSettings) -> Radiographs:
     return Radiographs(paths, settings.size, None, cached)
 
 
-def _loaded(dataset: Radiographs) -> Any:
+def _load(dataset: Radiographs) -> Any:
     return load(dataset, consecutive_batches(len(dataset), BATCH))
 
 
-def _warped(images: Tensor, indices: NDArray[np.intp]) -> Tensor:
+def _warp(images: Tensor, indices: NDArray[np.intp]) -> Tensor:
     a = Augment()
     matrices = draw_warps(Warp(a.scale, a.flip, a.rotation), indices, seed=0, epoch=0)
     return warp_levels(images, torch.from_numpy(matrices))
 
 
-def _batches(dataset: Radiographs) -> None:
-    for loaded in _loaded(dataset):
-        _warped(loaded.images, loaded.indices)
+def _read_batches(dataset: Radiographs) -> None:
+    for loaded in _load(dataset):
+        _warp(loaded.images, loaded.indices)
 
 
-def _pillow(path: Path, size: int | None = None) -> NDArray[np.uint8]:
+def _decode(path: Path, size: int | None = None) -> NDArray[np.uint8]:
     """The baseline's reading: decoded whole, then resized."""
     with Image.open(path) as picture:
         grey = picture.convert("L")
@@ -187,7 +187,7 @@ def _pillow(path: Path, size: int | None = None) -> NDArray[np.uint8]:
     return np.asarray(grey)
 
 
-def _chain(size: int) -> v2.Compose:
+def _make_chain(size: int) -> v2.Compose:
     """The baseline's augmentation, with the ranges that ours has; grey levels in and out."""
     a = Augment()
     return v2.Compose(
@@ -199,12 +199,12 @@ def _chain(size: int) -> v2.Compose:
     )
 
 
-def _chained(images: Sequence[NDArray[np.uint8]], chain: v2.Compose) -> Tensor:
+def _augment(images: Sequence[NDArray[np.uint8]], chain: v2.Compose) -> Tensor:
     """The baseline's batches: each image through the chain, then stacked."""
     return torch.stack([chain(torch.from_numpy(np.array(levels))[None]) for levels in images])
 
 
-def _figures(part: _Part, times: Mapping[str, Times]) -> dict[str, float]:
+def _measure(part: _Part, times: Mapping[str, Times]) -> dict[str, float]:
     own, other = times[part.name], times[part.against]
     images = part.images  # of both
     seconds, baseline = statistics.median(own.processor), statistics.median(other.processor)

@@ -77,8 +77,8 @@ def bench_metrics(
     loop = time_rounds({"theirs": their_draw}, _MEASURED, warm_up=False)["theirs"].processor
     found, right = once["ours"].result, np.array(once["theirs"].result).T
     return {
-        **_compared(min(once["ours"].processor), min(once["theirs"].processor)),
-        "bootstrap": {"draws": draws, **_compared(ours, draws * statistics.mean(loop))},
+        **_compare(min(once["ours"].processor), min(once["theirs"].processor)),
+        "bootstrap": {"draws": draws, **_compare(ours, draws * statistics.mean(loop))},
         "images": images,
         "classes": classes,
         "largest_difference": float(np.abs(np.stack([found.ap, found.auroc]) - right).max()),
@@ -86,7 +86,7 @@ def bench_metrics(
     }
 
 
-def _compared(seconds: float, baseline: float) -> dict[str, float]:
+def _compare(seconds: float, baseline: float) -> dict[str, float]:
     return {"seconds": seconds, "baseline": baseline, "ratio": baseline / seconds}
 
 

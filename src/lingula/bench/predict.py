@@ -55,8 +55,8 @@ def bench_predict(
     fast = resolve_device(vary(paper, precision="bf16"))
     images = models.random_images(batch_size, image_size)
     calls = {
-        "exact": _scoring(exact, images, tta),
-        "bf16": _scoring(fast, images, tta),
+        "exact": _our_scoring(exact, images, tta),
+        "bf16": _our_scoring(fast, images, tta),
         "plain": _plain_scoring(exact, images, tta),
     }
     flops = models.operations(calls["exact"])
@@ -79,7 +79,7 @@ def bench_predict(
     }
 
 
-def _scoring(config: Config, images: Tensor, tta: str) -> Callable[[], Tensor]:
+def _our_scoring(config: Config, images: Tensor, tta: str) -> Callable[[], Tensor]:
     """Scoring as `lingula predict` does it, of images that are decoded."""
     fabric = make_fabric(config.device, str(config.precision))
     layout = layout_of(config)

@@ -99,7 +99,7 @@ def _plain_step(config: Config, images: Tensor) -> Callable[[], None]:
     )
     network = models.random_network(config).to(config.device)
     network.train()
-    text = _bert(config.device)
+    text = _random_bert(config.device)
     tokens = torch.randint(0, 30_000, (len(CXR_LT_2023), TEXT_TOKENS), device=config.device)
     targets = (torch.rand(len(images), len(CXR_LT_2023)) < 0.1).float().to(config.device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, weight_decay=0.02)
@@ -119,7 +119,7 @@ def _plain_step(config: Config, images: Tensor) -> Callable[[], None]:
     return step
 
 
-def _bert(device: str) -> Callable[[Tensor], Tensor]:
+def _random_bert(device: str) -> Callable[[Tensor], Tensor]:
     """A text encoder of BERT's usual size: 12 layers of 768, as PubMedBERT has."""
     layer = nn.TransformerEncoderLayer(768, 12, 3072, activation="gelu", batch_first=True)
     encoder = nn.TransformerEncoder(layer, 12, enable_nested_tensor=False).to(device).eval()

@@ -21,7 +21,7 @@ from lingula.scores import metrics
 from lingula.scores.ensembles import from_json
 from lingula.scores.evaluation import Setting
 from lingula.scores.predictions import Predictions, failed, read_scores
-from lingula.scores.reliability import reliability
+from lingula.scores.reliability import reliability_curves
 from lingula.scores.results import to_json
 from lingula.scoring.attention import Rate, described, in_parts, known_rates
 from lingula.system import files
@@ -223,7 +223,7 @@ def _most_frequent(
 def _reliability(predictions: Predictions, labels: RunLabels, split: str) -> str:
     """Reliability curves as a figure."""
     part, names, scores, values, mask = _most_frequent(predictions, labels, split)
-    found = reliability(scores, values, mask, patients=part.patients, draws=300)
+    found = reliability_curves(scores, values, mask, patients=part.patients, draws=300)
     curves = zip(names, found, strict=True)
     return figures.plot_reliability({name: curve.bins for name, curve in curves if curve.bins})
 

@@ -23,7 +23,7 @@ from lingula.loading.batches import MEMORY_LIMIT, consecutive_batches, load
 from lingula.model.devices import layout_of, make_fabric, resolve_device
 from lingula.model.encoders import recompute_activations
 from lingula.model.network import Network
-from lingula.reproduction.jobs import Job, is_exogenous, jobs_to_train, predictions_to_make
+from lingula.reproduction.jobs import Job, is_exogenous, list_predictions, list_trainings
 from lingula.reproduction.readiness import Images, raise_faults, read_images
 from lingula.reproduction.request import Request
 from lingula.scoring.views import VIEWS
@@ -91,7 +91,7 @@ def estimate_cost(request: Request, jobs: Mapping[str, Job], faults: list[str]) 
     }
     images = read_images(request, every, faults)
     raise_faults(faults)
-    rest = jobs_to_train(request, every)
+    rest = list_trainings(request, every)
     if not rest:
         return [f"All trainings of {request.table} in {request.folder} are finished."]
     read = _reading_seconds(rest[0][0].config, images)
@@ -101,7 +101,9 @@ def estimate_cost(request: Request, jobs: Mapping[str, Job], faults: list[str]) 
         if key not in speeds:
             log.info("Measuring %s: some steps, on random images.", job.recipe)
             speeds[key] = measure_speed(job.config)
-    costs = [_cost(job, seed, images, speeds[_speed_key(job.config)], read) for job, seed in rest]
+    costs = [
+        _cost_of(job, seed, images, speeds[_speed_key(job.config)], read) for job, seed in rest
+    ]
     lines = [*_head(request, images, costs), *_table(costs), ""]
     lines += _sums(request, every, images, costs)
     lines += [_reading_line(read, costs)] if read else []
@@ -219,7 +221,7 @@ def _time_reading(config: Config, table: Table, rows: NDArray[np.intp]) -> float
     return (time.perf_counter() - began) / done
 
 
-def _cost(job: Job, seed: int, images: Images, speed: Speed, read: float) -> Cost:
+def _cost_of(job: Job, seed: int, images: Images, speed: Speed, read: float) -> Cost:
     """A training's hours: its steps, dev after each epoch, and its scores in the end."""
     config, o, rows = job.config, job.config.optim, images.rows(job.config)
     own = rows.all - rows.outside
@@ -227,19 +229,19 @@ def _cost(job: Job, seed: int, images: Images, speed: Speed, read: float) -> Cos
     per_epoch = -(-count // o.batch_size)
     views = len(VIEWS[config.evaluation.tta])
     frozen = config.model.frozen
-    each_epoch = _with_reading(per_epoch * speed.step, count, speed, 0.0 if frozen else read)
-    each_epoch += _with_reading(images.dev * speed.dev, images.dev, speed, 0.0 if frozen else read)
+    each_epoch = _add_reading(per_epoch * speed.step, count, speed, 0.0 if frozen else read)
+    each_epoch += _add_reading(images.dev * speed.dev, images.dev, speed, 0.0 if frozen else read)
     scored = images.dev + images.test
-    once = _with_reading(scored * views * speed.exact, scored, speed, read)
+    once = _add_reading(scored * views * speed.exact, scored, speed, read)
     if frozen:
         seen = (2 if config.augment.flip > 0 else 1) * rows.all + images.dev
-        once += _with_reading(seen * speed.encode, rows.all + images.dev, speed, read)
+        once += _add_reading(seen * speed.encode, rows.all + images.dev, speed, read)
     hours = (o.epochs * each_epoch + once) / 3600
     features = all_features(speed.sizes, config, rows, images.dev)
     return Cost(f"{job.name}-s{seed}", count, per_epoch * o.epochs, hours, features, speed)
 
 
-def _with_reading(seconds: float, images: int, speed: Speed, read: float) -> float:
+def _add_reading(seconds: float, images: int, speed: Speed, read: float) -> float:
     """Seconds of computing with those of reading, which run at the same time only on a GPU."""
     reading = images * read
     return max(seconds, reading) if speed.config.device == "cuda" else seconds + reading
@@ -283,7 +285,7 @@ def _sums(
 ) -> list[str]:
     """Hours, GPU-hours and disk of all that is left."""
     speed = costs[0].speed
-    predictions = predictions_to_make(request, jobs)
+    predictions = list_predictions(request, jobs)
     total = sum(cost.hours for cost in costs)
     for wanted in predictions:
         count = images.dev if wanted["split"] == "dev" else images.test

@@ -93,12 +93,12 @@ def plan_jobs(request: Request, texts: Mapping[str, tuple[str | None, str]]) -> 
     if request.table == "table2":
         rows = [name for row in ensembles_of(request.rows) for name in row.members]
     else:
-        rows = [row.name for row in _with_parents(request.rows, TABLE_1)]
+        rows = [row.name for row in _add_parents(request.rows, TABLE_1)]
     # A row that differs from an earlier one in evaluation alone needs that one's training.
-    names = dict.fromkeys(name for row in rows for name in (_trained_as(row), row))
+    names = dict.fromkeys(name for row in rows for name in (_training_name(row), row))
     jobs: dict[str, Job] = {}
     for name in names:
-        config, missing = _config(request, name), ""
+        config, missing = _config_of(request, name), ""
         if is_exogenous(name):
             config = vary(config, data__outside=[str(path) for path in request.outside_tables])
             if not request.outside_tables:
@@ -121,7 +121,7 @@ def plan_jobs(request: Request, texts: Mapping[str, tuple[str | None, str]]) -> 
     return jobs
 
 
-def _config(request: Request, name: str) -> Config:
+def _config_of(request: Request, name: str) -> Config:
     """A recipe's config at the scale, on the request's table and with its settings."""
     config = vary(scaled(recipe(name), request.size), data__table=str(request.main_table))
     if request.data is None and request.size.start is not None:
@@ -137,7 +137,7 @@ def start_weights(request: Request, encoder: str) -> Path:
     return request.start(encoder) / "best" / "model.safetensors"
 
 
-def _trained_as(name: str) -> str:
+def _training_name(name: str) -> str:
     """The first row of Table 1 with the same training, so that both tables share it by name."""
     config = recipe(name)
     rows = (row.name for row in TABLE_1 if _same_training(recipe(row.name), config))
@@ -165,10 +165,10 @@ def is_exogenous(name: str) -> bool:
 
 def ensembles_of(rows: Sequence[int]) -> list[EnsembleRow]:
     """These rows of Table 2 and what they are compared with; all rows if none is named."""
-    return _with_parents(rows, TABLE_2)
+    return _add_parents(rows, TABLE_2)
 
 
-def _with_parents(numbers: Sequence[int], table: Sequence[AnyRow]) -> list[AnyRow]:
+def _add_parents(numbers: Sequence[int], table: Sequence[AnyRow]) -> list[AnyRow]:
     """The rows of these numbers, their parents and the first row; all rows if none is named."""
     kept = {row.number for row in table if not numbers} | {1, *numbers}
     kept |= {row.parent or 1 for row in table if row.number in kept}
@@ -192,13 +192,13 @@ def can_be_joined(row: EnsembleRow, trained: set[str]) -> bool:
     return len(members) >= 2 and outside <= trained
 
 
-def starts_to_train(request: Request, jobs: Mapping[str, Job]) -> dict[Path, Config]:
+def list_starts(request: Request, jobs: Mapping[str, Job]) -> dict[Path, Config]:
     """The encoders that are still to be trained beforehand: configs by run folder."""
     start = request.size.start
     if start is None or request.data is not None:
         return {}
     config = vary(recipe("paper/t1r1"), **start.changes, data__table=str(request.start_table))
-    encoders = dict.fromkeys(job.config.model.encoder for job, _ in jobs_to_train(request, jobs))
+    encoders = dict.fromkeys(job.config.model.encoder for job, _ in list_trainings(request, jobs))
     return {
         request.start(encoder): vary(config, model__encoder=encoder)
         for encoder in encoders
@@ -206,7 +206,7 @@ def starts_to_train(request: Request, jobs: Mapping[str, Job]) -> dict[Path, Con
     }
 
 
-def phantoms_to_draw(request: Request, jobs: Mapping[str, Job]) -> dict[Path, dict[str, Any]]:
+def list_phantoms(request: Request, jobs: Mapping[str, Job]) -> dict[Path, dict[str, Any]]:
     """The phantoms to train on, by folder: the arguments of `data_phantom`."""
     size = request.size
     if request.data is not None:
@@ -226,7 +226,7 @@ def phantoms_to_draw(request: Request, jobs: Mapping[str, Job]) -> dict[Path, di
             "shares": (0.0, 0.0),
             "style": other.parent.name.removeprefix("phantom-"),
         }
-    if size.start is not None and starts_to_train(request, jobs):
+    if size.start is not None and list_starts(request, jobs):
         found[request.start_table.parent] = {
             "n": size.start.images,
             "size": size.size,
@@ -238,7 +238,7 @@ def phantoms_to_draw(request: Request, jobs: Mapping[str, Job]) -> dict[Path, di
     return found
 
 
-def jobs_to_train(request: Request, jobs: Mapping[str, Job]) -> list[tuple[Job, int]]:
+def list_trainings(request: Request, jobs: Mapping[str, Job]) -> list[tuple[Job, int]]:
     """The trainings that are not finished, with their seeds."""
     return [
         (job, seed)
@@ -248,7 +248,7 @@ def jobs_to_train(request: Request, jobs: Mapping[str, Job]) -> list[tuple[Job, 
     ]
 
 
-def predictions_to_make(request: Request, jobs: Mapping[str, Job]) -> list[dict[str, Any]]:
+def list_predictions(request: Request, jobs: Mapping[str, Job]) -> list[dict[str, Any]]:
     """The arguments of `predict` for each row, seed and split that shares another's training."""
     found: list[dict[str, Any]] = []
     for job in jobs.values():

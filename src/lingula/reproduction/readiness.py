@@ -16,8 +16,8 @@ from lingula.model.encoders import recompute_activations
 from lingula.reproduction.jobs import (
     Job,
     is_exogenous,
-    jobs_to_train,
-    predictions_to_make,
+    list_predictions,
+    list_trainings,
     runnable_rows,
     start_weights,
 )
@@ -98,10 +98,10 @@ def check_readiness(
         log.warning("\n".join(["Some rows are not run because they lack something:", *lines]))
     images = read_images(request, jobs, faults)
     _check_run_folders(request, jobs, images, faults)
-    rest = jobs_to_train(request, jobs)
+    rest = list_trainings(request, jobs)
     if join:
         faults += [f"{request.run(job.name, seed)} is not finished." for job, seed in rest]
-        unscored = map(_why_not_scored, predictions_to_make(request, jobs))
+        unscored = map(_why_not_scored, list_predictions(request, jobs))
         faults += [why for why in unscored if why]
     elif rest:
         check_trainings(request, rest, images, faults, here=here)

@@ -89,43 +89,43 @@ def write_results(request: Request, jobs: Mapping[str, Job], table: Table, join:
     measure = Measure(table, next(iter(jobs.values())).config.data, request.size.tail)
     scores = {name: score_files(request, job) for name, job in jobs.items()}
     if request.table == "table1":
-        lines = _table_1(request, jobs, scores, measure)
+        lines = _measure_table_1(request, jobs, scores, measure)
     else:
-        lines = _table_2(request, jobs, scores, measure, join)
+        lines = _measure_table_2(request, jobs, scores, measure, join)
     scale = f"`{request.scale}`" + (f", {request.epochs} epochs" if request.epochs else "")
     ladder = Ladder(
         f"Table {request.table[-1]} of the paper, at the scale {scale}",
         COLUMNS if request.table == "table1" else ("rule", "members"),
         tuple(lines),
         comparable=not table.phantom and request.scale == "paper",
-        facts=_facts(request, jobs, measure, scale),
+        facts=_list_facts(request, jobs, measure, scale),
     )
     files.write_text(request.folder / f"{request.table}.csv", to_csv(ladder))
     files.write_text(request.folder / f"{request.table}.html", to_html(ladder))
     files.write_text(request.folder / f"{request.table}.md", to_markdown(ladder))
 
 
-def _table_1(
+def _measure_table_1(
     request: Request, jobs: Mapping[str, Job], scores: Mapping[str, Scores], measure: Measure
 ) -> list[Line]:
     """The rows of Table 1, in the paper's order; a row that was not run says why."""
     lines = []
     for row in TABLE_1:
-        line = _paper_line(row, TABLE_1, _design(row))
-        job = jobs.get(_short(row.name))
+        line = _paper_line(row, TABLE_1, _describe_design(row))
+        job = jobs.get(_short_name(row.name))
         if job is None:
-            line = replace(line, note=_not_requested(request))
+            line = replace(line, note=_list_not_requested(request))
         elif job.missing:
             line = replace(line, note=job.missing)
         else:
-            line = replace(line, note=job.note, seconds=_seconds(request, job))
+            line = replace(line, note=job.note, seconds=_sum_seconds(request, job))
             parent = scores.get(line.parent, [])
-            line = _measured(line, scores[job.name], parent, scores["t1r1"], measure)
+            line = _measure(line, scores[job.name], parent, scores["t1r1"], measure)
         lines.append(line)
     return lines
 
 
-def _table_2(
+def _measure_table_2(
     request: Request,
     jobs: Mapping[str, Job],
     scores: Mapping[str, Scores],
@@ -137,26 +137,26 @@ def _table_2(
     requested = ensembles_of(request.rows)
     lines = []
     for row in TABLE_2:
-        members = {short: scores.get(short, []) for short in map(_short, row.members)}
+        members = {short: scores.get(short, []) for short in map(_short_name, row.members)}
         run = {short: found for short, found in members.items() if found}
         absent = ", ".join(short for short in members if short not in run)
         line = _paper_line(row, TABLE_2, (row.rule, ", ".join(run)))
         if row not in requested:
-            line = replace(line, note=_not_requested(request))
+            line = replace(line, note=_list_not_requested(request))
         elif not can_be_joined(row, {f"paper/{short}" for short in run}):
             line = replace(line, note=f"not run: needs {absent}")
         else:
-            joined[_short(row.name)] = ours = join(row, run)
+            joined[_short_name(row.name)] = ours = join(row, run)
             notes = [f"without {absent} (not run)"] if absent else []
             notes += sorted({jobs[short].note for short in run if jobs[short].note})
             line = replace(line, note="; ".join(notes))
             parent, first = joined.get(line.parent, []), joined.get("t2r1", [])
-            line = _measured(line, ours, parent, first, measure)
+            line = _measure(line, ours, parent, first, measure)
         lines.append(line)
     return lines
 
 
-def _short(name: str) -> str:
+def _short_name(name: str) -> str:
     return name.removeprefix("paper/")
 
 
@@ -167,10 +167,10 @@ def _paper_line(
     parent = next((other for other in table if other.number == row.parent), None)
     if parent is None:
         return Line(row.name, design, "", row.mAP)
-    return Line(row.name, design, _short(parent.name), row.mAP, row.mAP - parent.mAP)
+    return Line(row.name, design, _short_name(parent.name), row.mAP, row.mAP - parent.mAP)
 
 
-def _measured(line: Line, scores: Scores, parent: Scores, first: Scores, measure: Measure) -> Line:
+def _measure(line: Line, scores: Scores, parent: Scores, first: Scores, measure: Measure) -> Line:
     """The line with our figures: means over seeds, and differences on scores averaged over them."""
     test = measure.each_seed(scores, "test")
     ours = average_seeds([seed["test"] for seed in scores])
@@ -187,31 +187,31 @@ def _measured(line: Line, scores: Scores, parent: Scores, first: Scores, measure
         gain, ci = measure.gain(ours, average_seeds([seed["test"] for seed in parent]))
         line = replace(line, gain=gain, gain_ci=ci)
     if measure.tail:
-        tail = _only(ours, measure.tail)
+        tail = _select(ours, measure.tail)
         line = replace(line, tail=measure(tail, "test").metrics.mAP)
         if first and first is not scores:
             theirs = average_seeds([seed["test"] for seed in first])
-            gain, ci = measure.gain(tail, _only(theirs, measure.tail))
+            gain, ci = measure.gain(tail, _select(theirs, measure.tail))
             line = replace(line, tail_gain=gain, tail_ci=ci)
     return line
 
 
-def _only(predictions: Predictions, classes: Sequence[str]) -> Predictions:
+def _select(predictions: Predictions, classes: Sequence[str]) -> Predictions:
     values = predictions.probabilities[:, class_columns(predictions, classes)]
     return replace(predictions, classes=tuple(classes), probabilities=values)
 
 
-def _design(row: Row) -> tuple[str, ...]:
+def _describe_design(row: Row) -> tuple[str, ...]:
     factor = "" if row.factor is None else f"x {row.factor}"
     marks = ["x" if on else "" for on in (row.separate, row.mixup, row.tta)]
     return (row.encoder, row.text, marks[0], factor, marks[1], marks[2])
 
 
-def _not_requested(request: Request) -> str:
+def _list_not_requested(request: Request) -> str:
     return f"not run: not requested (--rows {', '.join(map(str, request.rows))})"
 
 
-def _seconds(request: Request, job: Job) -> float:
+def _sum_seconds(request: Request, job: Job) -> float:
     if job.same_as is not None:
         return 0.0
     runs = [request.run(job.name, seed) for seed in range(request.seeds)]
@@ -219,7 +219,7 @@ def _seconds(request: Request, job: Job) -> float:
     return float(sum(fact["seconds"] for fact in facts))
 
 
-def _facts(
+def _list_facts(
     request: Request, jobs: Mapping[str, Job], measure: Measure, scale: str
 ) -> tuple[str, ...]:
     """What a reader of the table must know."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import jinja2
 
-from lingula.reproduction.jobs import Job, phantoms_to_draw, predictions_to_make, starts_to_train
+from lingula.reproduction.jobs import Job, list_phantoms, list_predictions, list_starts
 from lingula.reproduction.request import Request, command_line, count
 from lingula.settings.config import Config, diff
 from lingula.settings.recipes import recipe
@@ -36,10 +36,10 @@ class Stage:
 
 def list_stages(request: Request, jobs: Mapping[str, Job]) -> list[Stage]:
     """The commands of a reproduction: draw, start, train, score with other views, join."""
-    draw = {place.name: _draw(place, a) for place, a in phantoms_to_draw(request, jobs).items()}
+    draw = {place.name: _draw(place, a) for place, a in list_phantoms(request, jobs).items()}
     start = {
         f"start-{run.name}": _train("paper/t1r1", config, run)
-        for run, config in starts_to_train(request, jobs).items()
+        for run, config in list_starts(request, jobs).items()
     }
     train = {
         f"{job.name}-s{seed}": _train(job.recipe, job.seeded(seed), request.run(job.name, seed))
@@ -48,7 +48,7 @@ def list_stages(request: Request, jobs: Mapping[str, Job]) -> list[Stage]:
     }
     score = {
         f"{arguments['out'].parent.name}-{arguments['split']}": _predict(arguments)
-        for arguments in predictions_to_make(request, jobs)
+        for arguments in list_predictions(request, jobs)
     }
     stages = [
         Stage("draw", draw, alone=True),
@@ -62,12 +62,12 @@ def list_stages(request: Request, jobs: Mapping[str, Job]) -> list[Stage]:
 
 def _train(name: str, config: Config, run: Path) -> str:
     changed = diff(recipe(name), config)
-    settings = [_assignment(key, new) for key, (_, new) in changed.items() if key != "seed"]
+    settings = [_format_setting(key, new) for key, (_, new) in changed.items() if key != "seed"]
     settings.append(f"seed={config.seed}")
     return shlex.join(["lingula", "train", name, *settings, "--out", str(run)])
 
 
-def _assignment(key: str, value: object) -> str:
+def _format_setting(key: str, value: object) -> str:
     """A setting as `key=value` is read."""
     plain = "null" if value is None else value
     return f"{key}={json.dumps(plain) if isinstance(plain, list) else plain}"
@@ -98,11 +98,11 @@ def list_commands(stages: Sequence[Stage], jobs: Mapping[str, Job]) -> list[str]
     for stage in stages:
         lines += ["# after all of the above:"] if lines else []
         lines += list(stage.commands.values())
-        lines += _not_run(jobs) if stage.name == "train" else []
+        lines += _list_not_run(jobs) if stage.name == "train" else []
     return lines
 
 
-def _not_run(jobs: Mapping[str, Job]) -> list[str]:
+def _list_not_run(jobs: Mapping[str, Job]) -> list[str]:
     return [f"# {job.recipe}: {job.missing}" for job in jobs.values() if job.missing]
 
 
@@ -164,7 +164,7 @@ def _render(
     about = [f"# {request.heading(count(request.seeds, 'seed'))} per row.", f"{_MARK}{line}"]
     weights = os.environ.get("LINGULA_WEIGHTS")
     return shell.get_template(name).render(
-        about=[*about, *_not_run(jobs)],
+        about=[*about, *_list_not_run(jobs)],
         stages=stages,
         logs=str(request.folder / "logs"),
         weights=str(Path(weights).expanduser().resolve()) if weights else "",

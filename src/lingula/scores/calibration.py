@@ -132,7 +132,7 @@ def fit_calibration(
         losses: dict[str, float | None] = {"raw": None, "calibrated": None}
         if curve.kind != "identity":
             losses["raw"] = log_loss(scores, positive)
-            losses["calibrated"] = cross_fitted_loss(method, scores, positive, pooled, unit)
+            losses["calibrated"] = cross_fit_loss(method, scores, positive, pooled, unit)
         chosen = {
             rule.name: choose_threshold(rule, scores, mapped, positive, where=where)
             for rule in rules
@@ -153,7 +153,7 @@ def fit_pooled(
     cells = mask & having[None, :]
     if not cells.any():
         return 1.0, 0.0
-    found = fit_logistic(logit(scores[cells]), smoothed(positive[cells]), shifted=shifted)
+    found = fit_logistic(logit(scores[cells]), smooth_targets(positive[cells]), shifted=shifted)
     return found if found[0] > 0 else (1.0, 0.0)
 
 
@@ -190,16 +190,16 @@ def fit_curve(
         return Curve("logistic", "pooled", *pooled, note=note)
     if least < FEW:
         shifted = method != "temperature"
-        found = fit_logistic(logit(scores), smoothed(positive), pooled, shifted=shifted)
+        found = fit_logistic(logit(scores), smooth_targets(positive), pooled, shifted=shifted)
         note = f"{least} {kind} {where}: pulled to the map of all classes together"
         name = "platt" if shifted else method
         return Curve("logistic", f"{name} with prior", *found, note=note)
     if method == "auto":
-        method = _least_loss(scores, positive, pooled, units)
+        method = _choose_method(scores, positive, pooled, units)
     if method == "isotonic":
         return fit_isotonic(scores, positive)
     shifted = method == "platt"
-    targets = smoothed(positive) if shifted else positive.astype(float)
+    targets = smooth_targets(positive) if shifted else positive.astype(float)
     found = fit_logistic(logit(scores), targets, shifted=shifted)
     if found[0] > 0:
         return Curve("logistic", method, *found)
@@ -222,7 +222,7 @@ def fit_isotonic(scores: Floats, positive: Bools) -> Curve:
     return Curve("steps", "isotonic", x=tuple(values[kept].tolist()), y=tuple(heights.tolist()))
 
 
-def smoothed(positive: Bools) -> Floats:
+def smooth_targets(positive: Bools) -> Floats:
     """Platt's targets: one more row of each kind is imagined, so that no map is a step."""
     many = int(positive.sum())
     return np.where(positive, (many + 1) / (many + 2), 1 / (len(positive) - many + 2))
@@ -274,7 +274,7 @@ def log_loss(probabilities: Floats, positive: Bools) -> float:
     return float(-np.where(positive, np.log(inside), np.log1p(-inside)).mean())
 
 
-def cross_fitted_loss(
+def cross_fit_loss(
     method: str, scores: Floats, positive: Bools, pooled: tuple[float, float], units: NDArray[Any]
 ) -> float | None:
     """Log loss of maps that are fitted on other units; None if there are no two of them."""
@@ -289,13 +289,13 @@ def cross_fitted_loss(
     return log_loss(found, positive)
 
 
-def _least_loss(
+def _choose_method(
     scores: Floats, positive: Bools, pooled: tuple[float, float], units: NDArray[Any]
 ) -> str:
     """The method with the least cross-fitted log loss; the plainer one where they are equal."""
 
     def loss(name: str) -> float:
-        found = cross_fitted_loss(name, scores, positive, pooled, units)
+        found = cross_fit_loss(name, scores, positive, pooled, units)
         return float("inf") if found is None else found
 
     return min(("platt", "temperature", "isotonic"), key=loss)
@@ -312,7 +312,7 @@ def to_json(calibration: Calibration) -> dict[str, Any]:
             name: {
                 "positives": item.positives,
                 "negatives": item.negatives,
-                "curve": _curve_json(item.curve),
+                "curve": _curve_to_json(item.curve),
                 "thresholds": {rule: asdict(found) for rule, found in item.thresholds.items()},
                 "log_loss": dict(item.log_loss),
             }
@@ -321,7 +321,7 @@ def to_json(calibration: Calibration) -> dict[str, Any]:
     }
 
 
-def _curve_json(curve: Curve) -> dict[str, Any]:
+def _curve_to_json(curve: Curve) -> dict[str, Any]:
     numbers: dict[str, Any] = {"slope": curve.slope, "shift": curve.shift}
     if curve.kind == "steps":
         numbers = {"x": list(curve.x), "y": list(curve.y)}
@@ -336,7 +336,7 @@ def from_json(value: Any, where: str) -> Calibration:
             raise KeyError("kind")
         if value["format"] != 1:
             raise InputError(f"{where} has format {value['format']}; this version reads 1.")
-        classes = {str(name): _class_from(item) for name, item in value["classes"].items()}
+        classes = {str(name): _class_from_json(item) for name, item in value["classes"].items()}
         pooled = float(value["pooled"]["slope"]), float(value["pooled"]["shift"])
         made = Calibration(str(value["method"]), classes, pooled)
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -355,7 +355,7 @@ def from_json(value: Any, where: str) -> Calibration:
     return made
 
 
-def _class_from(item: Any) -> ClassCalibration:
+def _class_from_json(item: Any) -> ClassCalibration:
     curve = item["curve"]
     return ClassCalibration(
         Curve(

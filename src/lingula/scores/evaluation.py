@@ -10,13 +10,7 @@ from typing import Literal
 import numpy as np
 
 from lingula.scores import metrics
-from lingula.scores.intervals import (
-    benjamini_hochberg,
-    holm,
-    interval,
-    mean_by_draw,
-    p_value,
-)
+from lingula.scores.intervals import benjamini_hochberg, holm, interval, mean_by_draw, p_value
 from lingula.scores.joining import (
     Joined,
     join_labels,
@@ -98,9 +92,9 @@ def evaluate_predictions(
     arrays = (joined.probabilities, joined.targets, joined.mask)
     ranked = metrics.rank_classes(*arrays)
     found = metrics.measure_classes(*arrays, ranked=ranked)
-    tiers, tiers_from = _groups(table, joined, found, meaning, limits)
+    tiers, tiers_from = _group_by_prevalence(table, joined, found, meaning, limits)
     known = (*predictions.classes, *part.space.classes)
-    thresholds, by_default = _thresholds(joined.classes, setting.thresholds, known)
+    thresholds, by_default = _match_thresholds(joined.classes, setting.thresholds, known)
     subgroups = partial(measure_subgroups, joined, part, by=by, draws=ci, seed=seed)
     several = () if against is None else (predictions, against)
     pair = join_several(several, part, by, meaning, setting.fuse)
@@ -112,8 +106,8 @@ def evaluate_predictions(
         groups=tiers,
         groups_from=tiers_from,
         failed=lost,
-        unlabelled=_without(predictions.classes, joined.classes),
-        unscored=_without(part.space.classes, joined.classes),
+        unlabelled=_exclude(predictions.classes, joined.classes),
+        unscored=_exclude(part.space.classes, joined.classes),
         ignored_rows=len(predictions) - len(part),
         masked=joined.masked,
         splits=() if len(part) == len(table) else tuple(sorted(set(part.splits or ()))),
@@ -131,13 +125,13 @@ def evaluate_predictions(
     )
 
 
-def _without(classes: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
+def _exclude(classes: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
     """The classes that are not among the others, in whatever spelling."""
     known = {fold(name) for name in others}
     return tuple(name for name in classes if fold(name) not in known)
 
 
-def _thresholds(
+def _match_thresholds(
     classes: tuple[str, ...], given: float | Mapping[str, float], known: Sequence[str]
 ) -> tuple[metrics.Floats, tuple[str, ...]]:
     """One threshold per class, by name, and the classes that have none of their own.
@@ -208,7 +202,7 @@ def _compare(pair: Sequence[Joined], *, draws: int, seed: int) -> Comparison:
     )
 
 
-def _groups(
+def _group_by_prevalence(
     table: Table,
     joined: Joined,
     found: metrics.Classwise,

@@ -70,23 +70,23 @@ def choose_guarded(
     sample = join_patients(dev, part, data)
     chosen = ensembles.guarded(sample)
     # The sizes of the two sets are compared in patients: those are what is drawn.
-    images, patients = _test_patients(test, table)
+    images, patients = _match_test_patients(test, table)
     share = len(set(sample.units)) / len(sample.units)
     units = round(len(images) * share) if patients is None else len(patients)
     found = measure_guard(sample, test_units=max(units, 1), draws=draws, seed=seed)
-    report = _report(found, seed)
-    there = None if split == "test" else _test_sample(chosen, test, table, data)
+    report = _report_to_json(found, seed)
+    there = None if split == "test" else _join_test_sample(chosen, test, table, data)
     if there is not None:
         baseline = ensembles.name_weights(
             found.baseline, plain_rules(sample)[found.baseline], sample
         )
         ours, theirs, gain_ci = compare((chosen, baseline), there, draws=draws, seed=seed)
         expected = found.expected
-        report["test"] = _pair(ours, theirs, gain_ci) | {
+        report["test"] = _pair_to_json(ours, theirs, gain_ci) | {
             "n": len(there.units),
             "as_expected": expected is not None and expected[0] <= ours <= expected[1],
         }
-    for line in _lines(report):
+    for line in _report_to_text(report):
         log.info(line)
     return chosen, report
 
@@ -156,8 +156,8 @@ def measure_guard(
     best = max(others, key=lambda name: -np.inf if np.isnan(others[name]) else others[name])
     chosen = every_rule(sample)
     on_dev = [mean_ap(weighted_mean(chosen[n], sample.scores), sample) for n in ("guarded", best)]
-    ours, theirs = (_draws(found[n], sample, draws, (seed, 2)) for n in ("guarded", best))
-    other = _draws(found["guarded"], sample, draws, (seed, 3), test_units)
+    ours, theirs = (_draw_map(found[n], sample, draws, (seed, 2)) for n in ("guarded", best))
+    other = _draw_map(found["guarded"], sample, draws, (seed, 3), test_units)
     # The dev estimate errs by as much as dev's patients are a draw, and test by as much as its are.
     noise = interval(other - ours)
     level = value["guarded"]
@@ -180,11 +180,11 @@ def compare(
 ) -> tuple[float, float, Interval]:
     """mAP of two ensembles of the sample's members; the interval of the first minus the second."""
     found = [weighted_mean(one.matrix(sample.classes), sample.scores) for one in pair]
-    ours, theirs = (_draws(scores, sample, draws, (seed, 4)) for scores in found)
+    ours, theirs = (_draw_map(scores, sample, draws, (seed, 4)) for scores in found)
     return mean_ap(found[0], sample), mean_ap(found[1], sample), interval(ours - theirs)
 
 
-def _draws(
+def _draw_map(
     scores: Floats, sample: Sample, draws: int, seed: tuple[int, int], size: int | None = None
 ) -> Floats:
     """mAP of each resample of the patients (draws,); `size` patients per draw."""
@@ -194,7 +194,7 @@ def _draws(
     return mean_by_draw(found.ap, np.ones(scores.shape[1], dtype=bool))
 
 
-def _test_patients(
+def _match_test_patients(
     test: Mapping[str, Predictions], table: Table
 ) -> tuple[tuple[str, ...], set[str] | None]:
     """Images of the test scores, and their patients where the scores or the table know them."""
@@ -208,7 +208,7 @@ def _test_patients(
     return first.images, None if "" in found else found
 
 
-def _test_sample(
+def _join_test_sample(
     chosen: Ensemble, test: Mapping[str, Predictions], table: Table, data: Data
 ) -> Sample | None:
     """The table's test rows with members and classes in the ensemble's order, if labels tell."""
@@ -227,17 +227,17 @@ def _test_sample(
     return there if (there.positive & there.mask).any() else None
 
 
-def _pair(ours: float, theirs: float, ci: Interval) -> dict[str, Any]:
+def _pair_to_json(ours: float, theirs: float, ci: Interval) -> dict[str, Any]:
     values = {"guarded": ours, "baseline": theirs, "gain": ours - theirs}
     plain = {name: None if np.isnan(value) else value for name, value in values.items()}
     return {**plain, "gain_ci": None if ci is None else list(ci)}
 
 
-def _report(found: Guard, seed: int) -> dict[str, Any]:
-    gain = _pair(*found.crossfitted, found.gain_ci)
+def _report_to_json(found: Guard, seed: int) -> dict[str, Any]:
+    gain = _pair_to_json(*found.crossfitted, found.gain_ci)
     return {
         "baseline": found.baseline,
-        "dev": {k: v for k, v in _pair(*found.dev, None).items() if k != "gain_ci"},
+        "dev": {k: v for k, v in _pair_to_json(*found.dev, None).items() if k != "gain_ci"},
         "crossfitted": gain | {"folds": FOLDS, "patients": found.units},
         "expected_test_mAP": {
             "mAP": gain["guarded"],
@@ -253,7 +253,7 @@ def _report(found: Guard, seed: int) -> dict[str, Any]:
     }
 
 
-def _lines(report: Mapping[str, Any]) -> list[str]:
+def _report_to_text(report: Mapping[str, Any]) -> list[str]:
     """What the log says of the choice."""
     cross, expected = report["crossfitted"], report["expected_test_mAP"]
     lines = [

@@ -127,7 +127,9 @@ def bootstrap(
     """
     rows, classes = probabilities.shape
     units, unit_of_row = np.unique(unit_names(patients, range(rows)), return_inverse=True)
-    steps = [_steps(r, unit_of_row) for r in ranked or rank_classes(probabilities, targets, mask)]
+    steps = [
+        _cut_runs(r, unit_of_row) for r in ranked or rank_classes(probabilities, targets, mask)
+    ]
     rows_of_unit = np.bincount(unit_of_row, minlength=len(units))
     random = np.random.default_rng(seed)
     ap = np.full((draws, classes), np.nan)
@@ -138,15 +140,15 @@ def bootstrap(
         counts = resample(random, len(units), part.stop - start, size)
         most = int((counts @ rows_of_unit).max())
         bits = (2 * most).bit_length()  # twice: ends and begins are added
-        packed = _packed(counts, bits)
+        packed = pack_draws(counts, bits)
         for k, found in enumerate(steps):
             if len(found.first):
-                ap[part, k], auroc[part, k] = _weighted(found, packed, bits, len(counts))
+                ap[part, k], auroc[part, k] = _measure_draws(found, packed, bits, len(counts))
     positives = [len(np.unique(found.positives)) for found in steps]
     return Draws(ap, auroc, len(units), np.array(positives, dtype=np.int64))
 
 
-def _packed(counts: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+def pack_draws(counts: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
     """Counts (draws, units) with several draws in each 64-bit word: (words, units).
 
     Sums of words are sums of all their draws at once, exact while no draw's sum exceeds `bits`
@@ -159,7 +161,7 @@ def _packed(counts: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
     return packed
 
 
-def _unpacked(packed: NDArray[np.int64], bits: int, draws: int) -> Floats:
+def unpack_sums(packed: NDArray[np.int64], bits: int, draws: int) -> Floats:
     """Sums (words, S) back as whole numbers (draws, S)."""
     share = max(1, 63 // bits)
     apart = np.empty((len(packed), share, packed.shape[1]))
@@ -168,7 +170,7 @@ def _unpacked(packed: NDArray[np.int64], bits: int, draws: int) -> Floats:
     return apart.reshape(-1, packed.shape[1])[:draws]
 
 
-def _steps(ranking: Ranking, unit_of_row: NDArray[np.intp]) -> _Steps:
+def _cut_runs(ranking: Ranking, unit_of_row: NDArray[np.intp]) -> _Steps:
     """Cut a ranking into runs of rows at the scores that matter: those that some positive has."""
     positives = np.flatnonzero(ranking.positive)
     starts = np.concatenate([[0], ranking.ends + 1]).astype(np.intp)
@@ -187,7 +189,7 @@ def _steps(ranking: Ranking, unit_of_row: NDArray[np.intp]) -> _Steps:
     )
 
 
-def _weighted(
+def _measure_draws(
     steps: _Steps, packed: NDArray[np.int64], bits: int, draws: int
 ) -> tuple[Floats, Floats]:
     """AP and AUROC (draws,) from the units' packed counts (words, units).
@@ -202,14 +204,14 @@ def _weighted(
         tied = np.add.reduceat(tied, steps.first, axis=1)
     above = np.take(running, steps.ends, axis=1)
     gain, true, every = (
-        _unpacked(part, bits, draws) for part in (tied, np.cumsum(tied, axis=1), above)
+        unpack_sums(part, bits, draws) for part in (tied, np.cumsum(tied, axis=1), above)
     )
     above += np.take(running, steps.begins, axis=1)
     total = true[:, -1]
-    negative = _unpacked(running[:, -1:], bits, draws)[:, 0] - total
+    negative = unpack_sums(running[:, -1:], bits, draws)[:, 0] - total
     # A positive is outranked by the mean of the negatives above its score and those at it too;
     # the positives among those rows are total ** 2 in all, whatever their order.
-    outranked = np.einsum("ds,ds->d", gain, _unpacked(above, bits, draws)) - total**2
+    outranked = np.einsum("ds,ds->d", gain, unpack_sums(above, bits, draws)) - total**2
     with np.errstate(invalid="ignore", divide="ignore"):
         ap = np.einsum("ds,ds->d", gain, true / np.maximum(every, 1)) / total
         auroc = 1 - outranked / 2 / (total * negative)
@@ -249,21 +251,21 @@ def logit_interval(
         return None
     if not 0 < value < 1:
         low, high = np.quantile(kept, [(1 - level) / 2, (1 + level) / 2])
-        return _wide(min(float(low), value), max(float(high), value))
+        return _interval_or_none(min(float(low), value), max(float(high), value))
     if kept.min() == kept.max():
         return None  # their standard deviation may be a rounding above 0
     middle = np.log(value / (1 - value))
-    reach = _reach(positives, level) * float(kept.std()) / (value * (1 - value))
+    reach = reach_of(positives, level) * float(kept.std()) / (value * (1 - value))
     # The logistic function, in the form that can't overflow.
     low, high = (1 + np.tanh(np.array([middle - reach, middle + reach]) / 2)) / 2
-    return _wide(min(float(low), value), max(float(high), value))
+    return _interval_or_none(min(float(low), value), max(float(high), value))
 
 
-def _wide(low: float, high: float) -> Interval:
+def _interval_or_none(low: float, high: float) -> Interval:
     return (low, high) if low < high else None
 
 
-def _reach(positives: int | None, level: float) -> float:
+def reach_of(positives: int | None, level: float) -> float:
     """Standard deviations to each side: Student's t, and m / (m - 1) of the variance, for m units.
 
     A bootstrap's variance is that of a sample of m without its m - 1. The quantile of t is the

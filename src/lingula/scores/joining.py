@@ -88,14 +88,14 @@ def join_labels(
         values[:, columns],
         mask[:, columns],
         classes,
-        part.patients or _cells_of(predictions.patients, rows[keep]),
-        _masked(part.labels[:, columns], mask[:, columns]),
+        part.patients or _take(predictions.patients, rows[keep]),
+        _count_masked(part.labels[:, columns], mask[:, columns]),
         images=part.images,
     )
     if by == "study":
-        studies = part.studies or _cells_of(predictions.studies, rows[keep])
+        studies = part.studies or _take(predictions.studies, rows[keep])
         weights = image_weights(fuse, part.views, where)
-        joined = _by_study(joined, studies, weights, where)
+        joined = _merge_studies(joined, studies, weights, where)
     return joined, tuple(table.images[i] for i in np.flatnonzero(bad))
 
 
@@ -112,11 +112,11 @@ def join_several(
     return [join_labels(one, table, by, meaning, lost, fuse)[0] for one in several]
 
 
-def _cells_of(column: tuple[str, ...] | None, rows: NDArray[np.intp]) -> tuple[str, ...] | None:
+def _take(column: tuple[str, ...] | None, rows: NDArray[np.intp]) -> tuple[str, ...] | None:
     return column and tuple(column[row] for row in rows)
 
 
-def _masked(cells: NDArray[np.float32], mask: NDArray[np.bool_]) -> dict[str, int]:
+def _count_masked(cells: NDArray[np.float32], mask: NDArray[np.bool_]) -> dict[str, int]:
     codes = {"uncertain": UNCERTAIN, "blank": BLANK, "unmentioned": UNMENTIONED}
     return {name: int(((cells == code) & ~mask).sum()) for name, code in codes.items()}
 
@@ -143,13 +143,13 @@ def image_weights(
         return None
     if fuse == "mean":
         return np.ones(0) if views is None else np.ones(len(views))
-    weights = dict(_WINNERS) if fuse == "views" else _own_weights(fuse)
+    weights = dict(_WINNERS) if fuse == "views" else _parse_weights(fuse)
     if views is None:
         raise InputError(f"--fuse {fuse}: {where} has no view column; use --fuse mean.")
     return np.array([weights[view_kind(view)] for view in views])
 
 
-def _own_weights(fuse: str) -> dict[str, float]:
+def _parse_weights(fuse: str) -> dict[str, float]:
     weights = {}
     for pair in fuse.split(","):
         name, _, value = pair.partition("=")
@@ -194,7 +194,7 @@ def study_means(
     return means
 
 
-def _by_study(
+def _merge_studies(
     joined: Joined,
     studies: tuple[str, ...] | None,
     weights: NDArray[np.float64] | None,
@@ -226,7 +226,7 @@ def _by_study(
         probabilities=scores,
         targets=np.where(mask, highest, 0).astype(np.float32),
         mask=mask,
-        patients=_cells_of(joined.patients, first),
+        patients=_take(joined.patients, first),
         images=tuple(joined.images[row] for row in first),
         differing=int((mask & (highest != lowest)).sum()),
     )

@@ -90,14 +90,14 @@ def same_rows(members: Mapping[str, Predictions]) -> dict[str, Predictions]:
             raise InputError(
                 f"{member.origin} has images that {first.origin} lacks: {examples(left)}."
             )
-        columns = _same_columns(member, first.classes, first.origin)
+        columns = _match_columns(member, first.classes, first.origin)
         values = member.probabilities[np.ix_(rows, columns)]
         texts = (first.ids, first.studies, first.patients)
         result[name] = Predictions(first.classes, first.images, values, *texts, member.origin)
     return result
 
 
-def _same_columns(member: Predictions, classes: tuple[str, ...], others: str) -> NDArray[np.intp]:
+def _match_columns(member: Predictions, classes: tuple[str, ...], others: str) -> NDArray[np.intp]:
     """The member's column of each class; `InputError` for missing and extra classes."""
     columns = class_columns(member, classes)
     extra = [name for k, name in enumerate(member.classes) if k not in set(columns.tolist())]
@@ -126,13 +126,13 @@ def fill_rows(members: Mapping[str, Predictions]) -> Members:
             f"The members have no image in common: {', '.join(m.origin for m in members.values())}."
         )
     texts: dict[str, Any] = {
-        field: _known_texts(members, field, rows, len(place))
+        field: _merge_texts(members, field, rows, len(place))
         for field in ("images", "ids", "studies", "patients")
     }
     first = first_of(members)
     filled = {}
     for (name, member), here in zip(members.items(), rows, strict=True):
-        columns = _same_columns(member, first.classes, first.origin)
+        columns = _match_columns(member, first.classes, first.origin)
         values = np.full((len(place), len(first.classes)), np.nan)
         values[here] = member.probabilities[:, columns]
         filled[name] = Predictions(
@@ -152,7 +152,7 @@ def _join_keys(members: Mapping[str, Predictions]) -> list[tuple[str, ...]]:
     return [member.images for member in members.values()]
 
 
-def _known_texts(
+def _merge_texts(
     members: Mapping[str, Predictions], field: str, rows: Sequence[NDArray[np.intp]], many: int
 ) -> tuple[str, ...] | None:
     """A column for all images, each cell from the first member that has it; None if none has."""

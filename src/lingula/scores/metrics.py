@@ -88,10 +88,10 @@ def rank_classes(
 
     Raises `ValueError` for NaN scores and for arrays of different shapes.
     """
-    return tuple(_rankings(probabilities, targets, mask))
+    return tuple(_rank_each(probabilities, targets, mask))
 
 
-def _rankings(
+def _rank_each(
     probabilities: Floats,
     targets: NDArray[np.float32] | NDArray[np.bool_],
     mask: NDArray[np.bool_] | None,
@@ -104,7 +104,7 @@ def _rankings(
             f"Scores {probabilities.shape}, targets {positive.shape} and mask {known.shape} must "
             "have the same rows and classes."
         )
-    columns = (_columns(part) for part in (np.asarray(probabilities, float), positive, known))
+    columns = (_by_class(part) for part in (np.asarray(probabilities, float), positive, known))
     for scores, present, counted in zip(*columns, strict=True):
         kept = None if counted.all() else np.flatnonzero(counted)
         if kept is not None:
@@ -113,7 +113,7 @@ def _rankings(
         yield rank(scores, present, kept)
 
 
-def _columns(values: NDArray[Any], block: int = 1024) -> NDArray[Any]:
+def _by_class(values: NDArray[Any], block: int = 1024) -> NDArray[Any]:
     """(N, K) as (K, N) in memory: the cells of one class are side by side.
 
     In blocks of rows that fit in the processor's cache: four times faster than at once.
@@ -174,7 +174,7 @@ def average_precision(
 
     A target of at least 0.5 is positive; rows outside `mask` are as if they were not there.
     """
-    return ap_of(*_counted(scores, targets, weights, mask))
+    return ap_of(*_count_cells(scores, targets, weights, mask))
 
 
 def auroc(
@@ -184,10 +184,10 @@ def auroc(
     mask: NDArray[np.bool_] | None = None,
 ) -> float:
     """AUROC of one class, with the arguments of `average_precision`; NaN if all are alike."""
-    return auroc_of(*_counted(scores, targets, weights, mask))
+    return auroc_of(*_count_cells(scores, targets, weights, mask))
 
 
-def _counted(
+def _count_cells(
     scores: Floats,
     targets: NDArray[Any],
     weights: Floats | None,
@@ -214,7 +214,7 @@ def measure_classes(
     the same arrays, where it is there already. Raises `ValueError` as `rank_classes` does.
     """
     rows = []
-    for ranking in _rankings(probabilities, targets, mask) if ranked is None else ranked:
+    for ranking in _rank_each(probabilities, targets, mask) if ranked is None else ranked:
         steps = counts(ranking)
         many = (ranking.positive.sum(), len(ranking.order))
         rows.append((ap_of(*steps), auroc_of(*steps), *many))
@@ -236,7 +236,7 @@ def roc_curve(
         np.concatenate([[0.0], value / value[-1] if len(value) and value[-1] else value * np.nan])
         for value in (false, true)
     ]
-    return _thinned(rates[0], rates[1], points)
+    return _thin(rates[0], rates[1], points)
 
 
 def precision_recall_curve(
@@ -248,10 +248,10 @@ def precision_recall_curve(
     """
     true, false = counts(rank(scores, positive))
     recall = true / true[-1] if len(true) and true[-1] else true * np.nan
-    return _thinned(recall, true / (true + false), points)
+    return _thin(recall, true / (true + false), points)
 
 
-def _thinned(x: Floats, y: Floats, points: int | None) -> tuple[Floats, Floats]:
+def _thin(x: Floats, y: Floats, points: int | None) -> tuple[Floats, Floats]:
     """At most `points` of a curve's points, the ends among them, evenly along its length."""
     if points is None or len(x) <= points:
         return x, y

@@ -73,7 +73,7 @@ def _check_names(predictions: Predictions) -> None:
         at = predictions.images.index("")
         raise InputError(f"{where}: row {at + 1} has no image name.")
     if len(set(predictions.images)) < len(predictions.images):
-        repeated = _repeated(predictions.images)
+        repeated = _list_twice(predictions.images)
         raise InputError(
             f"{where}: images that occur more than once: {examples(repeated)}. Keep one row per "
             "image."
@@ -102,7 +102,7 @@ def _check_values(predictions: Predictions) -> None:
     )
 
 
-def _repeated(keys: Sequence[str]) -> list[str]:
+def _list_twice(keys: Sequence[str]) -> list[str]:
     return [name for name, count in Counter(keys).items() if count > 1]
 
 
@@ -136,19 +136,19 @@ def read_scores(path: str | Path) -> Predictions:
         raise InputError(f"{file} has no rows.")
     if keys is None or not columns:
         raise InputError(f"{file} needs an `image` (or `id`) column and one column per class.")
-    values = _probabilities(frame, columns, keys, file)
+    values = _parse_scores(frame, columns, keys, file)
     ids, studies, patients = (texts.get(name) for name in ("ids", "studies", "patients"))
     return Predictions(tuple(columns), keys, values, ids, studies, patients, str(file))
 
 
-def _probabilities(
+def _parse_scores(
     frame: pl.DataFrame, columns: list[str], keys: tuple[str, ...], file: Path
 ) -> NDArray[np.float64]:
     """The cells as numbers, NaN where blank; `InputError` for any other text, NaN among it."""
     text = frame.select(pl.col(name).str.strip_chars() for name in columns)
-    values, wrong = _numbers(text)
+    values, wrong = _parse_numbers(text)
     if wrong.any():
-        values, wrong = _numbers(text.select(replace_decimal_commas(pl.all())))
+        values, wrong = _parse_numbers(text.select(replace_decimal_commas(pl.all())))
     if wrong.any():
         row, k = (int(found[0]) for found in np.nonzero(wrong))
         wordy = [name for name, column in zip(columns, wrong.T, strict=True) if column.all()]
@@ -159,16 +159,16 @@ def _probabilities(
             f"{file}: image '{keys[row]}', class '{columns[k]}' has {text[columns[k]][row]!r}, "
             f"which is not a probability ({int(wrong.sum())} such cells). {fix}"
         )
-    return _exact(values, columns, file)
+    return _read_exact(values, columns, file)
 
 
-def _numbers(text: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _parse_numbers(text: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Cells as numbers, NaN where there is none; and where there is other text."""
     values = text.select(pl.all().cast(pl.Float64, strict=False)).fill_null(np.nan).to_numpy()
     return values, np.isnan(values) & (text.select(pl.all() != "").to_numpy())
 
 
-def _exact(values: NDArray[np.float64], columns: list[str], file: Path) -> NDArray[np.float64]:
+def _read_exact(values: NDArray[np.float64], columns: list[str], file: Path) -> NDArray[np.float64]:
     """The numbers of a .parquet file as stored: 32-bit ones change on their way through text."""
     if file.suffix != ".parquet":
         return values
@@ -191,9 +191,9 @@ def write_scores(predictions: Predictions, path: str | Path) -> None:
         raise InputError(f"{file}: scores are written as .csv or .parquet.")
     with files.write_atomically(file) as temporary:
         if file.suffix == ".parquet":
-            _frame(predictions).write_parquet(temporary, row_group_size=_ROW_GROUP)
+            _make_frame(predictions).write_parquet(temporary, row_group_size=_ROW_GROUP)
         else:
-            _frame(predictions).rename(escape_cell).write_csv(temporary)
+            _make_frame(predictions).rename(escape_cell).write_csv(temporary)
 
 
 _ROW_GROUP = 2**16
@@ -222,7 +222,7 @@ def read_failures(scores: Path) -> dict[str, str]:
         return {row["image"]: unescape_cell(row["reason"]) for row in csv.DictReader(stream)}
 
 
-def _frame(predictions: Predictions) -> pl.DataFrame:
+def _make_frame(predictions: Predictions) -> pl.DataFrame:
     columns: list[pl.Series] = []
     for field, name in _ID_FIELDS.items():
         values = getattr(predictions, field)
@@ -247,7 +247,7 @@ def align_rows(
         theirs = predictions.ids or predictions.images
         by_id = {name: row for row, name in enumerate(theirs)}
         if all(name and name in by_id for name in ids):
-            twice = _repeated(ids) or [name for name in _repeated(theirs) if name in set(ids)]
+            twice = _list_twice(ids) or [name for name in _list_twice(theirs) if name in set(ids)]
             if twice:
                 raise InputError(
                     f"{predictions.origin}: image names differ, and these ids, by which to join "
@@ -293,7 +293,7 @@ _TWICE = (0.5, 0.732)
 _UNTRAINED = (0.45, 0.55)
 
 
-def doubt(low: float, high: float, cells: int) -> str | None:
+def find_doubt(low: float, high: float, cells: int) -> str | None:
     """What scores that all lie from `low` to `high` may suffer from; None if nothing is odd.
 
     `cells` is how many scores there are; of fewer than `ENOUGH` nothing is said.
@@ -315,6 +315,6 @@ def warn_of_doubt(predictions: Predictions) -> None:
     known = predictions.probabilities[np.isfinite(predictions.probabilities)]
     if not len(known):
         return
-    found = doubt(float(known.min()), float(known.max()), len(known))
+    found = find_doubt(float(known.min()), float(known.max()), len(known))
     if found is not None:
         log.warning("%s: %s", predictions.origin, found)

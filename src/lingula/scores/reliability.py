@@ -42,7 +42,7 @@ class Reliability:
     brier: float
 
 
-def reliability(
+def reliability_curves(
     scores: Floats,
     targets: NDArray[np.float32] | NDArray[np.bool_],
     mask: NDArray[np.bool_] | None = None,
@@ -77,11 +77,11 @@ def reliability(
     found = []
     for k in range(positive.shape[1]):
         rows = np.flatnonzero(known[:, k])
-        found.append(_curve(scores[rows, k], positive[rows, k], bins, unit[rows], drawn))
+        found.append(_measure_curve(scores[rows, k], positive[rows, k], bins, unit[rows], drawn))
     return tuple(found)
 
 
-def _curve(
+def _measure_curve(
     scores: Floats,
     positive: NDArray[np.bool_],
     bins: int,

@@ -19,8 +19,8 @@ from lingula.scores.subgroups import (
     format_rows,
     number_or_none,
     pair_or_none,
-    subgroups_json,
-    subgroups_text,
+    subgroups_to_json,
+    subgroups_to_text,
 )
 from lingula.scores.thresholds import FALLBACK, Operating
 from lingula.system.errors import examples
@@ -119,7 +119,7 @@ def to_json(result: Evaluation) -> dict[str, Any]:
     has an AP (1) and no AUROC.
     """
     found, draws = result.metrics, result.draws
-    value: dict[str, Any] = _means(result, np.ones(len(result.classes), dtype=bool))
+    value: dict[str, Any] = _means_to_json(result, np.ones(len(result.classes), dtype=bool))
     value["n"] = result.n
     value["undefined"] = [
         name for name, ap in zip(result.classes, found.ap, strict=True) if np.isnan(ap)
@@ -128,12 +128,12 @@ def to_json(result: Evaluation) -> dict[str, Any]:
         value["draws"] = len(draws.ap)
         value["drawn"] = {"what": result.drawn, "n": draws.units}
     if result.against is not None:
-        value["against"] = _against(result.against, result)
+        value["against"] = _comparison_to_json(result.against, result)
     value["groups"] = {
-        name: {**_means(result, np.isin(result.classes, members)), "classes": list(members)}
+        name: {**_means_to_json(result, np.isin(result.classes, members)), "classes": list(members)}
         for name, members in result.groups.items()
     }
-    value["classes"] = {name: _class(result, k) for k, name in enumerate(result.classes)}
+    value["classes"] = {name: _class_to_json(result, k) for k, name in enumerate(result.classes)}
     value["few"] = list(result.few)
     value["by"] = result.by
     value["splits"] = list(result.splits)
@@ -150,11 +150,11 @@ def to_json(result: Evaluation) -> dict[str, Any]:
     if result.by == "study":
         value["fuse"] = result.fuse
     if result.subgroups:
-        value["subgroups"] = {part.column: subgroups_json(part) for part in result.subgroups}
+        value["subgroups"] = {part.column: subgroups_to_json(part) for part in result.subgroups}
     return value
 
 
-def _against(other: Comparison, result: Evaluation) -> dict[str, Any]:
+def _comparison_to_json(other: Comparison, result: Evaluation) -> dict[str, Any]:
     value: dict[str, Any] = {
         "mAP_difference": number_or_none(other.difference),
         "ci": pair_or_none(other.ci),
@@ -176,7 +176,7 @@ def _against(other: Comparison, result: Evaluation) -> dict[str, Any]:
     return value
 
 
-def _means(result: Evaluation, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+def _means_to_json(result: Evaluation, chosen: NDArray[np.bool_]) -> dict[str, Any]:
     ap, auroc = result.metrics.ap[chosen], result.metrics.auroc[chosen]
     value: dict[str, Any] = {
         "mAP": number_or_none(metrics.mean_defined(ap)),
@@ -199,7 +199,7 @@ def _means(result: Evaluation, chosen: NDArray[np.bool_]) -> dict[str, Any]:
     return value
 
 
-def _class(result: Evaluation, k: int) -> dict[str, Any]:
+def _class_to_json(result: Evaluation, k: int) -> dict[str, Any]:
     found = result.metrics
     value: dict[str, Any] = {
         "AP": number_or_none(found.ap[k]),
@@ -243,23 +243,23 @@ def to_text(result: Evaluation) -> str:
                 name,
                 f"{row['positives']}{mark or ' '}",
                 "-" if row["prevalence"] is None else f"{100 * row['prevalence']:.2f} %",
-                _three(row["AP"]),
+                _round(row["AP"]),
                 format_interval(row.get("AP_ci")),
                 "-" if row["lift"] is None else f"{row['lift']:.1f}",
-                _three(row["AUROC"]),
+                _round(row["AUROC"]),
                 format_interval(row.get("AUROC_ci")),
-                _three(row.get("F1")),
+                _round(row.get("F1")),
             )
         )
     left = () if result.draws is not None else (4, 7)
-    parts = [format_rows(rows, left), "\n".join(_summary(result, value))]
+    parts = [format_rows(rows, left), "\n".join(_summary_to_text(result, value))]
     if result.against is not None:
-        parts.append(_differences(value["against"]))
-    parts += [subgroups_text(part) for part in result.subgroups]
+        parts.append(_differences_to_text(value["against"]))
+    parts += [subgroups_to_text(part) for part in result.subgroups]
     return "\n\n".join(parts)
 
 
-def _differences(value: Mapping[str, Any]) -> str:
+def _differences_to_text(value: Mapping[str, Any]) -> str:
     """The table of the classes' differences, and how to read its p values."""
     rows = [("difference in AP", "", "95 %", "p", "Holm", "Benjamini-Hochberg")]
     for name, row in value["by_class"].items():
@@ -269,9 +269,9 @@ def _differences(value: Mapping[str, Any]) -> str:
                 name,
                 "-" if gap is None else f"{gap:+.4f}",
                 format_interval(row["ci"], 4),
-                _three(row["p"]),
-                _three(row["p_holm"]),
-                _three(row["p_bh"]),
+                _round(row["p"]),
+                _round(row["p_holm"]),
+                _round(row["p_bh"]),
             )
         )
     tests = sum(row["p"] is not None for row in value["by_class"].values())
@@ -285,12 +285,12 @@ def _differences(value: Mapping[str, Any]) -> str:
     return "\n".join([format_rows(rows), *notes])
 
 
-def _summary(result: Evaluation, value: Mapping[str, Any]) -> list[str]:
+def _summary_to_text(result: Evaluation, value: Mapping[str, Any]) -> list[str]:
     """The lines below the table: means, groups, and all that was left out."""
     unit = "studies" if result.by == "study" else "images"
     of = f" of {', '.join(result.splits)}" if result.splits else ""
-    lines = [_line("all", value)]
-    lines += [_line(name, row) for name, row in value["groups"].items() if row["classes"]]
+    lines = [_class_to_row("all", value)]
+    lines += [_class_to_row(name, row) for name, row in value["groups"].items() if row["classes"]]
     lines.append(f"{result.n} {unit}{of}; head, medium and tail by {result.groups_from}")
     if result.draws is not None:
         lines.append(
@@ -301,7 +301,7 @@ def _summary(result: Evaluation, value: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"mAP difference {result.against.difference:+.4f} "
             f"{format_interval(result.against.ci, 4)} on {result.against.n} {unit} and "
-            f"{len(result.against.classes)} classes, p {_three(result.against.p)}"
+            f"{len(result.against.classes)} classes, p {_round(result.against.p)}"
         )
     masked = {name: n for name, n in result.masked.items() if n}
     emptied = {
@@ -332,11 +332,11 @@ def _summary(result: Evaluation, value: Mapping[str, Any]) -> list[str]:
     return lines + [f"{name}: {text}" for name, text in notes.items() if text]
 
 
-def _line(name: str, row: Mapping[str, Any]) -> str:
-    return f"{name + ':':<8}{in_words(row, ('mAP', 'AUROC', 'mF1', 'mECE'))}"
+def _class_to_row(name: str, row: Mapping[str, Any]) -> str:
+    return f"{name + ':':<8}{means_to_text(row, ('mAP', 'AUROC', 'mF1', 'mECE'))}"
 
 
-def in_words(value: Mapping[str, Any], means: Sequence[str] = ("mAP", "AUROC")) -> str:
+def means_to_text(value: Mapping[str, Any], means: Sequence[str] = ("mAP", "AUROC")) -> str:
     """The means of an evaluation's JSON in a line, to three decimals.
 
     Those over as many classes as the mAP come first, then the others.
@@ -346,7 +346,7 @@ def in_words(value: Mapping[str, Any], means: Sequence[str] = ("mAP", "AUROC")) 
     for mean in means:
         if mean in defined:
             ends = format_interval(value.get(f"{mean}_ci"))
-            text = f"{mean} {_three(value[mean])}{' ' * bool(ends)}{ends}"
+            text = f"{mean} {_round(value[mean])}{' ' * bool(ends)}{ends}"
             parts.setdefault(defined[mean], []).append(text)
     words = [
         f"{', '.join(texts)} over {many} {'class' if many == 1 else 'classes'}"
@@ -355,5 +355,5 @@ def in_words(value: Mapping[str, Any], means: Sequence[str] = ("mAP", "AUROC")) 
     return ", ".join(words)
 
 
-def _three(value: float | None) -> str:
+def _round(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"

@@ -142,7 +142,7 @@ def measure_subgroups(
     names = np.array([cells[place[image]] for image in joined.images], dtype=object)
     if column.strip().casefold() == "view" and by == "study":
         raise InputError("--subgroups view: a study has images of several views; use --by image.")
-    order = sorted(set(names.tolist()), key=lambda name: (name == UNKNOWN, _by_number(name)))
+    order = sorted(set(names.tolist()), key=lambda name: (name == UNKNOWN, _sort_key(name)))
     members = [names == name for name in order]
     masks = [joined.mask & member[:, None] for member in members]
     found = [metrics.measure_classes(joined.probabilities, joined.targets, mask) for mask in masks]
@@ -154,15 +154,15 @@ def measure_subgroups(
     compared: NDArray[np.bool_] = np.logical_and(enough[sizeable].all(axis=0), sizeable.any())
     drawn = [bootstrap_joined(joined, draws, seed, mask) for mask in masks]
     groups = tuple(
-        _group(name, int(member.sum()), values, sample, compared, small=not large)
+        _measure_group(name, int(member.sum()), values, sample, compared, small=not large)
         for name, member, values, sample, large in zip(
             order, members, found, drawn, sizeable, strict=True
         )
     )
     means = np.array([group.AUROC for group in groups])
-    mean_draws = [_mean(sample.auroc, compared) for sample in drawn]
+    mean_draws = [_mean_by_draw(sample.auroc, compared) for sample in drawn]
     each = [
-        _gap(
+        _find_gap(
             order,
             np.where(enough[:, k], [f.auroc[k] for f in found], np.nan),
             [sample.auroc[:, k] for sample in drawn],
@@ -170,11 +170,11 @@ def measure_subgroups(
         for k in range(len(joined.classes))
     ]
     names_compared = tuple(n for n, yes in zip(joined.classes, compared, strict=True) if yes)
-    gap = _gap(order, means, mean_draws)
+    gap = _find_gap(order, means, mean_draws)
     return Subgroups(column, joined.classes, groups, names_compared, gap, tuple(each))
 
 
-def _by_number(name: str) -> tuple[int, str]:
+def _sort_key(name: str) -> tuple[int, str]:
     """Age bands by their first year, other groups by name."""
     first = re.match(r"\d+", name)
     return (int(first.group()) if first else 0, name)
@@ -197,14 +197,14 @@ def bootstrap_joined(
     )
 
 
-def _mean(values: metrics.Floats, compared: NDArray[np.bool_]) -> metrics.Floats:
+def _mean_by_draw(values: metrics.Floats, compared: NDArray[np.bool_]) -> metrics.Floats:
     """The mean of each draw (draws,) over the compared classes; NaN if one of them is not in it."""
     means = mean_by_draw(values, compared)
     means[np.isnan(values[:, compared]).any(axis=1)] = np.nan
     return means
 
 
-def _group(
+def _measure_group(
     name: str,
     n: int,
     found: Classwise,
@@ -223,8 +223,8 @@ def _group(
         metrics=found,
         mAP=mAP,
         AUROC=AUROC,
-        mAP_ci=logit_interval(mAP, _mean(ap, compared)),
-        AUROC_ci=logit_interval(AUROC, _mean(auroc, compared)),
+        mAP_ci=logit_interval(mAP, _mean_by_draw(ap, compared)),
+        AUROC_ci=logit_interval(AUROC, _mean_by_draw(auroc, compared)),
         auroc_ci=tuple(
             logit_interval(found.auroc[k], auroc[:, k]) for k in range(len(found.auroc))
         ),
@@ -232,7 +232,9 @@ def _group(
     )
 
 
-def _gap(names: Sequence[str], values: metrics.Floats, draws: list[metrics.Floats]) -> Gap | None:
+def _find_gap(
+    names: Sequence[str], values: metrics.Floats, draws: list[metrics.Floats]
+) -> Gap | None:
     """The widest pair among the groups whose value is defined; ties by the groups' order."""
     known = np.flatnonzero(~np.isnan(values))
     if len(known) < 2:
@@ -310,13 +312,13 @@ def pair_or_none(values: Interval) -> list[float] | None:
     return None if values is None else [values[0], values[1]]
 
 
-def _gap_json(gap: Gap | None) -> dict[str, Any] | None:
+def _gap_to_json(gap: Gap | None) -> dict[str, Any] | None:
     if gap is None:
         return None
     return {"high": gap.high, "low": gap.low, "AUROC": gap.difference, "ci": pair_or_none(gap.ci)}
 
 
-def subgroups_json(part: Subgroups) -> dict[str, Any]:
+def subgroups_to_json(part: Subgroups) -> dict[str, Any]:
     """The groups as plain values; what is undefined is null."""
     groups = {}
     for group in part.groups:
@@ -341,15 +343,15 @@ def subgroups_json(part: Subgroups) -> dict[str, Any]:
         }
     return {
         "compared": list(part.compared),
-        "gap": _gap_json(part.gap),
+        "gap": _gap_to_json(part.gap),
         "groups": groups,
         "gap_by_class": {
-            name: _gap_json(gap) for name, gap in zip(part.classes, part.gaps, strict=True)
+            name: _gap_to_json(gap) for name, gap in zip(part.classes, part.gaps, strict=True)
         },
     }
 
 
-def subgroups_text(part: Subgroups) -> str:
+def subgroups_to_text(part: Subgroups) -> str:
     """The groups as a table for a terminal, with the largest gaps below it."""
     rows = [(f"by {part.column}", "n", "positives", "mAP", "95 %", "AUROC", "95 %")]
     for group in part.groups:
@@ -371,14 +373,14 @@ def subgroups_text(part: Subgroups) -> str:
         f"positives and negatives in every group without *"
     )
     if part.gap is not None:
-        lines.append(f"largest gap: {_gap_text(part.gap)}")
+        lines.append(f"largest gap: {_gap_to_text(part.gap)}")
     widest = [(gap, n) for gap, n in zip(part.gaps, part.classes, strict=True) if gap is not None]
     for gap, name in sorted(widest, key=lambda pair: -pair[0].difference)[:3]:
-        lines.append(f"  {name}: {_gap_text(gap)}")
+        lines.append(f"  {name}: {_gap_to_text(gap)}")
     return "\n".join(lines)
 
 
-def _gap_text(gap: Gap) -> str:
+def _gap_to_text(gap: Gap) -> str:
     span = f" {format_interval(gap.ci)}" if gap.ci else ""
     return f"AUROC {gap.difference:.3f}{span}, {gap.high} over {gap.low}"
 

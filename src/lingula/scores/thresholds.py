@@ -89,12 +89,12 @@ def choose_threshold(
             value = rule.values[1] / sum(rule.values)
         words = " and no ".join("positives" if kind else "negatives" for kind in lacking)
         note = f"no {words} {where}: {value:g} by default"
-        return Threshold(value, value, *_shares(scores, positive, value), note)
-    raw = _best(rule, scores, positive)
-    return Threshold(raw, _best(rule, calibrated, positive), *_shares(scores, positive, raw))
+        return Threshold(value, value, *_rates(scores, positive, value), note)
+    raw = _choose(rule, scores, positive)
+    return Threshold(raw, _choose(rule, calibrated, positive), *_rates(scores, positive, raw))
 
 
-def _best(rule: Rule, scores: Floats, positive: NDArray[np.bool_]) -> float:
+def _choose(rule: Rule, scores: Floats, positive: NDArray[np.bool_]) -> float:
     """Among the distinct scores, and one above them all, that which the rule prefers."""
     ranking = rank(scores, positive)
     true, false = counts(ranking)
@@ -118,7 +118,7 @@ def _best(rule: Rule, scores: Floats, positive: NDArray[np.bool_]) -> float:
     return float(steps[int(np.argmax(gain[rule.kind]))])
 
 
-def _shares(
+def _rates(
     scores: Floats, positive: NDArray[np.bool_], value: float
 ) -> tuple[float | None, float | None]:
     _, sensitivity, specificity, _ = at_threshold(scores, positive, value)
@@ -253,4 +253,4 @@ def specificity_at(true: Floats, false: Floats, sensitivity: float) -> float:
 
 def max_f1_threshold(scores: Floats, positive: NDArray[np.bool_]) -> float:
     """The score at or above which F1 is highest; NaN without positives."""
-    return _best(Rule("max-f1", "max-f1"), scores, positive) if positive.any() else float("nan")
+    return _choose(Rule("max-f1", "max-f1"), scores, positive) if positive.any() else float("nan")

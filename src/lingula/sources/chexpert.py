@@ -17,21 +17,21 @@ from lingula.settings.label_space import CHEXPERT, LabelSpace, canonical
 from lingula.settings.vocabulary import split_of
 from lingula.sources.places import (
     check_inside,
-    folder,
-    label_files,
-    note,
+    find_labels,
+    folder_of,
     paths_in_layout,
     read_lines,
+    warn,
 )
 from lingula.sources.released import (
     Released,
-    ages,
-    as_table,
-    finding_columns,
-    findings,
+    find_columns,
+    join_findings,
+    match_rows,
+    read_ages,
     read_released,
-    row_numbers,
-    sexes,
+    read_sexes,
+    to_table,
     unmatched,
 )
 from lingula.system import files
@@ -77,26 +77,26 @@ def chexpert(
         InputError: an unknown column or label, a path that is none of CheXpert's, an image in two
             rows.
     """
-    place = folder(root)
-    found = label_files(place, labels, _PATTERNS)
+    place = folder_of(root)
+    found = find_labels(place, labels, _PATTERNS)
     stated = [path for path in found if path.suffix.lower() in (".json", ".jsonl")]
     tables = [read_released(path, _NAMES, ("image",)) for path in found if path not in stated]
     if not tables:
         raise InputError(f"{examples(stated)}: a CSV that lists the images is needed beside it.")
     if stated:
-        return _plus(place, tables, stated)
+        return _read_plus(place, tables, stated)
     if any("section_findings" in file.rest or "report" in file.rest for file in tables):
         raise InputError(
             f"{examples(f.path for f in tables)}: CheXpert Plus has its labels in .json files: "
             "name one with --labels too."
         )
-    columns = [finding_columns(file, CHEXPERT, ignore_columns) for file in tables]
-    space, cells = findings(tables, columns, CHEXPERT, {CHEXPERT: "chexpert"})
-    frame = pl.concat([_rows(file, place) for file in tables], how="diagonal").fill_null("")
-    return as_table(frame, cells, space, root=place, source=SOURCE, blank="zero", made_from=tables)
+    columns = [find_columns(file, CHEXPERT, ignore_columns) for file in tables]
+    space, cells = join_findings(tables, columns, CHEXPERT, {CHEXPERT: "chexpert"})
+    frame = pl.concat([_clean(file, place) for file in tables], how="diagonal").fill_null("")
+    return to_table(frame, cells, space, root=place, source=SOURCE, blank="zero", made_from=tables)
 
 
-def _rows(file: Released, root: Path) -> pl.DataFrame:
+def _clean(file: Released, root: Path) -> pl.DataFrame:
     """Image, patient, study, split, view, age and sex of each row."""
     plain = [_PREFIX.sub("", path) for path in file.frame["image"].to_list()]
     parts = [_PLACE.search(path) for path in plain]
@@ -111,9 +111,9 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
     raw = file.frame["image"].to_list()
     heads = dict.fromkeys(m[0].lstrip("/") for m in map(_PREFIX.match, raw[:1000]) if m)
     above = ("", *filter(None, heads), "CheXpert-v1.0-small/", "CheXpert-v1.0/", "PNG/")
-    layouts = [partial(_at, head, suffix) for suffix in ("", ".png") for head in above]
+    layouts = [partial(_path_at, head, suffix) for suffix in ("", ".png") for head in above]
     columns = {
-        "image": _in_batches(root, paths_in_layout(root, plain, layouts), known),
+        "image": _find_in_batches(root, paths_in_layout(root, plain, layouts), known),
         "patient": [part[2] for part in known],
         "study": [f"{part[2]}/{part[3]}" for part in known],
         "split": [split_of(part[1]) or "" for part in known],
@@ -127,22 +127,22 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
             view = view.set(lateral & (view == ""), "LATERAL")
         frame = frame.with_columns(view.alias("view"))
     if "age" in given.columns:  # three rows say 0; CheXpert has no newborns
-        frame = frame.with_columns(ages(given["age"], zero_is_unknown=True).alias("age"))
+        frame = frame.with_columns(read_ages(given["age"], zero_is_unknown=True).alias("age"))
     if "sex" in given.columns:
-        frame = frame.with_columns(sexes(given["sex"]).alias("sex"))
+        frame = frame.with_columns(read_sexes(given["sex"]).alias("sex"))
     return frame
 
 
-def _in_batches(root: Path, images: list[str], parts: Sequence[re.Match[str]]) -> list[str]:
+def _find_in_batches(root: Path, images: list[str], parts: Sequence[re.Match[str]]) -> list[str]:
     """The images' paths; of a split of which none is there, in the folders that hold its patients.
 
     The full release unpacks into `CheXpert-v1.0 batch 2 (train 1)/patient00001` and the like.
     """
     splits = [split_of(part[1]) or "" for part in parts]
-    lost = {split for split in set(splits) if not _some_there(root, images, splits, split)}
+    lost = {split for split in set(splits) if not _is_any_there(root, images, splits, split)}
     if not lost:
         return images
-    folders = _patient_folders(root)
+    folders = _find_patient_folders(root)
     used: dict[str, None] = {}
     moved = list(images)
     for i, (split, part) in enumerate(zip(splits, parts, strict=True)):
@@ -167,7 +167,7 @@ def _in_batches(root: Path, images: list[str], parts: Sequence[re.Match[str]]) -
     return moved
 
 
-def _some_there(root: Path, images: Sequence[str], splits: Sequence[str], split: str) -> bool:
+def _is_any_there(root: Path, images: Sequence[str], splits: Sequence[str], split: str) -> bool:
     here = [image for image, of in zip(images, splits, strict=True) if of == split]
     return any((root / image).is_file() for image in here[:: max(1, len(here) // _TRIED)])
 
@@ -176,7 +176,7 @@ _TRIED, _DEEPEST = 200, 3
 _PATIENT = re.compile(r"patient\d+")
 
 
-def _patient_folders(root: Path) -> dict[tuple[str, str], list[str]]:
+def _find_patient_folders(root: Path) -> dict[tuple[str, str], list[str]]:
     """Where the folders of patients lie, by split (of the folder that holds them) and patient."""
     found: dict[tuple[str, str], list[str]] = {}
     places = [root]
@@ -194,26 +194,26 @@ def _patient_folders(root: Path) -> dict[tuple[str, str], list[str]]:
     return found
 
 
-def _at(head: str, suffix: str, path: str) -> str:
+def _path_at(head: str, suffix: str, path: str) -> str:
     """A path below `head`, with another suffix if one is given (Plus has its films as .png too)."""
     return head + (path.rpartition(".")[0] + suffix if suffix else path)
 
 
-def _plus(root: Path, tables: Sequence[Released], stated: Sequence[Path]) -> Table:
+def _read_plus(root: Path, tables: Sequence[Released], stated: Sequence[Path]) -> Table:
     """CheXpert Plus: images in a CSV, labels in a file of JSON lines that name the image."""
     if len(stated) > 1:
         raise InputError(f"Name one file of labels, not {examples(stated)}: they differ.")
-    keys, cells, space = _json_labels(stated[0])
-    frame = pl.concat([_rows(file, root) for file in tables], how="diagonal").fill_null("")
+    keys, cells, space = _read_json_labels(stated[0])
+    frame = pl.concat([_clean(file, root) for file in tables], how="diagonal").fill_null("")
     plain = [_PREFIX.sub("", path) for file in tables for path in file.frame["image"].to_list()]
-    row = row_numbers(pl.DataFrame({"image": plain}), pl.DataFrame({"image": keys}))
+    row = match_rows(pl.DataFrame({"image": plain}), pl.DataFrame({"image": keys}))
     if not (row >= 0).any():
         raise InputError(f"{stated[0]} names none of the images of {tables[0].path}: {keys[0]!r}.")
-    note("images left out: they have no labels", [plain[i] for i in np.flatnonzero(row < 0)])
-    note(f"images of {stated[0].name} are in no row", unmatched(keys, row))
+    warn("images left out: they have no labels", [plain[i] for i in np.flatnonzero(row < 0)])
+    warn(f"images of {stated[0].name} are in no row", unmatched(keys, row))
     labelled = row >= 0
     made = Released(stated[0], pl.DataFrame(), (), files.sha256(stated[0]))
-    return as_table(
+    return to_table(
         frame.filter(pl.Series(labelled)),
         cells[row[labelled]],
         space,
@@ -224,7 +224,7 @@ def _plus(root: Path, tables: Sequence[Released], stated: Sequence[Path]) -> Tab
     )
 
 
-def _json_labels(path: Path) -> tuple[list[str], NDArray[np.float32], LabelSpace]:
+def _read_json_labels(path: Path) -> tuple[list[str], NDArray[np.float32], LabelSpace]:
     """Image paths, cells and classes of a file with one JSON object a line."""
     keys: dict[str, int] = {}
     rows: list[list[float]] = []

@@ -9,23 +9,18 @@ from pathlib import Path
 
 import polars as pl
 
-from lingula.settings.label_space import (
-    CXR_LT_2023,
-    CXR_LT_2024,
-    CXR_LT_2024_UNSEEN,
-    fold,
-)
+from lingula.settings.label_space import CXR_LT_2023, CXR_LT_2024, CXR_LT_2024_UNSEEN, fold
 from lingula.settings.vocabulary import split_of
 from lingula.sources.mimic import LAYOUTS
-from lingula.sources.places import check_inside, folder, label_files, paths_in_layout
+from lingula.sources.places import check_inside, find_labels, folder_of, paths_in_layout
 from lingula.sources.released import (
     Released,
-    as_table,
     clean_columns,
-    finding_columns,
-    findings,
+    find_columns,
+    join_findings,
     read_released,
-    splits,
+    read_splits,
+    to_table,
 )
 from lingula.system.errors import InputError
 from lingula.tables.table import BLANK, Table
@@ -63,25 +58,25 @@ def cxr_lt(
         InputError: files of both releases, whose splits put the same patients on different sides;
             an unknown column, a cell that is not a label, an image that is listed twice.
     """
-    place = folder(root)
+    place = folder_of(root)
     files = [
         read_released(path, _NAMES, ("id", "patient", "study", "image"))
-        for path in _files(place, labels)
+        for path in _find_files(place, labels)
     ]
-    columns = [finding_columns(file, _KNOWN, ignore_columns, _BESIDE) for file in files]
-    release = _release(files, [set(found) for found in columns])
+    columns = [find_columns(file, _KNOWN, ignore_columns, _BESIDE) for file in files]
+    release = _find_release(files, [set(found) for found in columns])
     order = CXR_LT_2023 if release == 2023 else _KNOWN
     names = {CXR_LT_2023: "cxr-lt-2023", CXR_LT_2024: "cxr-lt-2024"}
-    space, cells = findings(files, columns, order, names)
-    frame = pl.concat([_rows(file, place) for file in files], how="diagonal").fill_null("")
+    space, cells = join_findings(files, columns, order, names)
+    frame = pl.concat([_clean(file, place) for file in files], how="diagonal").fill_null("")
     unstated = int((cells == BLANK).all(axis=1).sum())
     if unstated:
         log.warning("%d images of CXR-LT %d have no labels at all.", unstated, release)
     log.info("Read as the %d release of CXR-LT, %d findings.", release, len(space))
-    return as_table(frame, cells, space, root=place, source=SOURCE, made_from=files)
+    return to_table(frame, cells, space, root=place, source=SOURCE, made_from=files)
 
 
-def _files(root: Path, given: Sequence[str | Path]) -> list[Path]:
+def _find_files(root: Path, given: Sequence[str | Path]) -> list[Path]:
     """The label files; folders give those of their release."""
     found: list[Path] = []
     for start in [Path(g) for g in given] or [root]:
@@ -98,13 +93,13 @@ def _files(root: Path, given: Sequence[str | Path]) -> list[Path]:
                 patterns = ("labels.csv",)
             elif (here / "train_labeled.csv").is_file():
                 patterns = ("train_labeled.csv", "*_labeled_task1.csv")
-            found += label_files(root, [here], patterns)
+            found += find_labels(root, [here], patterns)
         else:
-            found += label_files(root, [here], ())
+            found += find_labels(root, [here], ())
     return list(dict.fromkeys(found))
 
 
-def _release(files: Sequence[Released], found: Sequence[set[str]]) -> int:
+def _find_release(files: Sequence[Released], found: Sequence[set[str]]) -> int:
     """2023 or 2024; what tells them apart are new classes and `Normal` for `No Finding`."""
     told: dict[int, Released] = {}
     for file, classes in zip(files, found, strict=True):
@@ -126,14 +121,14 @@ def _release(files: Sequence[Released], found: Sequence[set[str]]) -> int:
     return next(iter(told), 2023)
 
 
-def _rows(file: Released, root: Path) -> pl.DataFrame:
+def _clean(file: Released, root: Path) -> pl.DataFrame:
     """The columns of a file that are not findings, cleaned, with place and split of the image."""
     frame = clean_columns(file, {"id": "", "patient": "p", "study": "s"})
     images = frame["image"].to_list()
     check_inside(root, images, file.path)
     named = _SPLIT.match(file.path.name)
     if "split" in frame.columns:
-        split = splits(frame["split"], file.path)
+        split = read_splits(frame["split"], file.path)
     else:
         if named is None:
             log.warning("%s names no split: its rows are in none.", file.path)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lingula.settings.label_space import LabelSpace
 from lingula.settings.vocabulary import split_of
-from lingula.sources.released import Released, as_table
+from lingula.sources.released import Released, to_table
 from lingula.system import files
 from lingula.system.errors import InputError, examples
 from lingula.tables.table import Table
@@ -58,7 +58,7 @@ def medmnist(
     Raises:
         InputError: no .npz or several, one that is damaged or holds something else.
     """
-    path = _npz(Path(root))
+    path = _find_npz(Path(root))
     sha256 = files.sha256(path)
     place = images / f"{path.stem}-{sha256[:8]}"
     names: list[str] = []
@@ -66,13 +66,13 @@ def medmnist(
     cells = []
     try:
         with zipfile.ZipFile(path) as archive:
-            shapes = {part: _shape(archive, f"{part}_images", path) for part in _PARTS}
+            shapes = {part: _read_shape(archive, f"{part}_images", path) for part in _PARTS}
             total = sum(shape[0] for shape in shapes.values())
             for part in _PARTS:
-                labels = _labels(archive, part, shapes[part][0], path)
+                labels = _open_labels(archive, part, shapes[part][0], path)
                 folder = place / part
                 folder.mkdir(parents=True, exist_ok=True)
-                for number, pixels in enumerate(_images(archive, f"{part}_images", path)):
+                for number, pixels in enumerate(_read_images(archive, f"{part}_images", path)):
                     names.append(f"{part}/{number:06}.png")
                     _save(pixels, place / names[-1])
                     if progress is not None and len(names) % 500 == 0:
@@ -84,12 +84,12 @@ def medmnist(
     frame = pl.DataFrame({"image": names, "split": splits})
     made = Released(path, pl.DataFrame(), (), sha256)
     space = LabelSpace(CLASSES, "chestmnist")
-    return as_table(
+    return to_table(
         frame, np.concatenate(cells), space, root=place, source=SOURCE, made_from=[made]
     )
 
 
-def _npz(root: Path) -> Path:
+def _find_npz(root: Path) -> Path:
     if root.is_file():
         return root
     found = sorted(root.glob("chestmnist*.npz")) if root.is_dir() else []
@@ -100,7 +100,7 @@ def _npz(root: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _array(
+def _open_array(
     archive: zipfile.ZipFile, name: str, path: Path
 ) -> Iterator[tuple[tuple[int, ...], IO[bytes]]]:
     """Shape and bytes of an array; only plain bytes in C order are read, never a pickle."""
@@ -119,16 +119,16 @@ def _array(
         yield shape, stream
 
 
-def _shape(archive: zipfile.ZipFile, name: str, path: Path) -> tuple[int, ...]:
-    with _array(archive, name, path) as (shape, _):
+def _read_shape(archive: zipfile.ZipFile, name: str, path: Path) -> tuple[int, ...]:
+    with _open_array(archive, name, path) as (shape, _):
         if len(shape) != 3:
             raise InputError(f"{path}: array '{name}' is {shape}, not (images, height, width).")
         return shape
 
 
-def _images(archive: zipfile.ZipFile, name: str, path: Path) -> Iterator[NDArray[np.uint8]]:
+def _read_images(archive: zipfile.ZipFile, name: str, path: Path) -> Iterator[NDArray[np.uint8]]:
     """The images one after the other: the largest release does not fit into memory at once."""
-    with _array(archive, name, path) as ((count, height, width), stream):
+    with _open_array(archive, name, path) as ((count, height, width), stream):
         for _ in range(count):
             data = stream.read(height * width)
             if len(data) != height * width:
@@ -136,9 +136,11 @@ def _images(archive: zipfile.ZipFile, name: str, path: Path) -> Iterator[NDArray
             yield np.frombuffer(data, dtype=np.uint8).reshape(height, width)
 
 
-def _labels(archive: zipfile.ZipFile, part: str, count: int, path: Path) -> NDArray[np.float32]:
+def _open_labels(
+    archive: zipfile.ZipFile, part: str, count: int, path: Path
+) -> NDArray[np.float32]:
     name = f"{part}_labels"
-    with _array(archive, name, path) as (shape, stream):
+    with _open_array(archive, name, path) as (shape, stream):
         data = stream.read()
     if shape != (count, len(CLASSES)) or len(data) != count * len(CLASSES):
         raise InputError(

@@ -10,18 +10,18 @@ import numpy as np
 import polars as pl
 
 from lingula.settings.label_space import CHEXPERT, LabelSpace
-from lingula.sources.places import check_inside, folder, label_files, note, paths_in_layout
+from lingula.sources.places import check_inside, find_labels, folder_of, paths_in_layout, warn
 from lingula.sources.released import (
     Released,
-    as_table,
     clean_columns,
-    finding_cells,
-    finding_columns,
-    first_of_each,
-    keep_order,
+    find_columns,
+    first_rows,
+    in_order,
+    match_rows,
+    read_findings,
     read_released,
-    row_numbers,
-    splits,
+    read_splits,
+    to_table,
     unmatched,
 )
 from lingula.system.errors import InputError, examples
@@ -58,19 +58,19 @@ def mimic(
         InputError: files or columns that are missing, labels that match no image, a study with two
             different rows of labels.
     """
-    place = folder(root)
-    metadata, stated, split = _files(place, labels, labeler)
-    images = _keys(metadata)
-    columns = finding_columns(stated, CHEXPERT, ignore_columns)
-    space = LabelSpace(keep_order(columns, CHEXPERT), "chexpert")
-    cells = finding_cells(stated, columns, space)
-    by_study = _keys(stated).select("patient", "study")
-    first = first_of_each(by_study, cells, f"{stated.path} has studies", "Keep one row per study.")
+    place = folder_of(root)
+    metadata, stated, split = _read_files(place, labels, labeler)
+    images = _clean(metadata)
+    columns = find_columns(stated, CHEXPERT, ignore_columns)
+    space = LabelSpace(in_order(columns, CHEXPERT), "chexpert")
+    cells = read_findings(stated, columns, space)
+    by_study = _clean(stated).select("patient", "study")
+    first = first_rows(by_study, cells, f"{stated.path} has studies", "Keep one row per study.")
     studies = by_study[first.tolist()]
-    row = row_numbers(images.select("patient", "study"), studies)
-    _tell_unmatched(images, studies, row, stated)
+    row = match_rows(images.select("patient", "study"), studies)
+    _warn_of_unmatched(images, studies, row, stated)
     if split is not None:
-        images = images.with_columns(_splits(images, split))
+        images = images.with_columns(_join_split(images, split))
     # A blank cell says "absent" here, so an image whose study was never labelled can't be kept:
     # it would be taken for one without any finding.
     labelled = row >= 0
@@ -81,7 +81,7 @@ def mimic(
     ]
     check_inside(place, plain, metadata.path)
     paths = paths_in_layout(place, plain, LAYOUTS)
-    return as_table(
+    return to_table(
         images.with_columns(pl.Series("image", paths, dtype=pl.String)),
         cells[first][row[labelled]],
         space,
@@ -108,14 +108,14 @@ LAYOUTS = tuple(
 )
 
 
-def _files(
+def _read_files(
     root: Path, given: Sequence[str | Path], labeler: str | None
 ) -> tuple[Released, Released, Released | None]:
     """The files of metadata, of labels and of the split (None if there is none), by their names."""
     kinds = ("metadata", "split", *_LABELERS)
     patterns = tuple(f"*mimic-cxr-*-{kind}.csv{gz}" for kind in kinds for gz in ("", ".gz"))
     found: dict[str, Path] = {}
-    for path in label_files(root, given, patterns):
+    for path in find_labels(root, given, patterns):
         kind = next((k for k in kinds if f"-{k}." in path.name.lower()), None)
         if kind is None:
             raise InputError(
@@ -141,7 +141,7 @@ def _files(
     return metadata, stated, read_released(split, _NAMES, ("id", "split"))
 
 
-def _keys(file: Released) -> pl.DataFrame:
+def _clean(file: Released) -> pl.DataFrame:
     """The known columns, ids without prefixes: `p10999999`, `10999999.0` are `10999999`."""
     frame = clean_columns(file, {"patient": "p", "study": "s", "id": ""})
     blank = [
@@ -154,15 +154,15 @@ def _keys(file: Released) -> pl.DataFrame:
     return frame
 
 
-def _splits(images: pl.DataFrame, split: Released) -> pl.Series:
-    official = _keys(split).select("id", "split").unique("id", keep="first", maintain_order=True)
-    names = np.array([*splits(official["split"], split.path).to_list(), ""], dtype=object)
-    row = row_numbers(images.select("id"), official.select("id"))
-    note(f"images are not in {split.path.name}", images["id"].filter(pl.Series(row < 0)).to_list())
+def _join_split(images: pl.DataFrame, split: Released) -> pl.Series:
+    official = _clean(split).select("id", "split").unique("id", keep="first", maintain_order=True)
+    names = np.array([*read_splits(official["split"], split.path).to_list(), ""], dtype=object)
+    row = match_rows(images.select("id"), official.select("id"))
+    warn(f"images are not in {split.path.name}", images["id"].filter(pl.Series(row < 0)).to_list())
     return pl.Series("split", names[row].tolist(), dtype=pl.String)
 
 
-def _tell_unmatched(
+def _warn_of_unmatched(
     images: pl.DataFrame, studies: pl.DataFrame, row: np.ndarray, stated: Released
 ) -> None:
     """Log studies that only one of the files has; `InputError` if they share none."""
@@ -172,5 +172,5 @@ def _tell_unmatched(
             f"{studies['study'][0]} there, {images['study'][0]} in the metadata."
         )
     without = images.filter(pl.Series(row < 0))["id"].to_list()
-    note("images left out: their studies have no labels", without)
-    note("labelled studies without an image", unmatched(studies["study"].to_list(), row))
+    warn("images left out: their studies have no labels", without)
+    warn("labelled studies without an image", unmatched(studies["study"].to_list(), row))

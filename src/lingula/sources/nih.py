@@ -11,17 +11,24 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula.settings.label_space import NIH, NIH_CXR_LT, LabelSpace, canonical
-from lingula.sources.places import check_inside, find_by_name, folder, label_files, note, read_lines
+from lingula.sources.places import (
+    check_inside,
+    find_by_name,
+    find_labels,
+    folder_of,
+    read_lines,
+    warn,
+)
 from lingula.sources.released import (
     Released,
-    as_table,
     clean_columns,
-    finding_cells,
-    finding_columns,
-    first_of_each,
-    one_hot,
+    find_columns,
+    first_rows,
+    mark_findings,
+    match_rows,
+    read_findings,
     read_released,
-    row_numbers,
+    to_table,
     unmatched,
 )
 from lingula.system import files
@@ -62,9 +69,9 @@ def nih(
     Raises:
         InputError: an unknown finding, an image that is listed twice or in both lists, no table.
     """
-    place = folder(root)
+    place = folder_of(root)
     patterns = ("Data_Entry_2017*.csv", *_LISTS, "nih-cxr-lt_*.csv")
-    found = label_files(place, labels, patterns)
+    found = find_labels(place, labels, patterns)
     lists = [path for path in found if path.suffix.lower() == ".txt"]
     added = [path for path in found if path.name.lower().startswith("nih-cxr-lt")]
     entries = [path for path in found if path not in lists and path not in added]
@@ -74,22 +81,22 @@ def nih(
             "Name one with --labels."
         )
     entry = read_released(entries[0], _NAMES, ("image", "findings", "patient"))
-    space, cells = _findings(entry)
+    space, cells = _split_entry(entry)
     made_from = [entry]
     if added:
-        space, cells = _with_added(entry, space, cells, added, ignore_columns, made_from)
-    frame = _rows(entry)
+        space, cells = _add_findings(entry, space, cells, added, ignore_columns, made_from)
+    frame = _clean(entry)
     check_inside(place, frame["image"].to_list(), entry.path)
     if lists:
-        splits, listed = _official(frame["image"], lists)
+        splits, listed = _read_lists(frame["image"], lists)
         frame = frame.with_columns(splits)
         made_from += listed
     paths = pl.Series("image", find_by_name(place, frame["image"].to_list()), dtype=pl.String)
     frame = frame.with_columns(frame["image"].str.replace(r"\.[^.]+$", "").alias("id"), paths)
-    return as_table(frame, cells, space, root=place, source=SOURCE, made_from=made_from)
+    return to_table(frame, cells, space, root=place, source=SOURCE, made_from=made_from)
 
 
-def _findings(entry: Released) -> tuple[LabelSpace, NDArray[np.float32]]:
+def _split_entry(entry: Released) -> tuple[LabelSpace, NDArray[np.float32]]:
     """Whole names between the bars: `Subcutaneous Emphysema` is no `Emphysema`.
 
     A cell without a name, bars or not, says nothing: its classes are blank.
@@ -107,15 +114,15 @@ def _findings(entry: Released) -> tuple[LabelSpace, NDArray[np.float32]]:
     further = set(map(canonical, names)) - set(NIH)
     classes = (*NIH, *(name for name in _ADDED if name in further))
     space = LabelSpace(classes, "own" if further else "nih")
-    cells = one_hot(lists, space)
+    cells = mark_findings(lists, space)
     silent = np.array([not any(own) for own in lists], dtype=bool)
     cells[silent] = BLANK
     what = "images without any entry of findings: they are blank, not negative"
-    note(what, entry.frame["image"].filter(pl.Series(silent)).to_list())
+    warn(what, entry.frame["image"].filter(pl.Series(silent)).to_list())
     return space, cells
 
 
-def _with_added(
+def _add_findings(
     entry: Released,
     space: LabelSpace,
     cells: NDArray[np.float32],
@@ -126,19 +133,19 @@ def _with_added(
     """The findings that NIH does not have, from NIH-CXR-LT's files."""
     released = [read_released(path, {"id": ("id",)}, ("id",)) for path in paths]
     beside = ("subject_id", "path", "Patient ID")
-    columns = [finding_columns(file, NIH_CXR_LT, ignored, beside) for file in released]
+    columns = [find_columns(file, NIH_CXR_LT, ignored, beside) for file in released]
     wider = LabelSpace(NIH_CXR_LT, "nih-cxr-lt")
     stated = np.concatenate(
-        [finding_cells(file, c, wider) for file, c in zip(released, columns, strict=True)]
+        [read_findings(file, c, wider) for file, c in zip(released, columns, strict=True)]
     )
     keys = pl.concat([file.frame.select("id") for file in released])
     where = examples(path.name for path in paths)
-    first = first_of_each(keys, stated, f"{where}: images", "Name files that agree.")
+    first = first_rows(keys, stated, f"{where}: images", "Name files that agree.")
     keys, stated = keys[first.tolist()], stated[first]
-    row = row_numbers(entry.frame.select(pl.col("image").alias("id")), keys)
+    row = match_rows(entry.frame.select(pl.col("image").alias("id")), keys)
     if not (row >= 0).any():
         raise InputError(f"{where} names none of the images of {entry.path}: {keys['id'][0]!r}.")
-    note(f"images of {where} are not in {entry.path.name}", unmatched(keys["id"].to_list(), row))
+    warn(f"images of {where} are not in {entry.path.name}", unmatched(keys["id"].to_list(), row))
     joined = np.full((len(cells), len(wider)), BLANK, dtype=np.float32)
     for name in space.classes:
         joined[:, wider.index(name)] = cells[:, space.index(name)]
@@ -151,12 +158,12 @@ def _with_added(
     more &= joined[:, normal] == 1
     joined[more, normal] = 0
     what = "images with No Finding in NIH and a finding in NIH-CXR-LT: No Finding is 0"
-    note(what, entry.frame["image"].filter(pl.Series(more)).to_list())
+    warn(what, entry.frame["image"].filter(pl.Series(more)).to_list())
     made_from += released
     return wider, joined
 
 
-def _rows(entry: Released) -> pl.DataFrame:
+def _clean(entry: Released) -> pl.DataFrame:
     """The known columns, cleaned; a study is a patient and a follow-up."""
     frame = clean_columns(entry, {"patient": "", "followup": ""})
     if "followup" in frame.columns:
@@ -164,7 +171,7 @@ def _rows(entry: Released) -> pl.DataFrame:
     return frame
 
 
-def _official(images: pl.Series, paths: Sequence[Path]) -> tuple[pl.Series, list[Released]]:
+def _read_lists(images: pl.Series, paths: Sequence[Path]) -> tuple[pl.Series, list[Released]]:
     """The split of each image by the official lists, '' for those in none."""
     split_of: dict[str, str] = {}
     made_from = []
@@ -178,7 +185,7 @@ def _official(images: pl.Series, paths: Sequence[Path]) -> tuple[pl.Series, list
             raise InputError(f"{path}: images that stand in both lists: {examples(twice)}.")
         split_of.update(dict.fromkeys(filter(None, names), split))
         made_from.append(Released(path, pl.DataFrame(), (), files.sha256(path)))
-    note("listed images are not in the table", sorted(set(split_of) - set(images)))
+    warn("listed images are not in the table", sorted(set(split_of) - set(images)))
     splits = images.replace_strict(split_of, default="", return_dtype=pl.String).alias("split")
-    note("images are in no official list", images.filter(splits == "").to_list())
+    warn("images are in no official list", images.filter(splits == "").to_list())
     return splits, made_from

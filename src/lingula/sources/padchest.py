@@ -11,14 +11,14 @@ import numpy as np
 import polars as pl
 
 from lingula.settings.label_space import LabelSpace, canonical
-from lingula.sources.places import check_inside, find_by_name, folder, label_files, note
+from lingula.sources.places import check_inside, find_by_name, find_labels, folder_of, warn
 from lingula.sources.released import (
     Released,
-    ages,
-    as_table,
     clean_columns,
-    one_hot,
+    mark_findings,
+    read_ages,
     read_released,
+    to_table,
 )
 from lingula.system.errors import InputError
 from lingula.tables.mapping import LabelMap
@@ -129,31 +129,31 @@ def padchest(root: str | Path, labels: Sequence[str | Path] = ()) -> Table:
     Raises:
         InputError: a cell of Labels that is not a list of names, rounded patient ids, no such file.
     """
-    place = folder(root)
-    found = label_files(place, labels, ("PADCHEST_*.csv", "PADCHEST_*.csv.gz"))
+    place = folder_of(root)
+    found = find_labels(place, labels, ("PADCHEST_*.csv", "PADCHEST_*.csv.gz"))
     if len(found) != 1:
         raise InputError(f"PadChest's labels are one file, not {len(found)}: name one.")
     file = read_released(found[0], _NAMES, ("image", "patient", "findings"))
-    lists, stated = _lists(file)
+    lists, stated = _read_lists(file)
     names = sorted(
         {name for row in lists for name in row}, key=lambda name: (name.casefold(), name)
     )
     if not names:
         raise InputError(f"{file.path}: no row of column 'Labels' has a finding.")
     space = LabelSpace(tuple(dict.fromkeys(map(canonical, names))), "own")
-    cells = one_hot(lists, space)
+    cells = mark_findings(lists, space)
     cells[~stated] = BLANK
     unknown = file.frame["image"].filter(pl.Series(~stated)).to_list()
-    note("images of which nothing is stated: they are blank, not negative", unknown)
-    return as_table(_rows(file, place), cells, space, root=place, source=SOURCE, made_from=[file])
+    warn("images of which nothing is stated: they are blank, not negative", unknown)
+    return to_table(_clean(file, place), cells, space, root=place, source=SOURCE, made_from=[file])
 
 
-def _lists(file: Released) -> tuple[list[list[str]], np.ndarray]:
+def _read_lists(file: Released) -> tuple[list[list[str]], np.ndarray]:
     """The findings of each row, and whether it states any (with `normal`, which is one)."""
     texts = file.frame["findings"]
     parsed: dict[str, list[str]] = {}
     for text in texts.unique().to_list():
-        names = _parsed(text)
+        names = _parse_list(text)
         if names is None:
             row = int(texts.eq(text).arg_true()[0])
             shown = text if len(text) <= 60 else text[:57] + "..."
@@ -166,7 +166,7 @@ def _lists(file: Released) -> tuple[list[list[str]], np.ndarray]:
     return lists, np.array([bool(names) for names in lists])
 
 
-def _parsed(text: str) -> list[str] | None:
+def _parse_list(text: str) -> list[str] | None:
     """The names of a list written as Python writes it; None if it is something else."""
     if text.casefold() in ("", "nan"):
         return []
@@ -180,7 +180,7 @@ def _parsed(text: str) -> list[str] | None:
     return [" ".join(name.split()) for name in found if name.strip()]
 
 
-def _rows(file: Released, root: Path) -> pl.DataFrame:
+def _clean(file: Released, root: Path) -> pl.DataFrame:
     frame = clean_columns(file, {"patient": "", "study": ""})
     images = frame["image"].to_list()
     check_inside(root, images, file.path)
@@ -195,5 +195,5 @@ def _rows(file: Released, root: Path) -> pl.DataFrame:
         born = frame["born"].str.extract(r"^(\d{4})").cast(pl.Int64, strict=False)
         # Born in the year of the image: less than a year old, and a bare 0 would be no known age.
         age = (year - born).cast(pl.String).fill_null("").replace("0", "0.5")
-        frame = frame.with_columns(ages(age).alias("age"))
+        frame = frame.with_columns(read_ages(age).alias("age"))
     return frame

@@ -17,7 +17,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".dicom", ".dcm", ".tif", ".tiff")
 _TRIED = 200
 
 
-def folder(root: str | Path) -> Path:
+def folder_of(root: str | Path) -> Path:
     """`root` as a path; `InputError` if there is no such folder."""
     place = Path(root)
     if not place.is_dir():
@@ -25,7 +25,7 @@ def folder(root: str | Path) -> Path:
     return place
 
 
-def label_files(
+def find_labels(
     root: Path, given: Sequence[str | Path], patterns: Sequence[str], needed: bool = True
 ) -> list[Path]:
     """The files that were given, and in given folders (else in `root`) those of the patterns.
@@ -135,7 +135,7 @@ def _image_files(root: Path) -> list[str]:
     return paths
 
 
-def note(what: str, found: Collection[object]) -> None:
+def warn(what: str, found: Collection[object]) -> None:
     """Log how many of something there were, and the first of them; nothing where there is none."""
     if found:
         log.warning("%d %s: %s.", len(found), what, examples(found))

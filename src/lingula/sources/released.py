@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lingula.settings.label_space import LabelSpace, canonical, fold
 from lingula.settings.vocabulary import age_in_years, sex_of
-from lingula.sources.places import note
+from lingula.sources.places import warn
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.cells import Fault, raise_faults, read_cells
 from lingula.tables.columns import NAMES, clean_ids, named_columns, read_split_cells
@@ -58,13 +58,13 @@ def read_released(
 def clean_columns(file: Released, prefixes: Mapping[str, str]) -> pl.DataFrame:
     """The known columns of a file: ids without their prefixes, ages in years, sexes by code."""
     frame = file.frame.drop(file.rest)
-    columns = [ids(frame[n], file.path, p) for n, p in prefixes.items() if n in frame.columns]
-    cleaners = (("age", ages), ("sex", sexes))
+    columns = [read_ids(frame[n], file.path, p) for n, p in prefixes.items() if n in frame.columns]
+    cleaners = (("age", read_ages), ("sex", read_sexes))
     columns += [clean(frame[name]) for name, clean in cleaners if name in frame.columns]
     return frame.with_columns(columns)
 
 
-def ids(cells: pl.Series, path: Path, prefix: str = "") -> pl.Series:
+def read_ids(cells: pl.Series, path: Path, prefix: str = "") -> pl.Series:
     """Ids as text: `59999999.0` is `59999999`; where `prefix` is `s`, `s59999999` and
     `s59999999.0` are too.
 
@@ -76,7 +76,7 @@ def ids(cells: pl.Series, path: Path, prefix: str = "") -> pl.Series:
     return whole.str.replace(rf"^{prefix}(\d+)(?:\.0)?$", "$1") if prefix else whole
 
 
-def splits(cells: pl.Series, path: Path) -> pl.Series:
+def read_splits(cells: pl.Series, path: Path) -> pl.Series:
     """`train`, `dev`, `test` or '' for each cell; `InputError` for other words."""
     faults: list[Fault] = []
     words = read_split_cells(cells.to_list(), path, faults)
@@ -84,7 +84,7 @@ def splits(cells: pl.Series, path: Path) -> pl.Series:
     return pl.Series("split", words, dtype=pl.String)
 
 
-def finding_columns(
+def find_columns(
     released: Released,
     known: Collection[str],
     ignored: Sequence[str] = (),
@@ -122,7 +122,7 @@ def finding_columns(
     return found
 
 
-def finding_cells(
+def read_findings(
     released: Released, columns: Mapping[str, str], space: LabelSpace
 ) -> NDArray[np.float32]:
     """The (N, K) cells; a class without a column is BLANK.
@@ -135,7 +135,7 @@ def finding_cells(
     return labels
 
 
-def findings(
+def join_findings(
     files: Sequence[Released],
     columns: Sequence[Mapping[str, str]],
     order: Collection[str],
@@ -146,15 +146,15 @@ def findings(
     `names` are those of label spaces by their classes. Raises `InputError` without any class, and
     for a cell that is not a label.
     """
-    classes = keep_order(set().union(*columns), order)
+    classes = in_order(set().union(*columns), order)
     if not classes:
         raise InputError(f"{examples(f.path for f in files)}: no file has a column of a finding.")
     space = LabelSpace(classes, names.get(classes, "own"))
-    cells = [finding_cells(file, own, space) for file, own in zip(files, columns, strict=True)]
+    cells = [read_findings(file, own, space) for file, own in zip(files, columns, strict=True)]
     return space, np.concatenate(cells)
 
 
-def one_hot(lists: Sequence[Sequence[str]], space: LabelSpace) -> NDArray[np.float32]:
+def mark_findings(lists: Sequence[Sequence[str]], space: LabelSpace) -> NDArray[np.float32]:
     """Cells (N, K): 1 where a list has a name of the class, by the whole name; else 0.
 
     Names that are no class of `space` are passed over.
@@ -166,23 +166,23 @@ def one_hot(lists: Sequence[Sequence[str]], space: LabelSpace) -> NDArray[np.flo
     return cells
 
 
-def keep_order(found: Collection[str], order: Collection[str]) -> tuple[str, ...]:
+def in_order(found: Collection[str], order: Collection[str]) -> tuple[str, ...]:
     """The names of `order` that were found, in its order."""
     return tuple(name for name in order if name in found)
 
 
-def ages(cells: pl.Series, zero_is_unknown: bool = False) -> pl.Series:
+def read_ages(cells: pl.Series, zero_is_unknown: bool = False) -> pl.Series:
     """Ages in years; '' for what can't be one (411, or 0 where that stands for unknown).
 
     `058Y` is 58 and `018M` 1: years are whole from the first birthday on. Before it they have two
     digits (`030D` is 0.08, `000D` 0.01), since a bare 0 is no known age wherever ages are read.
     """
     distinct = cells.unique().to_list()
-    texts = [_age(cell, zero=not zero_is_unknown) for cell in distinct]
+    texts = [_parse_age(cell, zero=not zero_is_unknown) for cell in distinct]
     return cells.replace_strict(distinct, texts, return_dtype=pl.String)
 
 
-def _age(cell: str, zero: bool) -> str:
+def _parse_age(cell: str, zero: bool) -> str:
     years = age_in_years(cell, zero=zero)
     if years is None:
         return ""
@@ -191,14 +191,14 @@ def _age(cell: str, zero: bool) -> str:
     return str(min(max(round(years, 2), 0.01), 0.99))
 
 
-def sexes(cells: pl.Series) -> pl.Series:
+def read_sexes(cells: pl.Series) -> pl.Series:
     """`M`, `F`, `O` (other), `U` (stated as unknown) or '' (blank); other codes stay."""
     distinct = cells.unique().to_list()
     codes = [sex_of(cell) or cell.strip() for cell in distinct]
     return cells.replace_strict(distinct, codes, return_dtype=pl.String)
 
 
-def row_numbers(wanted: pl.DataFrame, keys: pl.DataFrame) -> NDArray[np.intp]:
+def match_rows(wanted: pl.DataFrame, keys: pl.DataFrame) -> NDArray[np.intp]:
     """For each row of `wanted` the row of `keys` with the same cells, or -1.
 
     Both have the same columns; `keys` has no row twice.
@@ -209,12 +209,12 @@ def row_numbers(wanted: pl.DataFrame, keys: pl.DataFrame) -> NDArray[np.intp]:
 
 
 def unmatched(keys: Sequence[str], rows: NDArray[np.intp]) -> list[str]:
-    """The keys whose row number is not among `rows` (see `row_numbers`)."""
+    """The keys whose row number is not among `rows` (see `match_rows`)."""
     used = set(rows.tolist())
     return [key for number, key in enumerate(keys) if number not in used]
 
 
-def first_of_each(
+def first_rows(
     keys: pl.DataFrame, labels: NDArray[np.float32], what: str, fix: str
 ) -> NDArray[np.intp]:
     """The rows that stand first for their key; the others must say the same.
@@ -222,7 +222,7 @@ def first_of_each(
     Raises `InputError` naming keys whose rows have different labels.
     """
     once = keys.unique(keep="first", maintain_order=True)
-    number = row_numbers(keys, once)
+    number = match_rows(keys, once)
     first = np.full(once.height, len(keys), dtype=np.intp)
     np.minimum.at(first, number, np.arange(len(keys)))
     differing = np.flatnonzero((labels != labels[first[number]]).any(axis=1))
@@ -233,7 +233,7 @@ def first_of_each(
     return first
 
 
-def _once(
+def _keep_one_row_each(
     frame: pl.DataFrame, labels: NDArray[np.float32], where: str
 ) -> tuple[pl.DataFrame, NDArray[np.float32]]:
     """One row per image: rows that say the same are one; rows that differ are an error."""
@@ -243,17 +243,17 @@ def _once(
     if images.n_unique() == len(images):
         return frame, labels
     fix = "Keep one row per image."
-    first = first_of_each(frame.select("image"), labels, f"{where}: images", fix)
+    first = first_rows(frame.select("image"), labels, f"{where}: images", fix)
     distinct = frame.unique(maintain_order=True)["image"]
     differing = distinct.filter(distinct.is_duplicated()).unique(maintain_order=True)
     if len(differing):
         raise InputError(f"{where}: images in rows that differ: {examples(differing)}. {fix}")
     repeated = images.filter(images.is_duplicated()).unique(maintain_order=True).to_list()
-    note("images stood in several rows that say the same: one of each is kept", repeated)
+    warn("images stood in several rows that say the same: one of each is kept", repeated)
     return frame[first.tolist()], labels[first]
 
 
-def as_table(
+def to_table(
     frame: pl.DataFrame,
     labels: NDArray[np.float32],
     space: LabelSpace,
@@ -273,7 +273,7 @@ def as_table(
     if not frame.height:
         raise InputError(f"{where}: no rows are left to make a table of.")
     frame = frame.select(name for name in NAMES.values() if name in frame.columns)
-    frame, labels = _once(frame, labels, where)
+    frame, labels = _keep_one_row_each(frame, labels, where)
     texts: dict[str, Any] = {
         field: tuple(frame[name].to_list())
         for field, name in NAMES.items()

@@ -12,16 +12,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula.settings.label_space import VINDR, LabelSpace, canonical
-from lingula.sources.places import check_inside, find_by_name, folder, label_files
+from lingula.sources.places import check_inside, find_by_name, find_labels, folder_of
 from lingula.sources.released import (
     Released,
-    as_table,
-    finding_cells,
-    finding_columns,
-    first_of_each,
-    keep_order,
+    find_columns,
+    first_rows,
+    in_order,
+    match_rows,
+    read_findings,
     read_released,
-    row_numbers,
+    to_table,
 )
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.mapping import LabelMap
@@ -41,7 +41,7 @@ _NAMES = {
 }
 _EDGES = ("left", "top", "right", "bottom")
 # What Kaggle's readers chose from; there a finding without a row is absent.
-_KAGGLE = keep_order(
+_KAGGLE = in_order(
     {
         "Aortic Enlargement", "Atelectasis", "Calcification", "Cardiomegaly", "Consolidation",
         "ILD", "Infiltration", "Lung Opacity", "Nodule/Mass", "Other Lesion", "Pleural Effusion",
@@ -85,25 +85,24 @@ def vindr(
     Raises:
         InputError: readers who differ without a rule, an unknown finding, no such files.
     """
-    place = folder(root)
-    files = _files(place, labels)
-    columns = [
-        finding_columns(f, VINDR) if "finding" not in f.frame.columns else None for f in files
-    ]
+    place = folder_of(root)
+    files = _read_files(place, labels)
+    columns = [find_columns(f, VINDR) if "finding" not in f.frame.columns else None for f in files]
     _check_alike(files, columns)
     known = set[str]()
     for file, found in zip(files, columns, strict=True):
-        known |= set(_stated(file)) if found is None else set(found)
-    space = LabelSpace(keep_order(known, VINDR), "vindr" if known == set(VINDR) else "own")
+        known |= set(_read_classes(file)) if found is None else set(found)
+    space = LabelSpace(in_order(known, VINDR), "vindr" if known == set(VINDR) else "own")
     physionet = any("test" in file.path.name.lower() for file in files)
     votes = [
-        _votes(file, found, space, physionet) for file, found in zip(files, columns, strict=True)
+        _read_votes(file, found, space, physionet)
+        for file, found in zip(files, columns, strict=True)
     ]
     names: list[str] = []
     cells = []
     splits: list[str] = []
     for vote, file in zip(votes, files, strict=True):
-        images, agreed = _agreed(vote, space, readers, file.path)
+        images, agreed = _decide(vote, space, readers, file.path)
         names += images
         cells.append(agreed)
         splits += [vote.split] * len(images)
@@ -111,7 +110,7 @@ def vindr(
     frame = pl.DataFrame(
         {"image": find_by_name(place, names, stems=True), "id": names, "split": splits}
     )
-    return as_table(frame, np.concatenate(cells), space, root=place, source=SOURCE, made_from=files)
+    return to_table(frame, np.concatenate(cells), space, root=place, source=SOURCE, made_from=files)
 
 
 def vindr_boxes(table: Table, root: str | Path, labels: Sequence[str | Path] = ()) -> pl.DataFrame:
@@ -125,20 +124,20 @@ def vindr_boxes(table: Table, root: str | Path, labels: Sequence[str | Path] = (
     Raises:
         InputError: a box that is no four numbers, or has no area.
     """
-    place = folder(root)
+    place = folder_of(root)
     patterns = ("train.csv", "annotations*.csv", "annotations/annotations*.csv")
-    found = label_files(place, labels, patterns, needed=False)
+    found = find_labels(place, labels, patterns, needed=False)
     frames = []
     for path in found:
         file = read_released(path, _NAMES, ("id",))
         if {"finding", *_EDGES} <= set(file.frame.columns):
-            frames.append(_boxes(file))
+            frames.append(_read_boxes(file))
     schema = dict.fromkeys(("image", "finding"), pl.String) | dict.fromkeys("xywh", pl.Float64)
     if not frames:
         return pl.DataFrame(schema=schema | dict.fromkeys(("split", "reader"), pl.String))
     boxes = pl.concat(frames)
     ids_ = pl.DataFrame({"id": table.ids or ()}, schema={"id": pl.String})
-    row = row_numbers(boxes.select("id"), ids_)
+    row = match_rows(boxes.select("id"), ids_)
     here = boxes.filter(pl.Series(row >= 0))
     place_of = [table.images[i] for i in row[row >= 0]]
     split_of = ["" if table.splits is None else table.splits[i] for i in row[row >= 0]]
@@ -163,12 +162,12 @@ def boxes_in_classes(
     return boxes.with_columns(renamed).explode("finding")
 
 
-def _files(root: Path, given: Sequence[str | Path]) -> list[Released]:
+def _read_files(root: Path, given: Sequence[str | Path]) -> list[Released]:
     paths: list[Path] = []
     for start in [Path(g) for g in given] or [root]:
         here = start / "annotations" if (start / "annotations").is_dir() else start
         wide = sorted(here.glob("image_labels_*.csv"), reverse=True) if here.is_dir() else []
-        paths += wide or label_files(root, [here], ("train.csv", "annotations*.csv"))
+        paths += wide or find_labels(root, [here], ("train.csv", "annotations*.csv"))
     return [read_released(path, _NAMES, ("id",)) for path in dict.fromkeys(paths)]
 
 
@@ -183,7 +182,7 @@ def _check_alike(files: Sequence[Released], columns: Sequence[dict[str, str] | N
             )
 
 
-def _stated(file: Released) -> tuple[str, ...]:
+def _read_classes(file: Released) -> tuple[str, ...]:
     """The classes of a file with a finding a row."""
     tokens = file.frame["finding"].unique().to_list()
     known = {token: canonical(token) for token in tokens}
@@ -195,10 +194,10 @@ def _stated(file: Released) -> tuple[str, ...]:
             f"VinDr-CXR.{nearest(wrong[0], VINDR)}"
         )
     found = set(known.values())
-    return _KAGGLE if found <= set(_KAGGLE) else keep_order(found, VINDR)
+    return _KAGGLE if found <= set(_KAGGLE) else in_order(found, VINDR)
 
 
-def _votes(
+def _read_votes(
     file: Released, columns: dict[str, str] | None, space: LabelSpace, physionet: bool
 ) -> _Votes:
     """A row for each image and reader; the boxes of one finding by one reader are one vote."""
@@ -208,13 +207,13 @@ def _votes(
     )
     pairs = pl.DataFrame({"id": frame["id"], "reader": reader})
     once = pairs.unique(keep="first", maintain_order=True)
-    row = row_numbers(pairs, once)
+    row = match_rows(pairs, once)
     cells = np.zeros((once.height, len(space)), dtype=np.float32)
     if columns is None:
         column = {name: space.index(name) for name in frame["finding"].unique().to_list()}
         cells[row, frame["finding"].replace_strict(column, return_dtype=pl.Int64).to_numpy()] = 1
     else:
-        stated = finding_cells(file, columns, space)
+        stated = read_findings(file, columns, space)
         if (stated < 0).any():
             at, k = np.argwhere(stated < 0)[0]
             name = columns[space.classes[k]]
@@ -222,19 +221,19 @@ def _votes(
                 f"{file.path}, row {at + 2}, column '{name}': readers say 1 or 0, not blank or -1."
             )
         what = f"{file.path}: images (with their reader)"
-        cells = stated[first_of_each(pairs, stated, what, "Keep one row per reader.")]
+        cells = stated[first_rows(pairs, stated, what, "Keep one row per reader.")]
     split = ""
     if physionet:
         split = "test" if "test" in file.path.name.lower() else "train"
     return _Votes(once["id"], cells, split)
 
 
-def _agreed(
+def _decide(
     votes: _Votes, space: LabelSpace, rule: Readers | None, path: Path
 ) -> tuple[list[str], NDArray[np.float32]]:
     """The images in the file's order, and their cells (N, K) by the rule."""
     images = votes.images.unique(maintain_order=True)
-    row = row_numbers(votes.images.to_frame("id"), images.to_frame("id"))
+    row = match_rows(votes.images.to_frame("id"), images.to_frame("id"))
     asked = np.bincount(row, minlength=len(images))[:, None]
     seen = np.zeros((len(images), len(space)), dtype=np.float32)
     np.add.at(seen, row, votes.cells)
@@ -256,7 +255,7 @@ def _agreed(
     return images.to_list(), found.astype(np.float32)
 
 
-def _boxes(file: Released) -> pl.DataFrame:
+def _read_boxes(file: Released) -> pl.DataFrame:
     edges = file.frame.select(pl.col(_EDGES).cast(pl.Float64, strict=False))
     blank = pl.all_horizontal(pl.col(_EDGES).str.to_lowercase().is_in(["", "nan"]))
     none = file.frame.select(blank).to_series()

@@ -26,7 +26,7 @@ from lingula.scores.predictions import (
     write_failures,
     write_scores,
 )
-from lingula.scores.results import in_words
+from lingula.scores.results import means_to_text
 from lingula.scores.results import to_json as evaluation_to_json
 from lingula.scoring.attention import measure_attention
 from lingula.scoring.scoring import score
@@ -270,7 +270,7 @@ def _summarise(
             evaluate_run(read_scores(path), RunLabels(part, config.data), None)
         )
         told = {key: found[key] for key in told}
-        log.info("On the %d images of %s: %s.", found["n"], path.stem, in_words(found))
+        log.info("On the %d images of %s: %s.", found["n"], path.stem, means_to_text(found))
     if failures:
         told["failed"] = len(failures)
         log.warning(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lingula.reporting.report import DRAWS, mean_prevalence
 from lingula.scores.predictions import read_scores
-from lingula.scores.results import in_words, to_json
+from lingula.scores.results import means_to_text, to_json
 from lingula.scoring.attention import known_rates
 from lingula.settings.config import Config, vary
 from lingula.settings.label_space import CXR_LT_2023
@@ -190,7 +190,7 @@ def _describe_result(models: Sequence[Path], joined: Path) -> list[str]:
         draws = DRAWS if folder == joined else 0
         scores = read_scores(folder / "scores" / "test.csv")
         found = to_json(evaluate_run(scores, labels, "test", ci=draws))
-        lines.append(f"  {folder.name}: {in_words(found)}")
+        lines.append(f"  {folder.name}: {means_to_text(found)}")
     guessing = mean_prevalence(found) or float("nan")
     above = [name for name, c in found["classes"].items() if (c["AUROC_ci"] or [0])[0] > 0.5]
     rates = known_rates(models[0])

@@ -15,11 +15,11 @@ from pathlib import Path
 
 from lingula.reproduction.jobs import (
     find_texts,
-    jobs_to_train,
-    phantoms_to_draw,
+    list_phantoms,
+    list_predictions,
+    list_starts,
+    list_trainings,
     plan_jobs,
-    predictions_to_make,
-    starts_to_train,
 )
 from lingula.reproduction.request import Request, check_request
 from lingula.settings.recipes import EnsembleRow
@@ -170,15 +170,15 @@ def _run(request: Request, join: bool) -> Path:
     jobs = plan_jobs(request, find_texts(request, [] if join else faults))
     images = check_readiness(request, jobs, faults, join=join, here=True)
     if not join:
-        for folder, arguments in phantoms_to_draw(request, jobs).items():
+        for folder, arguments in list_phantoms(request, jobs).items():
             data_phantom(folder, **arguments)
         images = images if images.table is not None else read_images(request, jobs, faults)
         raise_faults(faults)
-        for run, config in starts_to_train(request, jobs).items():
+        for run, config in list_starts(request, jobs).items():
             train(config, out=run)
-        for job, seed in jobs_to_train(request, jobs):
+        for job, seed in list_trainings(request, jobs):
             train(job.seeded(seed), out=request.run(job.name, seed))
-        for arguments in predictions_to_make(request, jobs):
+        for arguments in list_predictions(request, jobs):
             # Scores that are there are only looked at, also on a node without the device.
             there = {"device": "auto"} if arguments["out"].is_file() else {}
             predict(**arguments | there)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import jinja2
 import numpy as np
+from markupsafe import Markup, escape
 from PIL import Image
 
 from lingula import about
@@ -33,6 +34,7 @@ def render_page(template: str, **values: object) -> str:
         "number": format_number,
         "percent": format_percent,
         "interval": format_interval,
+        "code": mark_commands,
     }
     page = environment.get_template(template)
     return page.render(notice=about.NOTICE, version=about.__version__, **values)
@@ -55,6 +57,15 @@ def format_interval(interval: Sequence[float | None] | None) -> str:
     if not interval or interval[0] is None or interval[1] is None:
         return ""
     return f"{interval[0]:.2f} to {interval[1]:.2f}"
+
+
+def mark_commands(text: str) -> Markup:
+    """A text whose parts between backticks are set as commands; no line ends before a `%`."""
+    parts = [
+        Markup("<code>{}</code>").format(p) if i % 2 else escape(p)
+        for i, p in enumerate(text.replace(" %", "\xa0%").split("`"))
+    ]
+    return Markup("").join(parts)
 
 
 def render_check(report: CheckReport, table: Table | None) -> str:

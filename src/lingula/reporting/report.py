@@ -17,10 +17,12 @@ from lingula.images.reading import read_image
 from lingula.model.facts import read_facts
 from lingula.reporting import figures
 from lingula.reporting.pages import render_page
+from lingula.reporting.sentences import mean_prevalence
+from lingula.reporting.summary import DRAWS, scored_split, summarise
 from lingula.scores import metrics
 from lingula.scores.ensembles import from_json
 from lingula.scores.evaluation import Setting
-from lingula.scores.predictions import Predictions, failed, read_scores
+from lingula.scores.predictions import Predictions, read_scores
 from lingula.scores.reliability import reliability_curves
 from lingula.scores.results import to_json
 from lingula.scoring.attention import Rate, described, in_parts, known_rates
@@ -40,7 +42,6 @@ from lingula.training.run_labels import (
 
 log = logging.getLogger("lingula")
 
-DRAWS = 1000
 EXAMPLES = 6
 DRAWN_CLASSES = 6  # the classes with the most positives, which the charts show
 
@@ -102,6 +103,7 @@ def render_report(folders: Sequence[Path], labels: Mapping[Path, RunLabels]) -> 
         title="Chest radiograph classification",
         entries=entries,
         main=entries[0],
+        summary=summarise(main, labels[main], folders[:-1], result=result),
         rows=_class_rows(result),
         mean_prevalence=mean_prevalence(result),
         history=figures.plot_history(histories) if runs else "",
@@ -133,7 +135,7 @@ def _describe(folder: Path, name: str, labels: RunLabels, *, detailed: bool) -> 
     is_run = (folder / "config.yaml").is_file()
     if not is_run and not (folder / "ensemble.json").is_file():
         raise InputError(f"{folder} is neither a run nor an ensemble.")
-    split = _scored_split(folder)
+    split = scored_split(folder)
     scores = folder / "scores" / f"{split}.csv"
     limits = dev_thresholds(folder, labels) if (folder / "scores" / "dev.csv").is_file() else 0.5
     setting = Setting(limits, subgroups=_subgroup_columns(labels.table) if detailed else ())
@@ -145,15 +147,6 @@ def _describe(folder: Path, name: str, labels: RunLabels, *, detailed: bool) -> 
         return Entry(name, f"{made.rule} ensemble", split, result, facts)
     settings = (folder / "config.yaml").read_text(encoding="utf-8")
     return Entry(name, "model", split, result, _run_facts(folder, labels.table), settings)
-
-
-def _scored_split(folder: Path) -> str:
-    """`test`, or `dev` where no test image has scores."""
-    for split in ("test", "dev"):
-        scores = folder / "scores" / f"{split}.csv"
-        if scores.is_file() and not failed(read_scores(scores)).all():
-            return split
-    raise InputError(f"{folder} has no scores yet; finish it first.")
 
 
 def _subgroup_columns(table: Table) -> tuple[str, ...]:
@@ -181,11 +174,18 @@ def _run_facts(run: Path, table: Table) -> list[tuple[str, str]]:
         ("Training images", f"{on['images']} of {on['patients'] or 'unknown'} patients"),
         ("Table", f"{on['table']}, sha256 {on['sha256'][:12]}"),
         ("Sources", ", ".join(on["sources"]) or "not stated"),
-        ("Best epoch", f"{facts['epoch']} by dev mAP {facts['dev_mAP'] or float('nan'):.4f}"),
+        ("Epoch kept", _kept(facts)),
         ("Never positive in training", ", ".join(on["never_positive"]) or "none"),
     ]
     uncertain = int((table.labels == -1).sum())
     return [*lines, ("Uncertain cells", str(uncertain))] if uncertain else lines
+
+
+def _kept(facts: Mapping[str, Any]) -> str:
+    """Which epoch's model it is, and why that one."""
+    if facts["config"]["optim"].get("keep", "best") == "last":
+        return f"{facts['epoch']}, the last"
+    return f"{facts['epoch']} by dev mAP {facts['dev_mAP'] or float('nan'):.4f}"
 
 
 def _class_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -197,12 +197,6 @@ def _class_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         lift = value["AP"] / value["prevalence"] if known else None
         rows.append({"name": name, "group": group, "lift": lift, **value})
     return sorted(rows, key=lambda row: (row["AP"] is None, -(row["prevalence"] or 0)))
-
-
-def mean_prevalence(result: Mapping[str, Any]) -> float | None:
-    """Mean prevalence of the classes that have an AP: the mAP of guessing."""
-    shares = [v["prevalence"] for v in result["classes"].values() if v["AP"] is not None]
-    return sum(shares) / len(shares) if shares else None
 
 
 def _most_frequent(

@@ -22,6 +22,7 @@ from lingula.scores.predictions import Predictions
 from lingula.scores.results import Comparison, Evaluation
 from lingula.scores.subgroups import DECADES, bootstrap_joined, measure_subgroups
 from lingula.scores.thresholds import FALLBACK, measure_operating
+from lingula.settings.config import Data
 from lingula.settings.label_space import canonical, fold, groups
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.configured import Meaning, configured_targets
@@ -166,6 +167,25 @@ def worst_classes(result: Evaluation, k: int) -> tuple[str, ...]:
     """
     ranked = np.argsort(result.metrics.ap, kind="stable")  # NaN goes last
     return tuple(result.classes[i] for i in ranked[:k] if not np.isnan(result.metrics.ap[i]))
+
+
+def compare_predictions(
+    first: Predictions,
+    second: Predictions,
+    table: Table,
+    *,
+    split: str | None = None,
+    meaning: Data | Meaning | None = None,
+    draws: int = PAIRS,
+    seed: int = 0,
+) -> Comparison:
+    """The first scores minus the second on the table's rows, in paired draws by patient.
+
+    Raises `InputError` where one of them has no row for an image, or no class is in both.
+    """
+    part = rows_to_measure(first, table, split)
+    pair = join_several((first, second), part, "image", meaning or Meaning(), "mean")
+    return _compare(pair, draws=draws, seed=seed)
 
 
 def _compare(pair: Sequence[Joined], *, draws: int, seed: int) -> Comparison:

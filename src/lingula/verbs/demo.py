@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lingula.reporting.report import DRAWS, mean_prevalence
+from lingula.reporting.sentences import mean_prevalence
+from lingula.reporting.summary import DRAWS
 from lingula.scores.predictions import read_scores
 from lingula.scores.results import means_to_text, to_json
 from lingula.scoring.attention import known_rates

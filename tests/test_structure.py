@@ -24,6 +24,8 @@ FLOORS = [
     ("verbs", "cli", "__main__"),
 ]
 HEAVY = {"torch", "timm", "torchvision", "transformers", "lightning_fabric"}
+# Functions of up to 75 lines, as verbs may be: most of them is signature and docstring.
+LONG = ("fit", "evaluate_predictions")
 # Rooms without torch, so that what needs no model answers at once; and what in them may have it.
 LIGHT = ("system", "settings", "images", "tables", "phantom", "sources", "scores")
 WITH_TORCH = ("system/meeting.py",)
@@ -64,7 +66,8 @@ def test_imports_go_down_and_files_are_short(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.FunctionDef):
             length = (node.end_lineno or 0) - node.lineno + 1
-            assert length <= (100 if node.name == "fit" else 75), f"{node.name}: {length} lines"
+            longest = 75 if name.startswith("verbs/") or node.name in LONG else 60
+            assert length <= longest, f"{node.name}: {length} lines"
         if isinstance(node, ast.ClassDef):
             assert not any(
                 isinstance(base, ast.Name) and base.id in CLASSES for base in node.bases

@@ -44,7 +44,7 @@ def bench_metrics(
     """
     if min(images, classes, draws, repeats) < 1:
         raise InputError("--images, --classes, --draws and --repeats must be at least 1.")
-    average_precision_score, roc_auc_score = _import_sklearn()
+    _import_sklearn()
     random = np.random.default_rng(seed)
     shares = np.resize(np.array(list(COUNTS.values())) / IMAGES, classes)
     targets = (random.random((images, classes)) < shares).astype(np.float32)
@@ -54,21 +54,14 @@ def bench_metrics(
     patients = [f"p{row // _IMAGES_PER_PATIENT}" for row in range(images)]
     every, count = np.arange(images), -(-images // _IMAGES_PER_PATIENT)
 
-    def theirs(rows: NDArray[np.intp]) -> list[list[float]]:
-        found = []
-        for k in range(classes):
-            y, s = targets[rows, k], scores[rows, k]
-            both = 0 < y.sum() < len(y)
-            found.append([average_precision_score(y, s), roc_auc_score(y, s)] if both else [])
-        return found
-
     def their_draw() -> None:
         drawn = np.bincount(random.integers(0, count, count), minlength=count)
-        theirs(np.repeat(every, drawn[every // _IMAGES_PER_PATIENT]))
+        rows = np.repeat(every, drawn[every // _IMAGES_PER_PATIENT])
+        _measure_with_sklearn(targets[rows], scores[rows])
 
     calls = {
         "ours": lambda: metrics.measure_classes(scores, targets, mask),
-        "theirs": lambda: theirs(every),
+        "theirs": lambda: _measure_with_sklearn(targets, scores),
     }
     once = time_rounds(calls, repeats, warm_up=False)
     drawing = {"ours": lambda: bootstrap(scores, targets, mask, patients, draws=draws, seed=seed)}
@@ -84,6 +77,19 @@ def bench_metrics(
         "largest_difference": float(np.abs(np.stack([found.ap, found.auroc]) - right).max()),
         "peak_memory_mb": peak,
     }
+
+
+def _measure_with_sklearn(
+    targets: NDArray[np.float32], scores: NDArray[np.float64]
+) -> list[list[float]]:
+    """AP and AUROC of each class by scikit-learn; none of a class that lacks one kind of row."""
+    average_precision_score, roc_auc_score = _import_sklearn()
+    found = []
+    columns = (np.ascontiguousarray(values.T) for values in (targets, scores))
+    for y, s in zip(*columns, strict=True):
+        both = 0 < y.sum() < len(y)
+        found.append([average_precision_score(y, s), roc_auc_score(y, s)] if both else [])
+    return found
 
 
 def _compare(seconds: float, baseline: float) -> dict[str, float]:

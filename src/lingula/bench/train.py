@@ -33,11 +33,11 @@ def bench_train(
 ) -> dict[str, Any]:
     """Time training steps of lingula and of a plain baseline, in turns, on the same images.
 
-    Ours is what `lingula train` does with decoded images: one affine warp of the batch, bfloat16
-    and channels-last where they make the encoder faster, class embeddings computed once, fused
-    AdamW. The baseline is the same network in default eager fp32 with images as (B, 3, H, W), a
-    torchvision chain per image, the class names through a BERT of the usual size at every step, and
-    AdamW with its defaults.
+    Ours is what `lingula train` does with decoded images: one warp per batch, bfloat16 and
+    channels-last where that is faster, class embeddings computed once, fused AdamW. The baseline is
+    the same network in default eager fp32 with images as (B, 3, H, W), a torchvision chain per
+    image, the class names through a BERT of the usual size at every step, and AdamW with its
+    defaults.
 
     Args:
         encoder: any timm name.
@@ -68,7 +68,6 @@ def bench_train(
     times = time_rounds(calls, rounds, config.device, steps=steps)
     seconds = {name: one.median for name, one in times.items()}
     peak = models.peak_of(config, rounds)
-    timed = rounds * steps
     return {
         "images_per_s": batch_size / seconds["ours"],
         "baseline": batch_size / seconds["plain"],
@@ -76,7 +75,9 @@ def bench_train(
         "share_of_peak": flops / seconds["ours"] / peak,
         "peak_GFLOPS": peak / 1e9,
         "GFLOP_per_image": flops / batch_size / 1e9,
-        "parts_ms": {name: 1000 * statistics.median(s[-timed:]) for name, s in parts.items()},
+        "parts_ms": {
+            name: 1000 * statistics.median(s[-rounds * steps :]) for name, s in parts.items()
+        },
         "precision": config.precision,
         "channels_last": config.channels_last,
         **models.machine(config.device),

@@ -161,14 +161,10 @@ def measure_subgroups(
     )
     means = np.array([group.AUROC for group in groups])
     mean_draws = [_mean_by_draw(sample.auroc, compared) for sample in drawn]
-    each = [
-        _find_gap(
-            order,
-            np.where(enough[:, k], [f.auroc[k] for f in found], np.nan),
-            [sample.auroc[:, k] for sample in drawn],
-        )
-        for k in range(len(joined.classes))
-    ]
+    each = []
+    for k in range(len(joined.classes)):
+        values = np.where(enough[:, k], [f.auroc[k] for f in found], np.nan)
+        each.append(_find_gap(order, values, [sample.auroc[:, k] for sample in drawn]))
     names_compared = tuple(n for n, yes in zip(joined.classes, compared, strict=True) if yes)
     gap = _find_gap(order, means, mean_draws)
     return Subgroups(column, joined.classes, groups, names_compared, gap, tuple(each))

@@ -114,18 +114,14 @@ def attach(
     names, skipped = scan(root)
     frame = read_frame(labels)
     column = _key_column(frame, key, labels)
-    classes, meant = _find_classes(frame, column, rules or LabelMap(), ignore_columns, labels)
+    classes, targets = _find_classes(frame, column, rules or LabelMap(), ignore_columns, labels)
     found = [_read_ids(root, name, facts) for name in names]
     left = {fold(name) for name in ignore_columns}
     kept = frame.drop([name for name in frame.columns if fold(name) in left and name != column])
     rows, keyless, facts_of = _index_rows(kept, column, classes, labels)
     pairs, matched_keys, by_file = _match_images(found, rows, key, root)
     if not pairs:
-        raise InputError(
-            f"No image of {root} fits a row of {labels} by '{key}'. The first image is "
-            f"{found[0].image}{'' if found[0].ids else ' (no DICOM)'}, the first row says "
-            f"{examples(rows, 1)}. Name another --key."
-        )
+        raise _no_match(found[0], f"No image of {root} fits a row of {labels} by '{key}'", rows)
     # A key of one's own is a patient's or a study's, and worth keeping as what it is called;
     # not one that names files.
     own = fold_column(column) not in {*DICOM_KEYS, "image"} and not is_fact(column) and not by_file
@@ -133,23 +129,27 @@ def attach(
     if pseudonym is not None and any(item.ids for item in found):
         joined = _replace_ids(joined, pseudonym)
     chosen = {item.image for item, _ in pairs}
-    used = {column, *classes, *facts_of}
+    left_over = [*keyless, *(row for key, row in rows.items() if key not in matched_keys)]
+    others = [name for name in frame.columns if fold(name) not in COLUMNS]
     return Attached(
-        joined,
-        tuple(classes.values()),
-        meant,
-        len(chosen),
-        len(found),
-        tuple(item.image for item in found if item.image not in chosen),
-        tuple(
-            row + 2
-            for row in sorted(
-                [*keyless, *(r for key, r in rows.items() if key not in matched_keys)]
-            )
-        ),
-        {c: NAMES[field] for c, field in facts_of.items() if fold(c) not in COLUMNS},
-        {c: _nearest_class(c) for c in frame.columns if c not in used and fold(c) not in COLUMNS},
-        skipped,
+        frame=joined,
+        columns=tuple(classes.values()),
+        classes=targets,
+        matched=len(chosen),
+        images=len(found),
+        unlabelled=tuple(item.image for item in found if item.image not in chosen),
+        unmatched=tuple(row + 2 for row in sorted(left_over)),
+        taken={name: NAMES[facts_of[name]] for name in others if name in facts_of},
+        unused={n: _nearest_class(n) for n in others if n not in {column, *classes, *facts_of}},
+        skipped=skipped,
+    )
+
+
+def _no_match(first: FoundImage, what: str, rows: Mapping[str, int]) -> InputError:
+    kind = "" if first.ids else " (no DICOM)"
+    return InputError(
+        f"{what}. The first image is {first.image}{kind}, the first row says {examples(rows, 1)}. "
+        "Name another --key."
     )
 
 
@@ -172,7 +172,8 @@ def _key_column(frame: pl.DataFrame, key: str, labels: Path) -> str:
 def _find_classes(
     frame: pl.DataFrame, key: str, rules: LabelMap, ignored: Sequence[str], labels: Path
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Label columns of the file by what they are called in the table, and the classes meant."""
+    """Label columns of the file by what they are called in the table, and the classes that these
+    stand for."""
     by_name = {fold(name): name for name in frame.columns}
     for name in (*rules.terms, *ignored):
         if fold(name) not in by_name:
@@ -181,7 +182,7 @@ def _find_classes(
     columns: dict[str, str] = {}
     named: dict[str, None] = {}
     ruled: dict[str, None] = {}
-    meant: dict[str, None] = {}
+    stood_for: dict[str, None] = {}
     wrong: list[str] = []
     for name in frame.columns:
         targets = rules.targets_of(name)
@@ -195,7 +196,7 @@ def _find_classes(
             ruled.update(dict.fromkeys(map(canonical, targets)))
             if own and not targets:
                 named[canonical(name)] = None
-            meant.update(dict.fromkeys([*map(canonical, targets), *[canonical(name)] * own]))
+            stood_for.update(dict.fromkeys([*map(canonical, targets), *[canonical(name)] * own]))
         elif looks_like_labels(frame[name]):
             wrong.append(name)
     if wrong:
@@ -214,7 +215,7 @@ def _find_classes(
             f"{labels} has no column of labels: {examples(frame.columns, 12)}. Say with --map "
             "which columns are classes."
         )
-    return columns, tuple(meant)
+    return columns, tuple(stood_for)
 
 
 def _read_ids(root: Path, name: str, facts: Callable[[Path], FoundImage] | None) -> FoundImage:

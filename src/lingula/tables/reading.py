@@ -121,17 +121,14 @@ def read_checked(
     _mark_unmentioned(labels, space, texts.get("sources"), described)
     if described.get("sha256") not in (None, sha256):
         log.warning("%s has changed since its description beside it was written.", file)
+    sources = described.get("sources", {})
     table = Table(
         images=texts.pop("images"),
         root=place,
         space=space,
         labels=labels,
         blank=described.get("blank", "ignore"),
-        blanks={
-            source: facts["blank"]
-            for source, facts in described.get("sources", {}).items()
-            if "blank" in facts
-        },
+        blanks={name: facts["blank"] for name, facts in sources.items() if "blank" in facts},
         made_from=described.get("made_from", {}),
         phantom=bool(described.get("phantom", False)),
         path=file,

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from lingula.settings.config import vary, write_config
 from lingula.settings.recipes import recipe
 from lingula.system.errors import InputError
 from lingula.verbs.ensemble import ensemble, ensemble_apply
+from lingula.verbs.evaluate import evaluate
 
 
 def scores(images: str, classes: str, rows: object, origin: str = "scores") -> Predictions:
@@ -97,6 +99,24 @@ def test_images_that_failed_in_one_member_choose_for_none() -> None:
     both = ensembles.model_wise({"A": a, "B": b})
     assert failed(ensembles.apply(both, {"A": a, "B": b})).tolist() == [False] * 3 + [True]
     assert failures({"A": a, "B": b}) == {"z": ("A",)}
+    alone = ensembles.apply(ensembles.model_wise({"A": a}), {"A": a})
+    np.testing.assert_array_equal(alone.probabilities, a.probabilities)
+
+
+def test_class_wise_choice_ties_and_classes_without_positives() -> None:
+    a = scores(
+        "wxyz", "C,D,E", [[0.1, 0.9, 0.9], [0.2, 0.1, 0.8], [0.3, 0.2, 0.1], [0.4, 0.3, 0.2]]
+    )
+    b = scores(
+        "wxyz", "C,D,E", [[0.4, 0.8, 0.1], [0.3, 0.2, 0.2], [0.2, 0.1, 0.9], [0.1, 0.0, 0.8]]
+    )
+    targets = [[0, 1, 1], [0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    made = ensembles.class_wise(with_labels({"A": a, "B": b}, targets), top_k=1)
+    assert made.weights["C"] == {"A": 0.5, "B": 0.5}  # no positives: the plain mean
+    assert made.weights["D"] == {"A": 1.0}  # a tie: the first named
+    assert made.weights["E"] == {"A": 1.0}
+    again = ensembles.from_json(json.loads(json.dumps(ensembles.to_json(made))), "x")
+    assert again == made
 
 
 def test_wrong_classes_rows_and_files_are_named() -> None:
@@ -111,6 +131,8 @@ def test_wrong_classes_rows_and_files_are_named() -> None:
         same_rows({"A": fewer, "B": a})
     with pytest.raises(InputError, match="missing: A"):
         ensembles.apply(made, {})
+    with pytest.raises(InputError, match="unknown: B"):
+        ensembles.apply(made, {"A": a, "B": a})
     with pytest.raises(InputError, match="at least one member"):
         ensembles.model_wise({})
     turned = scores("ba", "Mass,Edema", [[0.4, 0.3], [0.2, 0.1]], "b.csv")
@@ -184,6 +206,8 @@ def test_again_is_done_and_other_settings_are_shown(two_runs: list[Path], tmp_pa
     stamp = (out / "scores" / "test.csv").stat().st_mtime_ns
     assert ensemble("class-wise", two_runs, out=out, top_k=1) == out
     assert (out / "scores" / "test.csv").stat().st_mtime_ns == stamp
+    with pytest.raises(InputError, match="rule: 'class-wise' there, 'model-wise' now"):
+        ensemble("model-wise", two_runs, out=out)
     with pytest.raises(InputError, match="top_k: 1 there, 2 now"):
         ensemble("class-wise", two_runs, out=out, top_k=2)
     ensemble("class-wise", two_runs, out=out, top_k=2, overwrite=True)
@@ -204,6 +228,8 @@ def test_nothing_is_set_aside_for_wrong_input(two_runs: list[Path], tmp_path: Pa
 def test_wrong_members_and_labels(two_runs: list[Path], tmp_path: Path) -> None:
     dev, test = (two_runs[0] / "scores" / f"{name}.csv" for name in ("dev", "test"))
     out = tmp_path / "out"
+    with pytest.raises(InputError, match="Did you mean 'class-wise'"):
+        ensemble("classwise", two_runs, out=out)
     with pytest.raises(InputError, match="same name: one"):
         ensemble("model-wise", two_runs, members=[("one", dev, test)], out=out)
     with pytest.raises(InputError, match=r"There is no folder .*three"):
@@ -264,3 +290,20 @@ def test_parquet_members_and_result(two_runs: list[Path], tmp_path: Path) -> Non
     target = ensemble_apply(out / "ensemble.json", members, out=tmp_path / "new.parquet")
     expected = read_scores(out / "scores" / "test.csv")
     np.testing.assert_array_equal(read_scores(target).probabilities, expected.probabilities)
+
+
+def test_real_scores_give_the_known_values(real_data: Path, tmp_path: Path) -> None:
+    folder = real_data / "nih-scores"
+    split = pl.read_parquet(folder / "labels.parquet").select("image", "split")
+    members = []
+    for path in sorted(folder.glob("*_seed?.parquet")):
+        frame = pl.read_parquet(path).join(split, on="image")
+        parts = [tmp_path / f"{path.stem}_{s}.parquet" for s in ("dev", "test")]
+        for part, name in zip(parts, ("dev", "test"), strict=True):
+            frame.filter(pl.col("split") == name).drop("split").write_parquet(part)
+        members.append((path.stem, *parts))
+    labels = folder / "labels.parquet"
+    for rule, right in (("model-wise", 0.1762), ("class-wise", 0.1808)):
+        out = ensemble(rule, members=members, labels=labels, out=tmp_path / rule)
+        found = evaluate(out / "scores" / "test.csv", labels=labels, split="test")
+        assert found.metrics.mAP == pytest.approx(right, abs=5e-5)

@@ -132,6 +132,9 @@ def test_undefined_and_scarce_classes_are_named() -> None:
         "undefined_draws": 0,
     }
     assert value["AUROC"] == 1.0 and value["few"] == ["Edema", "Hernia"]
+    assert value["classes"]["Edema"]["prevalence"] == pytest.approx(2 / 3)
+    json.dumps(value, allow_nan=False)
+    assert "undefined (no positives): Mass" in to_text(result)
     one = evaluate_predictions(scores([[0.0]], "Edema"), table([[1]], "Edema"))
     assert one.few == ("Edema",) and to_json(one)["mAP"] == 1  # too small to mean anything
 
@@ -219,6 +222,14 @@ def test_without_patients_images_are_drawn_and_that_is_said() -> None:
     result = evaluate_predictions(made, labels, ci=10)
     assert to_json(result)["drawn"] == {"what": "images", "n": 120}
     assert "10 draws of 120 images" in to_text(result)
+
+
+def test_a_comparison_is_paired_by_image() -> None:
+    labels = table([[1], [0], [1]], "Edema")
+    right = scores([[0.9], [0.1], [0.8]], "Edema")
+    wrong = scores([[0.8], [0.85], [0.9]], "Edema", images=("2.png", "1.png", "0.png"))
+    value = to_json(evaluate_predictions(right, labels, against=wrong, ci=100))
+    assert value["against"]["mAP_difference"] == pytest.approx(1 - (1 + 2 / 3) / 2)
 
 
 def test_a_comparison_is_over_what_both_have() -> None:

@@ -30,14 +30,16 @@ def write(path: Path, text: str) -> Path:
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
-def test_any_probability_survives_a_csv(
+def test_any_probability_survives_a_file(
     tmp_path_factory: pytest.TempPathFactory, values: list[float]
 ) -> None:
-    path = tmp_path_factory.mktemp("scores") / "s.csv"
+    folder = tmp_path_factory.mktemp("scores")
     images = tuple(f"{i}.png" for i in range(len(values)))
     made = Predictions(("Edema",), images, np.array(values)[:, None])
-    write_scores(made, path)
-    assert read_scores(path).probabilities.tobytes() == made.probabilities.tobytes()
+    for name in ("s.csv", "s.parquet"):
+        write_scores(made, folder / name)
+        again = read_scores(folder / name)
+        assert again.probabilities.tobytes() == made.probabilities.tobytes()
 
 
 def test_files_keep_names_ids_and_failed_rows(tmp_path: Path) -> None:
@@ -89,6 +91,13 @@ def test_a_challenge_file_is_keyed_by_its_ids(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("image,Edema\na,1.5\n", "image 'a', class 'Edema'"),
+        ("image,Edema\na,x\n", "image 'a', class 'Edema'"),
+        ("image,Edema,Mass\na,0.5,\n", "all its scores or"),
+        ("image,Edema\na,0.5\na,0.6\n", "more than once: a"),
+        ("name,Edema\na,0.5\n", "needs an `image`"),
+        ("image,Effusion,Pleural Effusion\na,0.5,0.5\n", "one class"),
+        ("image;Edema\na;1,5\n", "image 'a', class 'Edema' has 1.5"),
         ("image,Edema\na,nan\n", "image 'a', class 'Edema' has 'nan'"),
         ("image,Edema\na,inf\n", "image 'a', class 'Edema' has inf"),
         ("image,Edema\na,-0.1\nb,.5\n", "sigmoid"),

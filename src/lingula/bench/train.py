@@ -33,11 +33,9 @@ def bench_train(
 ) -> dict[str, Any]:
     """Time training steps of lingula and of a plain baseline, in turns, on the same images.
 
-    Ours is what `lingula train` does with decoded images: one warp per batch, bfloat16 and
-    channels-last where that is faster, class embeddings computed once, fused AdamW. The baseline is
-    the same network in default eager fp32 with images as (B, 3, H, W), a torchvision chain per
-    image, the class names through a BERT of the usual size at every step, and AdamW with its
-    defaults.
+    Ours is what `lingula train` does with decoded images. The baseline is the same network in
+    default eager fp32 with images as (B, 3, H, W), a torchvision chain per image, the class names
+    through a BERT of the usual size at every step, and AdamW with its defaults.
 
     Args:
         encoder: any timm name.

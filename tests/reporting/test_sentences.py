@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lingula.reporting.sentences import About, Measured, Rival, five_sentences, rare_groups
+from lingula.reporting.sentences import About, Measured, Rival, find_rare_groups, five_sentences
 from lingula.settings.label_space import LabelSpace
 from lingula.tables.table import Table, rows_of, subset
 
@@ -132,7 +132,7 @@ def test_on_what_it_was_trained_and_measured() -> None:
         "The 2 models were trained on 50 to 60 images of 48 patients each" in told(GOOD, members)[1]
     )
     unknown = replace(ABOUT, images=(), patients=(), has_models=False)
-    assert told(GOOD, unknown)[1].startswith("The folder has scores and no models")
+    assert told(GOOD, unknown)[1].startswith("The models are not at hand")
 
 
 def test_figures_that_are_too_kind_are_called_so() -> None:
@@ -190,13 +190,13 @@ def test_for_whom_it_was_not_measured() -> None:
 
 def test_groups_count_patients_and_not_images() -> None:
     every = table(patients=tuple(f"p{i % 6}" for i in range(120)))
-    few, _ = rare_groups(every, every)
+    few, _ = find_rare_groups(every, every)
     assert few["PA views"] == 2 and few["female patients"] == 3
-    assert not rare_groups(*[replace(every, patients=None)] * 2)[0]
+    assert not find_rare_groups(*[replace(every, patients=None)] * 2)[0]
 
 
 def test_a_source_that_is_only_in_training_was_not_measured() -> None:
-    few, _ = rare_groups(table(sources=("north",) * 120), table(sources=("south",) * 120))
+    few, _ = find_rare_groups(table(sources=("north",) * 120), table(sources=("south",) * 120))
     assert few["images of south"] == 0
 
 

@@ -146,20 +146,20 @@ def test_its_calibration_is_its_own(made: Path, tmp_path: Path) -> None:
 
 
 def test_maps_of_an_ensemble_are_means_of_its_members(made: Path, tmp_path: Path) -> None:
-    from lingula.model.checkpoint import load_model
-    from lingula.scoring.attention import attend_members
+    from lingula.scoring.attention import attend_members, load_networks, read_for_members
 
     image = made / "data" / "images" / "001.png"
     model = read_scoring_model(made / "both")
-    networks = [load_model(member.folder).network for member in model.members]
-    found, maps = attend_members(model, networks, image)
-    assert np.allclose(maps.sum((1, 2)), 1.0, atol=0.02) and (maps >= 0).all()
+    images = [read_for_members(model, image)]
+    found, maps = attend_members(model, load_networks(model), images)
+    assert maps is not None and found.shape[0] == maps.shape[0] == 1
+    assert np.allclose(maps.sum((2, 3)), 1.0, atol=0.02) and (maps >= 0).all()
     out = tmp_path / "s.csv"
     lingula.predict(made / "both", data=image, tta="none", out=out)
-    assert np.abs(found - scores(out)[0]).max() < 1e-5
+    assert np.abs(found[0] - scores(out)[0]).max() < 1e-5
     one = read_scoring_model(made / "a")
-    own = attend_members(one, [load_model(made / "a").network], image)[1]
-    assert np.allclose(own.sum((1, 2)), 1.0, atol=1e-5)
+    own = attend_members(one, load_networks(one), [read_for_members(one, image)])[1]
+    assert own is not None and np.allclose(own.sum((2, 3)), 1.0, atol=1e-5)
 
 
 def test_explain_takes_an_ensemble(made: Path, tmp_path: Path) -> None:

@@ -15,7 +15,13 @@ from PIL import Image
 from lingula.images.files import image_path
 from lingula.images.reading import read_image
 from lingula.reporting import figures
-from lingula.scoring.attention import Rate, attend_members, described, in_parts
+from lingula.scoring.attention import (
+    Rate,
+    attend_members,
+    described,
+    in_parts,
+    read_for_members,
+)
 from lingula.scoring.models import ScoringModel
 from lingula.system import files
 from lingula.system.csv_cells import format_csv
@@ -86,9 +92,12 @@ def draw_sheet(
     try:
         path = image_path(root, name)
         image = read_image(path, bits=model.members[0].facts["reading"]["bits"])
-        scores, maps = attend_members(model, networks, path)
+        read = read_for_members(model, path)
     except ImageError as error:
         return Sheet(name, str(error), None, ())
+    every_score, every_map = attend_members(model, networks, [read])
+    assert every_map is not None  # `explain` refuses models without a decoder
+    scores, maps = every_score[0], every_map[0]
     overlays = []
     for k in choice.findings(model.classes, scores):
         finding = model.classes[k]

@@ -14,18 +14,35 @@ from numpy.typing import NDArray
 from lingula.images.cache import locate, open_cache, read_cached
 from lingula.images.files import image_path
 from lingula.images.reading import read_image
-from lingula.model.facts import read_facts
 from lingula.reporting import figures
 from lingula.reporting.pages import render_page
 from lingula.reporting.sentences import mean_prevalence
-from lingula.reporting.summary import DRAWS, scored_split, summarise
+from lingula.reporting.summary import (
+    DRAWS,
+    describe_calibration,
+    list_facts,
+    readable,
+    scored_split,
+    summarise,
+)
 from lingula.scores import metrics
-from lingula.scores.ensembles import from_json
 from lingula.scores.evaluation import Setting
 from lingula.scores.predictions import Predictions, read_scores
 from lingula.scores.reliability import reliability_curves
 from lingula.scores.results import to_json
-from lingula.scoring.attention import Rate, described, in_parts, known_rates
+from lingula.scoring.attention import (
+    Rate,
+    Reading,
+    attend_members,
+    described,
+    in_parts,
+    known_rates,
+    load_networks,
+    measure_attention,
+    read_for_members,
+    readings_of,
+)
+from lingula.scoring.models import ENSEMBLE, ScoringModel
 from lingula.system import files
 from lingula.system.errors import ImageError, InputError, examples
 from lingula.tables.configured import configured_targets
@@ -36,7 +53,6 @@ from lingula.training.run_labels import (
     RunLabels,
     dev_thresholds,
     evaluate_run,
-    number_format,
     scored_rows,
 )
 
@@ -96,7 +112,12 @@ def render_report(folders: Sequence[Path], labels: Mapping[Path, RunLabels]) -> 
     ]
     result, split = entries[0].result, entries[0].split
     predictions = read_scores(main / "scores" / f"{split}.csv")
-    shown, boxed = _examples(runs[0], labels[runs[0]], split) if runs else ([], False)
+    shown = _shown_model(main, runs)
+    hits = _hits(shown, labels[main].table) if shown else {}
+    pictures: list[Example] = []
+    boxed = False
+    if shown is not None:
+        pictures, boxed = _examples(shown, hits, labels.get(shown.place, labels[main]), split)
     histories = {names[run]: read_rows(run / "metrics.jsonl") for run in runs}
     return render_page(
         "report.html",
@@ -109,8 +130,10 @@ def render_report(folders: Sequence[Path], labels: Mapping[Path, RunLabels]) -> 
         history=figures.plot_history(histories) if runs else "",
         curves=_curves(predictions, labels[main], split),
         reliability=_reliability(predictions, labels[main], split),
-        hits=_hits(runs[0]) if runs else [],
-        examples=shown,
+        calibration=describe_calibration(main, predictions, labels[main], split),
+        hits=hits,
+        examples=pictures,
+        examples_of=names[shown.place] if shown else "",
         boxes_shown=boxed,
         phantom=labels[main].table.phantom,
     )
@@ -133,20 +156,19 @@ def distinct_names(folders: Sequence[Path]) -> dict[Path, str]:
 def _describe(folder: Path, name: str, labels: RunLabels, *, detailed: bool) -> Entry:
     """A run or an ensemble, evaluated; in subgroups too if it is shown in detail."""
     is_run = (folder / "config.yaml").is_file()
-    if not is_run and not (folder / "ensemble.json").is_file():
+    if not is_run and not (folder / ENSEMBLE).is_file():
         raise InputError(f"{folder} is neither a run nor an ensemble.")
     split = scored_split(folder)
     scores = folder / "scores" / f"{split}.csv"
     limits = dev_thresholds(folder, labels) if (folder / "scores" / "dev.csv").is_file() else 0.5
     setting = Setting(limits, subgroups=_subgroup_columns(labels.table) if detailed else ())
     result = to_json(evaluate_run(read_scores(scores), labels, split, ci=DRAWS, setting=setting))
+    facts = list_facts(folder, labels.table)
     if not is_run:
-        value = files.read_object(folder / "ensemble.json")
-        made = from_json(value, str(folder / "ensemble.json"))
-        facts = [("Rule", made.rule), ("Members", ", ".join(made.members))]
-        return Entry(name, f"{made.rule} ensemble", split, result, facts)
+        rule = files.read_object(folder / ENSEMBLE).get("rule")
+        return Entry(name, f"{rule} ensemble", split, result, facts)
     settings = (folder / "config.yaml").read_text(encoding="utf-8")
-    return Entry(name, "model", split, result, _run_facts(folder, labels.table), settings)
+    return Entry(name, "model", split, result, facts, settings)
 
 
 def _subgroup_columns(table: Table) -> tuple[str, ...]:
@@ -154,38 +176,6 @@ def _subgroup_columns(table: Table) -> tuple[str, ...]:
     columns = {"view": table.views, "sex": table.sexes, "source": table.sources}
     found = [name for name, cells in columns.items() if cells and len(set(cells) - {""}) > 1]
     return (*found, "age") if table.ages and any(table.ages) else tuple(found)
-
-
-def _run_facts(run: Path, table: Table) -> list[tuple[str, str]]:
-    facts = read_facts(run)
-    a, on = facts["architecture"], facts["trained_on"]
-    decoder = (
-        "none (linear on pooled features)"
-        if a["classifier"] == "linear"
-        else f"{a['layers']} x {a['width']}, {a['classifier']} classifier"
-    )
-    lines = [
-        ("Image encoder", f"{a['encoder']}, {a['image_size']} px"),
-        ("Decoder", decoder),
-        ("Class queries", facts["text"]),
-        ("Starting weights", facts["weights"]),
-        ("Test-time views", facts["evaluation"]["tta"]),
-        ("Scores computed in", number_format(run / "scores" / "dev.csv") or "not known"),
-        ("Training images", f"{on['images']} of {on['patients'] or 'unknown'} patients"),
-        ("Table", f"{on['table']}, sha256 {on['sha256'][:12]}"),
-        ("Sources", ", ".join(on["sources"]) or "not stated"),
-        ("Epoch kept", _kept(facts)),
-        ("Never positive in training", ", ".join(on["never_positive"]) or "none"),
-    ]
-    uncertain = int((table.labels == -1).sum())
-    return [*lines, ("Uncertain cells", str(uncertain))] if uncertain else lines
-
-
-def _kept(facts: Mapping[str, Any]) -> str:
-    """Which epoch's model it is, and why that one."""
-    if facts["config"]["optim"].get("keep", "best") == "last":
-        return f"{facts['epoch']}, the last"
-    return f"{facts['epoch']} by dev mAP {facts['dev_mAP'] or float('nan'):.4f}"
 
 
 def _class_rows(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -236,42 +226,55 @@ def _curves(predictions: Predictions, labels: RunLabels, split: str) -> str:
     return figures.plot_curves(roc, precision_recall)
 
 
-def _hits(run: Path) -> list[tuple[str, Rate]]:
-    """How well the attention points, by finding, best first."""
-    return sorted(known_rates(run).items(), key=lambda item: item[1].chance - item[1].hit)
+def _shown_model(main: Path, runs: Sequence[Path]) -> ScoringModel | None:
+    """The model whose examples are shown: the main one, or the first run where that has none."""
+    if readable(main) is not None:
+        return readable(main)
+    return readable(runs[0]) if runs else None
 
 
-def _examples(run: Path, labels: RunLabels, split: str) -> tuple[list[Example], bool]:
+def _hits(model: ScoringModel, table: Table) -> dict[str, Rate]:
+    """How well the attention points, by finding, best first; of an ensemble it is measured once."""
+    rates = known_rates(model.place)
+    if not rates and model.weights is not None:
+        try:
+            rates = measure_attention(model.place, table)
+        except OSError as error:  # the folder of someone else
+            log.warning("Where %s looks is not measured: %s", model.place, error)
+    best = sorted(rates.items(), key=lambda item: item[1].chance - item[1].hit)
+    return dict(best)
+
+
+def _examples(
+    model: ScoringModel, rates: Mapping[str, Rate], labels: RunLabels, split: str
+) -> tuple[list[Example], bool]:
     """Some images with findings, drawn at random; and whether the table has boxes."""
-    import torch
-
-    from lingula.model.checkpoint import load_model
-    from lingula.scoring.scoring import attend
-
     part = labels.part(split)
     normal = [k for k, n in enumerate(part.space.classes) if n in ("No Finding", "Support Devices")]
     candidates = np.flatnonzero((np.delete(part.labels, normal, axis=1) == 1).any(1))
-    trained, rates = load_model(run), known_rates(run)
-    boxes, thresholds = boxes_beside(labels.table), dev_thresholds(run, labels)
+    networks = load_networks(model)
+    dev = model.place / "scores" / "dev.csv"
+    thresholds = dev_thresholds(model.place, labels) if dev.is_file() else {}
+    boxes = boxes_beside(labels.table)
     found: list[Example] = []
     lost: list[str] = []
     for row in np.random.default_rng(0).permutation(candidates):
         name = part.images[row]
         try:
-            image, small = _read(part.root, name, trained.facts["reading"], labels.data.cache)
+            image, read = _read(model, part.root, name, labels.data.cache)
         except ImageError as error:
             lost.append(str(error))
             continue
-        scores, maps = attend(trained.network, torch.from_numpy(small.copy())[None, None])
+        scores, maps = attend_members(model, networks, [read])
+        # Boxes are in pixels of the image itself, which a cache does not keep.
+        whole = image_path(part.root, name).is_file()
         cells = dict(zip(part.space.classes, part.labels[row].tolist(), strict=True))
         guesses = []
-        for k in _above(scores[0], trained.classes, thresholds)[:3]:
-            finding = trained.classes[k]
+        for k in _above(scores[0], model.classes, thresholds)[:3]:
+            finding = model.classes[k]
             picture = None
             if maps is not None and finding != "No Finding":
-                # Boxes are in pixels of the image itself, which a cache does not keep.
-                true = boxes.get((name, finding), []) if image is not small else []
-                frames = in_parts(true, *image.shape)
+                frames = in_parts(boxes.get((name, finding), []) if whole else [], *image.shape)
                 picture = figures.png_uri(figures.draw_overlay(image, maps[0, k], frames))
             label = cells.get(finding, -2.0)
             present = None if label < 0 else label >= 0.5
@@ -288,15 +291,17 @@ def _examples(run: Path, labels: RunLabels, split: str) -> tuple[list[Example], 
 
 
 def _read(
-    root: Path, name: str, reading: Mapping[str, Any], cache: str | tuple[str, ...] | None
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """An image as it is and at the model's size; the latter twice if only the cache has it."""
+    model: ScoringModel, root: Path, name: str, cache: str | tuple[str, ...] | None
+) -> tuple[NDArray[np.uint8], dict[Reading, NDArray[np.uint8]]]:
+    """An image as it is and as the members read it; all alike if only the cache has it."""
     path = image_path(root, name)
     if cache is not None and not path.is_file():
         small = read_cached(locate(open_cache(cache), root, [name], [path]), 0)
-        return small, small
-    size, bits = reading["image_size"], reading["bits"]
-    return read_image(path, bits=bits), read_image(path, size, bits=bits)
+        if any(side != len(small) for side, _ in readings_of(model)):
+            raise ImageError("missing", f"{path} is not there, and its cache has another size.")
+        return small, dict.fromkeys(readings_of(model), small)
+    bits = model.members[0].facts["reading"]["bits"]
+    return read_image(path, bits=bits), read_for_members(model, path)
 
 
 def _above(

@@ -76,11 +76,11 @@ class Measured:
 def five_sentences(measured: Measured, about: About) -> tuple[str, ...]:
     """The sentences, from what was measured and what is known of the model."""
     return (
-        _how_good(measured),
-        _on_what(measured, about),
-        _for_what_not(measured.result),
-        _for_whom_not(measured, about),
-        _what_next(measured, about),
+        _say_how_good(measured),
+        _say_on_what(measured, about),
+        _say_for_what_not(measured.result),
+        _say_for_whom_not(measured, about),
+        _say_what_next(measured, about),
     )
 
 
@@ -90,9 +90,9 @@ def mean_prevalence(result: Mapping[str, Any]) -> float | None:
     return sum(shares) / len(shares) if shares else None
 
 
-def _how_good(measured: Measured) -> str:
+def _say_how_good(measured: Measured) -> str:
     result = measured.result
-    images = _images_and_patients(measured.part)
+    images = _count_images(measured.part)
     lost = f" ({len(result['failed'])} more could not be read)" if result["failed"] else ""
     where = f"{images} of the {measured.split} split{lost}"
     if result["mAP"] is None:
@@ -105,17 +105,17 @@ def _how_good(measured: Measured) -> str:
     text = (
         f"On the {where} the mean average precision (mAP) over "
         f"{_count(result['n_classes'], 'finding')} is {result['mAP']:.3f}"
-        f"{_interval(result.get('mAP_ci'), '95 % interval ')}{times}"
+        f"{_format_interval(result.get('mAP_ci'), '95 % interval ')}{times}"
     )
     if result["AUROC"] is not None:
         ci = result.get("AUROC_ci")
-        text += f", and the mean AUROC {result['AUROC']:.3f}{_interval(ci)}"
+        text += f", and the mean AUROC {result['AUROC']:.3f}{_format_interval(ci)}"
         unsure = ci is None or ci[0] <= 0.5
         text += ", which is not shown to be better than the 0.5 of guessing" if unsure else ""
-    return f"{text}{_against(measured.rival)}."
+    return f"{text}{_compare(measured.rival)}."
 
 
-def _against(rival: Rival | None) -> str:
+def _compare(rival: Rival | None) -> str:
     if rival is None:
         return ""
     kind = "linear head" if rival.linear else "model"
@@ -141,16 +141,16 @@ def _against(rival: Rival | None) -> str:
     return f"; its mAP is {gap:.3f} {way} that of {name}{span}, {verdict}"
 
 
-def _on_what(measured: Measured, about: About) -> str:
+def _say_on_what(measured: Measured, about: About) -> str:
     part = measured.part
-    text = f"{_trained(about)}, and measured on {_images_and_patients(part)}"
+    text = f"{_describe_training(about)}, and measured on {_count_images(part)}"
     names = sorted({source for source in part.sources or () if source})
     text += f" ({', '.join(names)})" if names and not about.phantom else ""
     if about.out_of_fold:
         whose = "never saw its patient" if part.patients else "were not trained on it"
         text += f", each scored by models that {whose}"
     else:
-        text += _overlap(measured)
+        text += _find_overlap(measured)
     if about.phantom:
         text += (
             "; all of these images are drawn (the phantom), so the figures show that the program "
@@ -159,15 +159,18 @@ def _on_what(measured: Measured, about: About) -> str:
     if about.chosen:
         was = "were" if len(about.chosen) > 1 or about.chosen[0].endswith("s") else "was"
         text += (
-            f"; {_list(about.chosen)} {was} chosen on these same images, so the figures are too "
+            f"; {_join(about.chosen)} {was} chosen on these same images, so the figures are too "
             "kind"
         )
     return f"{text}."
 
 
-def _trained(about: About) -> str:
+def _describe_training(about: About) -> str:
     if not about.images:
-        return "The folder has scores and no models, so it does not say on what they were trained"
+        return (
+            "The models are not at hand, only their scores, so it is not known on what they were "
+            "trained"
+        )
     images = _count_range(about.images, "image")
     known = [many for many in about.patients if many]
     of = f" of {_count_range(known, 'patient')}" if len(known) == len(about.images) else ""
@@ -177,7 +180,7 @@ def _trained(about: About) -> str:
     return f"The {len(about.images)} models were trained on {images}{of} each{sources}"
 
 
-def _overlap(measured: Measured) -> str:
+def _find_overlap(measured: Measured) -> str:
     """Whether patients of the measured rows are among those of the training split."""
     table, part = measured.table, measured.part
     if table.patients is None or not any(part.patients or ()):
@@ -196,10 +199,10 @@ def _overlap(measured: Measured) -> str:
     return ", none of whom has an image in the training split" if trained else ""
 
 
-def _for_what_not(result: Mapping[str, Any]) -> str:
+def _say_for_what_not(result: Mapping[str, Any]) -> str:
     classes = result["classes"]
     measured = [name for name, row in classes.items() if row["AUROC"] is not None]
-    unsure, worse = unproven(result), worse_than_guessing(result)
+    unsure, worse = list_unproven(result), list_worse(result)
     absent = [name for name, row in classes.items() if not row["positives"]]
     everywhere = [n for n, row in classes.items() if row["positives"] and row["AUROC"] is None]
     unlabelled = result["left_out"]["only_in_scores"]
@@ -210,7 +213,7 @@ def _for_what_not(result: Mapping[str, Any]) -> str:
         parts.append(
             f"For {len(unsure)} of the {_count(len(measured), 'finding')} measured it is not shown "
             f"to be better than guessing (the 95 % interval of the AUROC includes 0.5, or there is "
-            f"none): {_list(unsure)}"
+            f"none): {_join(unsure)}"
         )
     elif not worse:
         which = f"each of the {len(measured)} findings" if len(measured) > 1 else "the one finding"
@@ -219,18 +222,18 @@ def _for_what_not(result: Mapping[str, Any]) -> str:
             "above 0.5), which does not make it good enough for any use"
         )
     if worse:
-        parts.append(f"it is worse than guessing for {_list(worse)}")
+        parts.append(f"it is worse than guessing for {_join(worse)}")
     if absent:
-        parts.append(f"not measured, for lack of positives: {_list(absent)}")
+        parts.append(f"not measured, for lack of positives: {_join(absent)}")
     if everywhere:
-        parts.append(f"not measured, for lack of negatives: {_list(everywhere)}")
+        parts.append(f"not measured, for lack of negatives: {_join(everywhere)}")
     if unlabelled:
-        parts.append(f"not measured, for lack of labels: {_list(unlabelled)}")
+        parts.append(f"not measured, for lack of labels: {_join(unlabelled)}")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
 
-def unproven(result: Mapping[str, Any]) -> list[str]:
+def list_unproven(result: Mapping[str, Any]) -> list[str]:
     """Findings whose AUROC has an interval that includes 0.5, or no interval."""
     found = []
     for name, row in result["classes"].items():
@@ -240,24 +243,24 @@ def unproven(result: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def worse_than_guessing(result: Mapping[str, Any]) -> list[str]:
+def list_worse(result: Mapping[str, Any]) -> list[str]:
     """Findings whose AUROC has an interval below 0.5."""
     rows = result["classes"].items()
     return [name for name, row in rows if (row.get("AUROC_ci") or (0, 1))[1] < 0.5]
 
 
-def _for_whom_not(measured: Measured, about: About) -> str:
+def _say_for_whom_not(measured: Measured, about: About) -> str:
     if about.phantom:
         return "It was measured for nobody: the images are drawn and have no patients."
     part, table = measured.part, measured.table
     unit = "patient" if any(part.patients or ()) else "image"
-    few, unknown = rare_groups(part, table)
+    few, unknown = find_rare_groups(part, table)
     parts = []
     if few:
         told = [f"{name} ({_count(n, unit) if n else 'none'})" for name, n in few.items()]
-        parts.append(f"For these groups it was measured on too few {unit}s or none: {_list(told)}")
+        parts.append(f"For these groups it was measured on too few {unit}s or none: {_join(told)}")
     if unknown:
-        parts.append(f"the table does not say the {_list(unknown)} of the images measured")
+        parts.append(f"the table does not say the {_join(unknown)} of the images measured")
     if not parts:
         parts.append(
             f"Each view, sex, age group and source of the table has at least {LEAST} {unit}s among "
@@ -268,7 +271,7 @@ def _for_whom_not(measured: Measured, about: About) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def rare_groups(part: Table, table: Table) -> tuple[dict[str, int], list[str]]:
+def find_rare_groups(part: Table, table: Table) -> tuple[dict[str, int], list[str]]:
     """The groups with fewer than `LEAST` patients in the rows measured, and columns that are empty.
 
     Groups are frontal (PA, AP) and lateral views, other views of the table, both sexes, children,
@@ -278,9 +281,9 @@ def rare_groups(part: Table, table: Table) -> tuple[dict[str, int], list[str]]:
     groups: dict[str, NDArray[np.bool_]] = {}
     unknown = []
     for name, cells, found in (
-        ("views", part.views, _by_view(part.views or (), table.views or ())),
-        ("sex", part.sexes, _by_sex(part.sexes or ())),
-        ("age", part.ages, _by_age(part.ages or ())),
+        ("views", part.views, _group_by_view(part.views or (), table.views or ())),
+        ("sex", part.sexes, _group_by_sex(part.sexes or ())),
+        ("age", part.ages, _group_by_age(part.ages or ())),
     ):
         if cells is None or not any(row.any() for row in found.values()):
             unknown.append(name)
@@ -292,7 +295,7 @@ def rare_groups(part: Table, table: Table) -> tuple[dict[str, int], list[str]]:
     return {name: n for name, n in counts.items() if n < LEAST}, unknown
 
 
-def _by_view(cells: Sequence[str], everywhere: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+def _group_by_view(cells: Sequence[str], everywhere: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
     names = [cell.strip().upper() for cell in cells]
     all_names = {cell.strip().upper() for cell in everywhere} - {""}
     kinds = np.array([view_kind(name) if name else "" for name in names], dtype=object)
@@ -308,12 +311,12 @@ def _by_view(cells: Sequence[str], everywhere: Sequence[str]) -> dict[str, NDArr
     return found
 
 
-def _by_sex(cells: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+def _group_by_sex(cells: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
     codes = np.array([sex_of(cell) or "" for cell in cells], dtype=object)
     return {"female patients": codes == "F", "male patients": codes == "M"}
 
 
-def _by_age(cells: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+def _group_by_age(cells: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
     known = [age_in_years(cell) for cell in cells]
     years = np.array([np.nan if age is None else age for age in known], dtype=float)
     return {
@@ -323,7 +326,7 @@ def _by_age(cells: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
     }
 
 
-def _what_next(measured: Measured, about: About) -> str:
+def _say_what_next(measured: Measured, about: About) -> str:
     if about.phantom:
         return (
             "Next: `lingula start TABLE --out FOLDER` does the same on a table of real "
@@ -339,7 +342,7 @@ def _what_next(measured: Measured, about: About) -> str:
         parts = [
             f"`lingula predict {place} --data FOLDER{mapped} --out scores.csv` scores new images"
         ]
-    needed = _needed(measured)
+    needed = _list_needed(measured)
     if needed:
         parts.append(f"label more images with {needed}")
     chosen = "" if about.calibrated else f" (choose them with `lingula calibrate {place}`)"
@@ -350,10 +353,10 @@ def _what_next(measured: Measured, about: About) -> str:
     return f"Next: {'; '.join(parts)}; it is for research use only."
 
 
-def _needed(measured: Measured) -> str:
+def _list_needed(measured: Measured) -> str:
     """The findings of which more positives are needed, the rarest first, and how many there are."""
     result, counts = measured.result, class_counts(measured.table)
-    unsure = set(unproven(result)) | set(worse_than_guessing(result))
+    unsure = set(list_unproven(result)) | set(list_worse(result))
     rows = {
         name: (counts.get(name, row["positives"]), row["positives"])
         for name, row in result["classes"].items()
@@ -365,10 +368,10 @@ def _needed(measured: Measured) -> str:
         for name in rarest[:NAMED]
     ]
     left = len(rarest) - len(told)
-    return _list([*told, _count(left, "other finding")] if left else told)
+    return _join([*told, _count(left, "other finding")] if left else told)
 
 
-def _images_and_patients(table: Table) -> str:
+def _count_images(table: Table) -> str:
     patients = len(set(table.patients or ()) - {""})
     return _count(len(table), "image") + (f" of {_count(patients, 'patient')}" if patients else "")
 
@@ -382,10 +385,10 @@ def _count_range(many: Sequence[int], what: str) -> str:
     return _count(low, what) if low == high else f"{low:,} to {_count(high, what)}"
 
 
-def _list(words: Iterable[str]) -> str:
+def _join(words: Iterable[str]) -> str:
     *first, last = ("", *words)
     return f"{', '.join(first[1:])} and {last}" if first[1:] else last
 
 
-def _interval(ci: Sequence[float] | None, name: str = "") -> str:
+def _format_interval(ci: Sequence[float] | None, name: str = "") -> str:
     return "" if ci is None else f" ({name}{ci[0]:.3f} to {ci[1]:.3f})"

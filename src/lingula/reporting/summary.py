@@ -1,23 +1,29 @@
-"""What `sentences` says of a folder: its evaluation, its models, and the best model beside it."""
+"""What a page says of a folder in words: five sentences, facts of its models, its calibration."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lingula.model.facts import read_facts
 from lingula.reporting.sentences import About, Measured, Rival, five_sentences
+from lingula.scores.calibration import apply_curves
+from lingula.scores.calibration import from_json as from_json_calibration
+from lingula.scores.ensembles import from_json
 from lingula.scores.evaluation import compare_predictions
-from lingula.scores.predictions import failed, read_scores
+from lingula.scores.predictions import Predictions, failed, read_scores
 from lingula.scores.results import to_json
-from lingula.scoring.models import ENSEMBLE, read_scoring_model
+from lingula.scores.thresholds import Threshold
+from lingula.scoring.models import ENSEMBLE, ScoringModel, read_scoring_model
 from lingula.system import files
 from lingula.system.errors import InputError
 from lingula.tables.table import Table
-from lingula.training.run_labels import RunLabels, evaluate_run, scored_rows
+from lingula.training.run_labels import RunLabels, evaluate_run, number_format, scored_rows
 
 log = logging.getLogger("lingula")
 
@@ -84,13 +90,151 @@ def describe_model(folder: Path, table: Table, split: str) -> About:
     )
 
 
+def readable(folder: Path) -> ScoringModel | None:
+    """The model of a run or an ensemble; None where there are only scores, or members are gone."""
+    try:
+        return read_scoring_model(folder)
+    except InputError as error:
+        log.debug("Nothing is known of the models of %s: %s", folder, error)
+        return None
+
+
 def members_of(folder: Path) -> list[dict[str, Any]]:
     """What each member's `model.json` says, a run's own alone; empty where there are no models."""
+    model = readable(folder)
+    return [] if model is None else [member.facts for member in model.members]
+
+
+def list_facts(folder: Path, table: Table) -> list[tuple[str, str]]:
+    """What a page says of a run's model, or of an ensemble and its members, as (name, value)."""
+    value = files.read_object(folder / ENSEMBLE, absent_ok=True)
+    model = readable(folder)
+    uncertain = int((table.labels == -1).sum())
+    last = [("Uncertain cells", str(uncertain))] if uncertain else []
+    if not value:
+        return [*_run_facts(folder, read_facts(folder)), *last]
+    made = from_json(value, str(folder / ENSEMBLE))
+    if model is None:
+        return [("Rule", made.rule), ("Members", ", ".join(made.members)), *last]
+    facts = [("Rule", made.rule)]
+    weights = made.matrix(model.classes)
+    for member, own in zip(model.members, weights, strict=True):
+        share = f"weight {own.mean():.2f}"
+        if own.min() < own.max():
+            share += f" ({own.min():.2f} to {own.max():.2f} by finding)"
+        what = f"{_encoder(member.facts)}, {_decoder(member.facts)}; {share}"
+        facts.append((f"Member {member.name}", what))
+    every = [member.facts for member in model.members]
+    on = [one["trained_on"] for one in every]
+    never = set.intersection(*(set(one["never_positive"]) for one in on))
+    return [
+        *facts,
+        ("Starting weights", _distinct(one["weights"] for one in every)),
+        ("Test-time views", _distinct(one["evaluation"]["tta"] for one in every)),
+        ("Training images", _distinct(_training_images(one) for one in on)),
+        ("Table", _distinct(_table(one) for one in on)),
+        ("Sources", _distinct(", ".join(one["sources"]) or "not stated" for one in on)),
+        ("Never positive in training", ", ".join(sorted(never)) or "none"),
+        *last,
+    ]
+
+
+def _run_facts(run: Path, facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    on = facts["trained_on"]
+    return [
+        ("Image encoder", _encoder(facts)),
+        ("Decoder", _decoder(facts)),
+        ("Class queries", facts["text"]),
+        ("Starting weights", facts["weights"]),
+        ("Test-time views", facts["evaluation"]["tta"]),
+        ("Scores computed in", number_format(run / "scores" / "dev.csv") or "not known"),
+        ("Training images", _training_images(on)),
+        ("Table", _table(on)),
+        ("Sources", ", ".join(on["sources"]) or "not stated"),
+        ("Epoch kept", _kept(facts)),
+        ("Never positive in training", ", ".join(on["never_positive"]) or "none"),
+    ]
+
+
+def _encoder(facts: Mapping[str, Any]) -> str:
+    return f"{facts['architecture']['encoder']}, {facts['architecture']['image_size']} px"
+
+
+def _decoder(facts: Mapping[str, Any]) -> str:
+    a = facts["architecture"]
+    if a["classifier"] == "linear":
+        return "none (linear on pooled features)"
+    return f"{a['layers']} x {a['width']}, {a['classifier']} classifier"
+
+
+def _training_images(on: Mapping[str, Any]) -> str:
+    return f"{on['images']} of {on['patients'] or 'unknown'} patients"
+
+
+def _table(on: Mapping[str, Any]) -> str:
+    return f"{on['table']}, sha256 {on['sha256'][:12]}"
+
+
+def _kept(facts: Mapping[str, Any]) -> str:
+    """Which epoch's model it is, and why that one."""
+    if facts["config"]["optim"].get("keep", "best") == "last":
+        return f"{facts['epoch']}, the last"
+    return f"{facts['epoch']} by dev mAP {facts['dev_mAP'] or float('nan'):.4f}"
+
+
+def _distinct(texts: Iterable[str]) -> str:
+    return "; ".join(dict.fromkeys(texts))
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What a page says of `calibration.json`, for the images measured.
+
+    Attributes:
+        raw: the mean over findings of the calibration error of the scores as they are.
+        mapped: the same of the calibrated scores.
+        fitted_here: the images measured are those that it was fitted on.
+        of_members: it was fitted on scores of single members, not on their mean.
+        thresholds: finding, rule, and the threshold.
+    """
+
+    raw: float | None
+    mapped: float | None
+    fitted_here: bool
+    of_members: bool
+    thresholds: Sequence[tuple[str, str, Threshold]]
+
+
+def describe_calibration(
+    folder: Path, predictions: Predictions, labels: RunLabels, split: str
+) -> Calibrated | None:
+    """What a folder's calibration does to its scores of a split; None without a fitting one."""
+    path, model = folder / "calibration.json", readable(folder)
+    value = files.read_object(path, absent_ok=True)
+    if not value:
+        return None
+    made = value.get("made_from", {})
+    if made.get("model_sha256") and model is not None and made["model_sha256"] != model.sha256:
+        log.warning("%s was made for other weights and is not shown.", path)
+        return None
+    found = from_json_calibration(value, str(path))
     try:
-        return [member.facts for member in read_scoring_model(folder).members]
+        mapped = apply_curves(found, predictions)
     except InputError as error:
-        log.info("Nothing is known of the models of %s: %s", folder, error)
-        return []
+        log.warning("%s is not shown: %s", path, error)
+        return None
+    raw, after = (to_json(evaluate_run(p, labels, split))["mECE"] for p in (predictions, mapped))
+    return Calibrated(
+        raw=raw,
+        mapped=after,
+        fitted_here=made.get("split") == split,
+        of_members=value.get("of") == "members",
+        thresholds=[
+            (name, rule, threshold)
+            for name, item in found.classes.items()
+            for rule, threshold in item.thresholds.items()
+        ],
+    )
 
 
 def is_linear(members: Sequence[Mapping[str, Any]]) -> bool:

@@ -1,4 +1,4 @@
-"""Where a model or an ensemble looked, and how well a run's maps hit the boxes of its table."""
+"""Where a model or an ensemble looked, and how well its maps hit the boxes of its table."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 from lingula.images.files import image_path
 from lingula.images.reading import read_image
 from lingula.scores.intervals import mean_interval, resample, unit_names
-from lingula.scoring.models import ScoringModel
+from lingula.scoring.models import ScoringModel, read_scoring_model
 from lingula.system import files
 from lingula.system.errors import ImageError
 from lingula.tables.reading import Box, boxes_beside
 from lingula.tables.table import Table
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from lingula.model.checkpoint import Trained
     from lingula.model.network import Network
 
 log = logging.getLogger("lingula")
@@ -36,23 +33,26 @@ def in_parts(boxes: Sequence[Box], height: int, width: int) -> list[Box]:
     return [(x / width, y / height, w / width, h / height) for x, y, w, h in boxes]
 
 
-def measure_attention(run: Path, table: Table) -> dict[str, Rate]:
-    """Point at the boxes of the dev and test images and keep the rates in `RUN/attention.json`.
+def measure_attention(place: Path, table: Table) -> dict[str, Rate]:
+    """Point at the boxes of the dev and test images and keep the rates in `PLACE/attention.json`.
+
+    Args:
+        place: a run, or an ensemble of runs, whose maps are combined as `explain` combines them.
+        table: its table; boxes are beside it.
 
     Only findings that are present count. Nothing is written, and nothing returned, where the table
-    has no boxes or the model no decoder.
+    has no boxes or no model a decoder.
     """
     boxes = boxes_beside(table)
     if not boxes or table.splits is None:
         return {}
-    from lingula.model.checkpoint import load_model  # imports torch
-
-    trained = load_model(run)
-    if trained.facts["architecture"]["classifier"] == "linear":
+    model = read_scoring_model(place)
+    if not has_decoder(model):
         return {}
+    networks = load_networks(model)
     by_image: dict[str, list[str]] = {}
     for image, finding in boxes:
-        if finding in trained.classes:
+        if finding in model.classes:
             by_image.setdefault(image, []).append(finding)
     rows = [
         row
@@ -61,43 +61,39 @@ def measure_attention(run: Path, table: Table) -> dict[str, Rate]:
     ]
     looks: list[Look] = []
     for start in range(0, len(rows), BATCH):
-        looks += _looks(trained, table, rows[start : start + BATCH], by_image, boxes)
+        looks += _looks(model, networks, table, rows[start : start + BATCH], by_image, boxes)
     if not looks:
         return {}
     found = rates(looks)
     about = {"splits": ["dev", "test"], "films": len(rows)}
-    files.write_json(run / "attention.json", to_json(found, **about))
+    files.write_json(place / "attention.json", to_json(found, **about))
     better = sum(rate.validated for rate in found.values())
     log.info("Attention points better than chance for %d of %d findings.", better, len(found))
     return found
 
 
 def _looks(
-    trained: Trained,
+    model: ScoringModel,
+    networks: Sequence[Network],
     table: Table,
     rows: Sequence[int],
     by_image: Mapping[str, Sequence[str]],
     boxes: Mapping[tuple[str, str], Sequence[Box]],
 ) -> list[Look]:
-    import torch
-
-    from lingula.scoring.scoring import attend
-
-    reading = trained.facts["reading"]
-    pixels, sides, read = [], [], []
+    bits = model.members[0].facts["reading"]["bits"]
+    images, sides, read = [], [], []
     for row in rows:
         path = image_path(table.root, table.images[row])
         try:
-            film = read_image(path, bits=reading["bits"])
-            pixels.append(read_image(path, reading["image_size"], bits=reading["bits"]))
+            film = read_image(path, bits=bits)
+            images.append(read_for_members(model, path))
         except ImageError:
             continue  # it is named among the failures of its scores
         sides.append(film.shape)
         read.append(row)
     if not read:
         return []
-    batch = torch.stack([torch.from_numpy(image.copy())[None] for image in pixels])
-    _, maps = attend(trained.network, batch)
+    _, maps = attend_members(model, networks, images)
     assert maps is not None
     found = []
     for i, row in enumerate(read):
@@ -105,14 +101,14 @@ def _looks(
         patient = table.patients[row] if table.patients else ""
         for finding in by_image[image]:
             parts = in_parts(boxes[image, finding], *sides[i])
-            k = trained.classes.index(finding)
+            k = model.classes.index(finding)
             found.append(look(maps[i, k], parts, finding, patient))
     return found
 
 
-def known_rates(run: Path) -> dict[str, Rate]:
-    """The rates kept in a run's `attention.json`; empty without rates by the present rule."""
-    kept = files.read_object(run / "attention.json", absent_ok=True)
+def known_rates(place: Path) -> dict[str, Rate]:
+    """The rates kept in `PLACE/attention.json`; empty without rates by the present rule."""
+    kept = files.read_object(place / "attention.json", absent_ok=True)
     return from_json(kept) if kept.get("format") == FORMAT else {}
 
 
@@ -280,16 +276,49 @@ def described(rate: Rate | None) -> str:
     return f"points at it in {rate.hit:.0%} of {rate.n} images (chance {rate.chance:.0%}{worse})"
 
 
-def attend_members(
-    model: ScoringModel, networks: Sequence[Network], path: Path
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Scores (K,) of one image file, and where the decoder looked for each class: (K, h, w).
+Reading = tuple[int, int | None]  # the side in pixels and the bits that a member reads
 
-    An ensemble's map of a class is the mean of its members' maps, with the weights that they have
-    for that class (equal ones where only members without a decoder count), on the finest grid.
+
+def has_decoder(model: ScoringModel) -> bool:
+    """Whether a member has a decoder, so that something attends."""
+    return any(m.facts["architecture"]["classifier"] != "linear" for m in model.members)
+
+
+def load_networks(model: ScoringModel) -> list[Network]:
+    """The members' networks, in their order."""
+    from lingula.model.checkpoint import load_model  # imports torch
+
+    return [load_model(member.folder).network for member in model.members]
+
+
+def readings_of(model: ScoringModel) -> list[Reading]:
+    """How each member reads images, in their order."""
+    readings = [member.facts["reading"] for member in model.members]
+    return [(reading["image_size"], reading["bits"]) for reading in readings]
+
+
+def read_for_members(model: ScoringModel, path: Path) -> dict[Reading, NDArray[np.uint8]]:
+    """An image file as the members need it: members that read alike share one array.
 
     Raises:
         ImageError: the image can't be read.
+    """
+    return {
+        (side, bits): read_image(path, side, bits=bits)
+        for side, bits in dict.fromkeys(readings_of(model))
+    }
+
+
+def attend_members(
+    model: ScoringModel,
+    networks: Sequence[Network],
+    images: Sequence[Mapping[Reading, NDArray[np.uint8]]],
+) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+    """Scores (B, K) of images, and where the decoder looked for each class: (B, K, h, w).
+
+    An ensemble's map of a class is the mean of its members' maps, with the weights that they have
+    for that class (equal ones where only members without a decoder count), on the finest grid.
+    None instead of maps if no member has a decoder.
     """
     import torch
     from torch.nn.functional import interpolate
@@ -297,18 +326,20 @@ def attend_members(
     from lingula.scoring.scoring import attend
 
     weights = np.ones((1, len(model.classes))) if model.weights is None else model.weights
-    images: dict[tuple[int, int | None], Tensor] = {}  # members that read alike share one
+    batches = {
+        reading: torch.from_numpy(np.stack([image[reading] for image in images])[:, None])
+        for reading in dict.fromkeys(readings_of(model))
+    }
     scores, maps, shares = [], [], []
-    for place, (member, network) in enumerate(zip(model.members, networks, strict=True)):
-        size, bits = member.facts["reading"]["image_size"], member.facts["reading"]["bits"]
-        if (size, bits) not in images:
-            pixels = read_image(path, size, bits=bits).copy()
-            images[size, bits] = torch.from_numpy(pixels)[None, None]
-        own, seen = attend(network, images[size, bits])
+    for place, (reading, network) in enumerate(zip(readings_of(model), networks, strict=True)):
+        own, seen = attend(network, batches[reading])
         scores.append(own)
         if seen is not None:
             maps.append(torch.from_numpy(seen[:, model.columns[place]]))
             shares.append(weights[place])
+    combined = model.combine(np.stack(scores))
+    if not maps:
+        return combined, None
     side = max(seen.shape[-1] for seen in maps)
     scaled = [
         interpolate(m, (side, side), mode="bilinear") * (m.shape[-1] / side) ** 2
@@ -318,6 +349,5 @@ def attend_members(
     ]
     counted = np.stack(shares)
     counted = np.where(counted.any(axis=0), counted, 1.0)
-    counted = (counted / counted.sum(axis=0))[:, :, None, None].astype(np.float32)
-    attention = (np.concatenate([m.numpy() for m in scaled]) * counted).sum(axis=0)
-    return model.combine(np.stack(scores))[0], attention
+    counted = (counted / counted.sum(axis=0))[:, None, :, None, None].astype(np.float32)
+    return combined, (np.stack([m.numpy() for m in scaled]) * counted).sum(axis=0)

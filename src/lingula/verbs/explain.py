@@ -9,7 +9,7 @@ from pathlib import Path
 from lingula.images.files import image_path
 from lingula.reporting.attention import Choice, draw_sheet, sheets_as_csv
 from lingula.reporting.pages import render_page
-from lingula.scoring.attention import known_rates
+from lingula.scoring.attention import has_decoder, known_rates, load_networks
 from lingula.scoring.models import ENSEMBLE, ScoringModel, read_scoring_model
 from lingula.system import files
 from lingula.system.claims import NOT_EMPTY, claim
@@ -59,7 +59,7 @@ def explain(
     """
     place, folder = Path(run), Path(out)
     model = read_scoring_model(place)
-    if all(m.facts["architecture"]["classifier"] == "linear" for m in model.members):
+    if not has_decoder(model):
         raise InputError(f"{run} has no decoder (model.classifier=linear): nothing attends.")
     for name in classes:
         if name not in model.classes:
@@ -78,9 +78,7 @@ def explain(
         refuse_films([image_path(root, name) for name in chosen])
     limits, why = _thresholds(model, labels)
     claim(folder, NOT_EMPTY, overwrite=overwrite).make_room()
-    from lingula.model.checkpoint import load_model  # imports torch
-
-    networks = [load_model(member.folder).network for member in model.members]
+    networks = load_networks(model)
     boxes = boxes_beside(table) if table else {}
     choice = Choice(limits, classes, top, known_rates(place), boxes)
     sheets = [draw_sheet(model, networks, root, name, folder, choice) for name in chosen]

@@ -15,7 +15,7 @@ from lingula.scores.predictions import Predictions, select_rows
 from lingula.scores.results import to_json, to_text
 from lingula.scores.subgroups import age_bands, group_of_rows
 from lingula.settings.label_space import LabelSpace
-from lingula.settings.vocabulary import age_in_years
+from lingula.settings.vocabulary import parse_age
 from lingula.system.errors import InputError
 from lingula.tables.table import BLANK, UNCERTAIN, Table, subset
 from lingula.verbs.evaluate import evaluate
@@ -153,7 +153,7 @@ def test_a_class_can_be_the_group() -> None:
 
 
 def test_case_68_impossible_ages_and_sexes() -> None:
-    assert [age_in_years(cell) for cell in ("0", "411", "058Y", "", "57", "58.0")] == [
+    assert [parse_age(cell) for cell in ("0", "411", "058Y", "", "57", "58.0")] == [
         None,
         None,
         58,
@@ -161,8 +161,8 @@ def test_case_68_impossible_ages_and_sexes() -> None:
         57,
         58,
     ]
-    assert age_in_years("006M") == 0.5 and age_in_years("000Y") is None
-    assert age_in_years("old") is None and age_in_years("121") is None
+    assert parse_age("006M") == 0.5 and parse_age("000Y") is None
+    assert parse_age("old") is None and parse_age("121") is None
     assert age_bands(("0", "411", "058Y", "", "10", "9", "95")) == (
         *("unknown", "unknown", "50-59", "unknown", "10-19", "0-9", "90+"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import pytest
 
-from lingula.settings.vocabulary import age_in_years, sex_of, split_of, view_kind
+from lingula.settings.vocabulary import classify_view, parse_age, parse_sex, parse_split
 from lingula.sources.released import read_ages, read_sexes
 
 
@@ -23,16 +23,16 @@ from lingula.sources.released import read_ages, read_sexes
     ],
 )
 def test_ages(text: str, years: float) -> None:
-    assert age_in_years(text) == years
+    assert parse_age(text) == years
 
 
 @pytest.mark.parametrize("text", ["", "0", "000Y", "121", "414", "old", "-3", "5 X"])
 def test_what_is_no_age(text: str) -> None:
-    assert age_in_years(text) is None
+    assert parse_age(text) is None
 
 
 def test_a_zero_may_be_an_age() -> None:
-    assert age_in_years("0", zero=True) == age_in_years("000Y", zero=True) == 0
+    assert parse_age("0", zero=True) == parse_age("000Y", zero=True) == 0
 
 
 def test_ages_that_are_written_are_read_as_the_same_ages() -> None:
@@ -41,17 +41,17 @@ def test_ages_that_are_written_are_read_as_the_same_ages() -> None:
 
 
 def test_sexes_views_and_splits() -> None:
-    assert [sex_of(word) for word in ("m", "Male", "WOMAN", " f", "O", "unknown", "x", "")] == [
+    assert [parse_sex(word) for word in ("m", "Male", "WOMAN", " f", "O", "unknown", "x", "")] == [
         *("M", "M", "F", "F", "O", "U"),
         *(None, None),
     ]
     assert read_sexes(pl.Series(["male", "", "X "])).to_list() == ["M", "", "X"]
     views = ("PA", "AP ERECT", "frontal", "LL", "lateral", "LLO", "")
-    assert [view_kind(view) for view in views] == [
+    assert [classify_view(view) for view in views] == [
         *["frontal"] * 3,
         *["lateral"] * 2,
         "other",
         "other",
     ]
     words = ("train", "Val", " validation ", "TEST", "", "holdout")
-    assert [split_of(word) for word in words] == ["train", "dev", "dev", "test", "", None]
+    assert [parse_split(word) for word in words] == ["train", "dev", "dev", "test", "", None]

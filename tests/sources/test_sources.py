@@ -657,7 +657,7 @@ def test_padchest_lists_are_never_run(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_padchest_rounded_patients_are_refused(tmp_path: Path) -> None:
     row = padchest_rows("['normal']")[0].replace("839860488694292331637988235681460980", "1.90E+38")
     csv(tmp_path / "PADCHEST_x.csv", PADCHEST_HEAD, row)
-    with pytest.raises(InputError, match=r"'patient' holds rounded numbers such as 1.90E\+38"):
+    with pytest.raises(InputError, match=r"'patient' has rounded numbers such as 1.90E\+38"):
         padchest(tmp_path)
 
 

@@ -122,7 +122,7 @@ def test_a_training_leaves_helpers_out(tmp_path: Path) -> None:
 def test_names_of_splits_under_another_name_are_offered_as_the_split(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "image,subset,Edema\na,Train,1\nb,valid,0\nc,,0\n")
     with pytest.raises(
-        InputError, match=r"'subset' \(e.g. 'Train'\) It holds names of splits: call it"
+        InputError, match=r"'subset' \(e.g. 'Train'\) It contains names of splits: call it"
     ):
         read_table(path)
     write(path, "image,subset,Edema\na,Train,1\nb,other,0\n")

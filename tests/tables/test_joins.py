@@ -88,7 +88,7 @@ def test_an_outside_table_of_no_stated_source_may_hold_ones_own_patients(
 
     own = written("own.csv", ["a,p1,train,1", "b,p2,dev,0"], mine)
     other = written("other.csv", ["n,p2,train,1", "m,p7,train,0"], theirs)
-    with pytest.raises(InputError, match=r"other.csv holds patients.*: p2 \(.*column `source`"):
+    with pytest.raises(InputError, match=r"other.csv has patients.*: p2 \(.*column `source`"):
         check_apart(read_table(own), read_table(other))
     apart = written("apart.csv", ["n,p2,train,1"], "elsewhere")
     if mine is not None:

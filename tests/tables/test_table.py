@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lingula.images.files import find_absent, image_path
-from lingula.settings.label_space import LabelSpace, canonical, groups, label_space
+from lingula.settings.label_space import LabelSpace, canonical, group_by_prevalence, label_space
 from lingula.system.errors import ImageError, InputError
 from lingula.tables.checking import check
 from lingula.tables.joins import union
@@ -139,7 +139,7 @@ def test_label_spaces() -> None:
         label_space("chexprt")
     with pytest.raises(InputError, match="Did you mean 'Edema'"):
         LabelSpace(("Edema",)).index("Edemma")
-    found = groups({"a": 20, "b": 5, "c": 0}, 100)
+    found = group_by_prevalence({"a": 20, "b": 5, "c": 0}, 100)
     assert found == {"head": ("a",), "medium": ("b",), "tail": ("c",)}
 
 

@@ -237,7 +237,7 @@ def test_a_column_of_lists_is_told_for_what_it_is(
     table.write_text(f"image,Fracture,labels\n{rows}")
     with pytest.raises(InputError, match="labels") as refused:
         read_table(table)
-    assert ("It holds lists" in str(refused.value)) == is_list
+    assert ("It contains lists" in str(refused.value)) == is_list
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".dcm", ".png"])

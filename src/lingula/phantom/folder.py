@@ -70,7 +70,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _settings_of(out: Path) -> dict[str, Any] | None:
-    """The settings of the phantom in a folder, whether finished or begun; None if there is none."""
+    """The settings of the phantom in a folder, finished or begun; None without one."""
     found = _read(out / "labels.json")
     if found.get("phantom") is True and isinstance(found.get("made_by"), dict):
         return dict(found["made_by"])

@@ -109,7 +109,7 @@ STYLES: dict[str, Style] = {
 
 
 def style_of(name: str) -> Style:
-    """Find a style by its name; `InputError` with the nearest name if there is none."""
+    """Find a style by its name; `InputError` with the nearest one for another name."""
     if name not in STYLES:
         raise InputError(
             f"The phantom has no style '{name}'.{nearest(name, STYLES)} "

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lingula.scores.intervals import unit_names
-from lingula.settings.vocabulary import age_in_years, sex_of, view_kind
+from lingula.settings.vocabulary import classify_view, parse_age, parse_sex
 from lingula.tables.table import Table, class_counts
 
 LEAST = 20  # patients of a group (or positives of a finding) below which little can be said
@@ -298,7 +298,7 @@ def find_rare_groups(part: Table, table: Table) -> tuple[dict[str, int], list[st
 def _group_by_view(cells: Sequence[str], everywhere: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
     names = [cell.strip().upper() for cell in cells]
     all_names = {cell.strip().upper() for cell in everywhere} - {""}
-    kinds = np.array([view_kind(name) if name else "" for name in names], dtype=object)
+    kinds = np.array([classify_view(name) if name else "" for name in names], dtype=object)
     found = {}
     if any(name.startswith(("PA", "AP")) for name in all_names):
         for view in ("PA", "AP"):
@@ -306,18 +306,18 @@ def _group_by_view(cells: Sequence[str], everywhere: Sequence[str]) -> dict[str,
     else:
         found["frontal views"] = kinds == "frontal"
     found["lateral views"] = kinds == "lateral"
-    if any(view_kind(name) == "other" for name in all_names):
+    if any(classify_view(name) == "other" for name in all_names):
         found["other views"] = kinds == "other"
     return found
 
 
 def _group_by_sex(cells: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
-    codes = np.array([sex_of(cell) or "" for cell in cells], dtype=object)
+    codes = np.array([parse_sex(cell) or "" for cell in cells], dtype=object)
     return {"female patients": codes == "F", "male patients": codes == "M"}
 
 
 def _group_by_age(cells: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
-    known = [age_in_years(cell) for cell in cells]
+    known = [parse_age(cell) for cell in cells]
     years = np.array([np.nan if age is None else age for age in known], dtype=float)
     return {
         "children under 18": years < 18,

@@ -1,4 +1,4 @@
-"""Whether a reproduction can run: everything that is missing, told before the first step."""
+"""Whether a reproduction can run: all that is missing is reported before the first step."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from lingula.scores.members import same_rows
 from lingula.scores.predictions import Predictions, class_columns, read_scores
 from lingula.scores.results import Evaluation
 from lingula.settings.config import Data
-from lingula.settings.label_space import groups
+from lingula.settings.label_space import group_by_prevalence
 from lingula.settings.recipes import TABLE_1, TABLE_2, EnsembleRow, Row
 from lingula.system import files
 from lingula.tables.table import Table, class_counts, rows_of
@@ -49,7 +49,7 @@ class Measure:
         """The tail classes."""
         rows, limit = rows_of(self.table, "train"), self.limit
         counts = class_counts(self.table, rows)
-        return groups(counts, len(rows), max(limit, 0.1), limit)["tail"]
+        return group_by_prevalence(counts, len(rows), max(limit, 0.1), limit)["tail"]
 
     def __call__(
         self, scores: Predictions, split: str, against: Predictions | None = None

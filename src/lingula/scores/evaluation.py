@@ -23,12 +23,12 @@ from lingula.scores.results import Comparison, Evaluation
 from lingula.scores.subgroups import DECADES, bootstrap_joined, measure_subgroups
 from lingula.scores.thresholds import FALLBACK, measure_operating
 from lingula.settings.config import Data
-from lingula.settings.label_space import canonical, fold, groups
+from lingula.settings.label_space import canonical, fold, group_by_prevalence
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.configured import Meaning, configured_targets
 from lingula.tables.table import Table, rows_of, subset
 
-PAIRS = 2000  # draws of a comparison for which no number was asked
+PAIRS = 2000  # draws of a comparison where no number is given
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def evaluate_predictions(
     arrays = (joined.probabilities, joined.targets, joined.mask)
     ranked = metrics.rank_classes(*arrays)
     found = metrics.measure_classes(*arrays, ranked=ranked)
-    tiers, tiers_from = _group_by_prevalence(table, joined, found, meaning, limits)
+    tiers, tiers_from = _group_classes(table, joined, found, meaning, limits)
     known = (*predictions.classes, *part.space.classes)
     thresholds, by_default = _match_thresholds(joined.classes, setting.thresholds, known)
     subgroups = partial(measure_subgroups, joined, part, by=by, draws=ci, seed=seed)
@@ -222,7 +222,7 @@ def _compare(pair: Sequence[Joined], *, draws: int, seed: int) -> Comparison:
     )
 
 
-def _group_by_prevalence(
+def _group_classes(
     table: Table,
     joined: Joined,
     found: metrics.Classwise,
@@ -238,4 +238,4 @@ def _group_by_prevalence(
         positives = ((values >= 0.5) & mask).sum(axis=0)[columns]
         total, where = len(rows), "the table's train split"
     by_name = {name: int(n) for name, n in zip(joined.classes, positives, strict=True)}
-    return groups(by_name, total, *limits), where
+    return group_by_prevalence(by_name, total, *limits), where

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lingula.scores.predictions import Predictions, align_rows, class_columns, failed
 from lingula.settings.config import Data
 from lingula.settings.label_space import canonical, fold
-from lingula.settings.vocabulary import view_kind
+from lingula.settings.vocabulary import classify_view
 from lingula.system.errors import InputError, examples
 from lingula.tables.configured import Meaning, configured_targets
 from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table, rows_of, subset
@@ -146,7 +146,7 @@ def image_weights(
     weights = dict(_WINNERS) if fuse == "views" else _parse_weights(fuse)
     if views is None:
         raise InputError(f"--fuse {fuse}: {where} has no view column; use --fuse mean.")
-    return np.array([weights[view_kind(view)] for view in views])
+    return np.array([weights[classify_view(view)] for view in views])
 
 
 def _parse_weights(fuse: str) -> dict[str, float]:
@@ -169,7 +169,7 @@ def _parse_weights(fuse: str) -> dict[str, float]:
 def study_numbers(studies: Sequence[str], patients: Sequence[str] | None) -> NDArray[np.intp]:
     """(N,) the number of each image's study, by first appearance; one without is a study by itself.
 
-    Studies are told apart by patient too: some data sets count them from 1 for each patient.
+    Studies are distinguished by patient too: some data sets count them from 1 for each patient.
     """
     keys = [
         (patient, name, "") if name else ("", "", str(row))

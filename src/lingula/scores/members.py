@@ -69,7 +69,7 @@ class Sample:
 
 
 def first_of(members: Mapping[str, Predictions]) -> Predictions:
-    """The first member; `InputError` where there is none."""
+    """The first member; `InputError` without any."""
     if not members:
         raise InputError("An ensemble needs at least one member.")
     return next(iter(members.values()))

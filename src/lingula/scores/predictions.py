@@ -163,7 +163,7 @@ def _parse_scores(
 
 
 def _parse_numbers(text: pl.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Cells as numbers, NaN where there is none; and where there is other text."""
+    """Cells as numbers (NaN where blank), and which cells have other text."""
     values = text.select(pl.all().cast(pl.Float64, strict=False)).fill_null(np.nan).to_numpy()
     return values, np.isnan(values) & (text.select(pl.all() != "").to_numpy())
 

@@ -27,7 +27,7 @@ from lingula.scores.intervals import (
 from lingula.scores.joining import Joined
 from lingula.scores.metrics import FEW, Classwise
 from lingula.settings.label_space import fold
-from lingula.settings.vocabulary import age_in_years, sex_of
+from lingula.settings.vocabulary import parse_age, parse_sex
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.configured import Meaning, configured_targets
 from lingula.tables.table import Table
@@ -43,7 +43,7 @@ class Group:
 
     `small` says that this group has `FEW` positives and negatives of fewer than half as many
     classes as the group that has most; it has no mean and is in no gap of means. Intervals are None
-    where none were asked for, or where there is no value.
+    without draws, or where there is no value.
     """
 
     name: str
@@ -265,7 +265,7 @@ def group_of_rows(
         if name.casefold() == "age":
             return age_bands(cells, age_edges)
         if name.casefold() == "sex":
-            codes = [sex_of(cell) for cell in cells]
+            codes = [parse_sex(cell) for cell in cells]
             return tuple(code if code in ("M", "F") else UNKNOWN for code in codes)
         return tuple(cell.strip() or UNKNOWN for cell in cells)
     if name not in table.space:
@@ -291,7 +291,7 @@ def age_bands(cells: Sequence[str], edges: Sequence[int] = DECADES) -> tuple[str
     bands = [f"0-{edges[0] - 1}"]
     bands += [f"{low}-{high - 1}" for low, high in itertools.pairwise(edges)]
     bands.append(f"{edges[-1]}+")
-    years = [age_in_years(cell) for cell in cells]
+    years = [parse_age(cell) for cell in cells]
     return tuple(
         UNKNOWN if age is None else bands[int(np.searchsorted(edges, age, side="right"))]
         for age in years

@@ -1,6 +1,6 @@
 """Names of findings: the label spaces of the public data sets, their aliases, head/medium/tail.
 
-Everything in lingula is bound by class name. Two spellings of one finding (`Pleural_Thickening`,
+Classes are matched by name everywhere. Two spellings of one finding (`Pleural_Thickening`,
 `pleural thickening `) are one class; a broad finding is never taken for a narrow one (`Lung Lesion`
 is not `Nodule`).
 """
@@ -168,7 +168,7 @@ _CANONICAL = {
 
 
 def canonical(name: str) -> str:
-    """The one spelling of a known finding; any other name comes back stripped, else unchanged."""
+    """The standard spelling of a known finding; any other name without the blanks around it."""
     return _CANONICAL.get(fold(name), name.strip())
 
 
@@ -177,10 +177,10 @@ def is_known(name: str) -> bool:
     return fold(name) in _CANONICAL
 
 
-def nearest_finding(name: str) -> str | None:
-    """The known finding that an unknown name nearly spells, or is the plural of; None if none is.
+def guess_finding(name: str) -> str | None:
+    """Guess which known finding a misspelt name or a plural means; None if it is like none of them.
 
-    Compared with every spelling and synonym, not only with the canonical names.
+    Names are compared with every spelling and synonym, not only with the standard spelling.
     """
     if is_known(name):
         return None
@@ -192,14 +192,14 @@ def nearest_finding(name: str) -> str | None:
     return _CANONICAL[close[0]] if close else None
 
 
-def suggestion(name: str, classes: Iterable[str] = ()) -> str:
+def suggest(name: str, classes: Iterable[str] = ()) -> str:
     """` Did you mean 'X'?` over `classes` and all known findings, or an empty string."""
     return nearest(name, [*classes, *_CANONICAL.values()])
 
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """An ordered set of class names, all canonical and distinct.
+    """An ordered set of class names: distinct, and in their standard spelling.
 
     Raises `InputError` for an empty set, an empty name, or two spellings of one class.
     """
@@ -223,7 +223,7 @@ class LabelSpace:
         return len(self.classes)
 
     def index(self, name: str) -> int:
-        """Position of a class, whatever its spelling; `InputError` names the nearest if none."""
+        """Position of a class, in any spelling; `InputError` with the nearest name for another."""
         wanted = fold(canonical(name))
         for position, known in enumerate(self.classes):
             if fold(known) == wanted:
@@ -247,7 +247,7 @@ SPACES: Mapping[str, LabelSpace] = {
 
 
 def label_space(classes: str | Sequence[str]) -> LabelSpace:
-    """A space by its name (a key of `SPACES`) or from class names of one's own."""
+    """The label space of a name (a key of `SPACES`), or a new one from a list of class names."""
     if not isinstance(classes, str):
         return LabelSpace(tuple(classes))
     if classes not in SPACES:
@@ -258,7 +258,7 @@ def label_space(classes: str | Sequence[str]) -> LabelSpace:
     return SPACES[classes]
 
 
-def groups(
+def group_by_prevalence(
     positives: Mapping[str, int], total: int, head: float = 0.10, tail: float = 0.01
 ) -> dict[str, tuple[str, ...]]:
     """Head, medium and tail classes from training counts.

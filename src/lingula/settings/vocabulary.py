@@ -17,10 +17,10 @@ _SPLITS = {"": "", "train": "train", "test": "test"} | dict.fromkeys(
 )
 
 
-def age_in_years(text: str, *, zero: bool = False) -> float | None:
+def parse_age(text: str, *, zero: bool = False) -> float | None:
     """Years of `58`, `58.0`, DICOM's `058Y`, `018M`, `003W` and `010D`; None for anything else.
 
-    An age above `OLDEST` is none. `0` is unknown in several data sets; with `zero` it is an age.
+    An age above `OLDEST` is unknown. So is `0`, as in several data sets, unless `zero` allows it.
     """
     age = _AGE.fullmatch(text.strip().upper())
     if age is None:
@@ -30,12 +30,12 @@ def age_in_years(text: str, *, zero: bool = False) -> float | None:
     return None if unknown or years > OLDEST else years
 
 
-def sex_of(text: str) -> str | None:
+def parse_sex(text: str) -> str | None:
     """`M`, `F`, `O` (other) or `U` (stated as unknown) for any of their words; else None."""
     return _SEXES.get(text.strip().casefold())
 
 
-def view_kind(view: str) -> Literal["frontal", "lateral", "other"]:
+def classify_view(view: str) -> Literal["frontal", "lateral", "other"]:
     """Whether a view is frontal, lateral or another one (oblique and unknown views)."""
     name = view.strip().upper()
     if name.startswith(_FRONTAL):
@@ -43,6 +43,6 @@ def view_kind(view: str) -> Literal["frontal", "lateral", "other"]:
     return "lateral" if name in _LATERAL else "other"
 
 
-def split_of(word: str) -> str | None:
+def parse_split(word: str) -> str | None:
     """`train`, `dev`, `test` or '' (no split) for any of their words; None for another word."""
     return _SPLITS.get(word.strip().casefold())

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula.settings.label_space import CHEXPERT, LabelSpace, canonical
-from lingula.settings.vocabulary import split_of
+from lingula.settings.vocabulary import parse_split
 from lingula.sources.places import (
     check_inside,
     find_labels,
@@ -65,7 +65,7 @@ def chexpert(
     """The table of CheXpert or CheXpert Plus.
 
     Args:
-        root: the folder with `train` and `valid`, the one above it, or the one that holds the
+        root: the folder with `train` and `valid`, the one above it, or the one that has the
             release's batches (`CheXpert-v1.0 batch 2 (train 1)`, ...).
         labels: CSVs such as train.csv, valid.csv, train_cheXbert.csv; for CheXpert Plus
             `df_chexpert_plus_*.csv` and one of its .json files of labels. None: those of `root`.
@@ -74,7 +74,7 @@ def chexpert(
     Patient, study and split are read from the images' paths, never from the name of a CSV.
 
     Raises:
-        InputError: an unknown column or label, a path that is none of CheXpert's, an image in two
+        InputError: an unknown column or label, a path that is not CheXpert's, an image in two
             rows.
     """
     place = folder_of(root)
@@ -116,7 +116,7 @@ def _clean(file: Released, root: Path) -> pl.DataFrame:
         "image": _find_in_batches(root, paths_in_layout(root, plain, layouts), known),
         "patient": [part[2] for part in known],
         "study": [f"{part[2]}/{part[3]}" for part in known],
-        "split": [split_of(part[1]) or "" for part in known],
+        "split": [parse_split(part[1]) or "" for part in known],
     }
     frame = pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
     given = file.frame
@@ -138,7 +138,7 @@ def _find_in_batches(root: Path, images: list[str], parts: Sequence[re.Match[str
 
     The full release unpacks into `CheXpert-v1.0 batch 2 (train 1)/patient00001` and the like.
     """
-    splits = [split_of(part[1]) or "" for part in parts]
+    splits = [parse_split(part[1]) or "" for part in parts]
     lost = {split for split in set(splits) if not _is_any_there(root, images, splits, split)}
     if not lost:
         return images
@@ -162,7 +162,7 @@ def _find_in_batches(root: Path, images: list[str], parts: Sequence[re.Match[str
     elif "batch" in root.resolve().name and len(beside) > 1:
         raise InputError(
             f"{root} is one batch of the release; others lie beside it ({examples(beside)}). Name "
-            f"the folder that holds them all: {root.resolve().parent}"
+            f"the folder that has them all: {root.resolve().parent}"
         )
     return moved
 
@@ -177,7 +177,7 @@ _PATIENT = re.compile(r"patient\d+")
 
 
 def _find_patient_folders(root: Path) -> dict[tuple[str, str], list[str]]:
-    """Where the folders of patients lie, by split (of the folder that holds them) and patient."""
+    """Where the folders of patients lie, by split (of the folder above them) and patient."""
     found: dict[tuple[str, str], list[str]] = {}
     places = [root]
     for _ in range(_DEEPEST):
@@ -186,7 +186,7 @@ def _find_patient_folders(root: Path) -> dict[tuple[str, str], list[str]]:
             inside = sorted(p for p in place.iterdir() if p.is_dir() and p.name[0] != ".")
             patients = [p.name for p in inside if _PATIENT.fullmatch(p.name)]
             below += [] if patients else inside
-            split = split_of(place.name) or ""
+            split = parse_split(place.name) or ""
             here = place.relative_to(root).as_posix()
             for patient in patients:
                 found.setdefault((split, patient), []).append(here)
@@ -244,7 +244,7 @@ def _read_json_labels(path: Path) -> tuple[list[str], NDArray[np.float32], Label
         for name, value in found.items():
             if canonical(name) not in CHEXPERT:
                 raise InputError(
-                    f"{path}, line {number}: '{name}' is none of CheXpert's findings."
+                    f"{path}, line {number}: '{name}' is not one of CheXpert's findings."
                     f"{nearest(name, CHEXPERT)}"
                 )
             if isinstance(value, (list, dict, str)) or value not in meaning:

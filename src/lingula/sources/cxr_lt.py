@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from lingula.settings.label_space import CXR_LT_2023, CXR_LT_2024, CXR_LT_2024_UNSEEN, fold
-from lingula.settings.vocabulary import split_of
+from lingula.settings.vocabulary import parse_split
 from lingula.sources.mimic import LAYOUTS
 from lingula.sources.places import check_inside, find_labels, folder_of, paths_in_layout
 from lingula.sources.released import (
@@ -83,7 +83,7 @@ def _find_files(root: Path, given: Sequence[str | Path]) -> list[Path]:
         releases = sorted(p for p in start.glob("cxr-lt-20[0-9][0-9]") if p.is_dir())
         if len(releases) > 1:
             raise InputError(
-                f"{start} holds more than one release, and their splits differ: a training image "
+                f"{start} has more than one release, and their splits differ: a training image "
                 f"of one is a test image of the other. Name one: --labels {releases[0]}"
             )
         here = releases[0] if releases else start
@@ -100,25 +100,25 @@ def _find_files(root: Path, given: Sequence[str | Path]) -> list[Path]:
 
 
 def _find_release(files: Sequence[Released], found: Sequence[set[str]]) -> int:
-    """2023 or 2024; what tells them apart are new classes and `Normal` for `No Finding`."""
-    told: dict[int, Released] = {}
+    """2023 or 2024; they differ in new classes and `Normal` for `No Finding`."""
+    by_year: dict[int, Released] = {}
     for file, classes in zip(files, found, strict=True):
         spelled = {fold(column) for column in file.rest}
         if classes & _NEW or "normal" in spelled:
-            told.setdefault(2024, file)
+            by_year.setdefault(2024, file)
         elif "no finding" in spelled:
-            told.setdefault(2023, file)
+            by_year.setdefault(2023, file)
         else:
             named = re.findall(r"cxr-lt-(2023|2024)", file.path.resolve().as_posix())
             if named:
-                told.setdefault(int(named[-1]), file)
-    if len(told) > 1:
+                by_year.setdefault(int(named[-1]), file)
+    if len(by_year) > 1:
         raise InputError(
-            f"{told[2023].path} is of the 2023 release and {told[2024].path} of 2024: their splits "
-            "differ, so that a training image of one is a test image of the other. Make a table of "
-            "one release."
+            f"{by_year[2023].path} is of the 2023 release and {by_year[2024].path} of 2024: their "
+            "splits differ, so that a training image of one is a test image of the other. Make a "
+            "table of one release."
         )
-    return next(iter(told), 2023)
+    return next(iter(by_year), 2023)
 
 
 def _clean(file: Released, root: Path) -> pl.DataFrame:
@@ -132,7 +132,7 @@ def _clean(file: Released, root: Path) -> pl.DataFrame:
     else:
         if named is None:
             log.warning("%s names no split: its rows are in none.", file.path)
-        word = "" if named is None else split_of(named[1])
+        word = "" if named is None else parse_split(named[1])
         split = pl.repeat(word, frame.height, dtype=pl.String, eager=True)
     return frame.with_columns(
         pl.Series("image", paths_in_layout(root, images, LAYOUTS), dtype=pl.String),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lingula.settings.label_space import LabelSpace
-from lingula.settings.vocabulary import split_of
+from lingula.settings.vocabulary import parse_split
 from lingula.sources.released import Released, to_table
 from lingula.system import files
 from lingula.system.errors import InputError, examples
@@ -49,14 +49,14 @@ def medmnist(
     """The table of ChestMNIST; its images are written as PNG files, those already there are kept.
 
     Args:
-        root: `chestmnist*.npz`, or a folder that holds one.
+        root: `chestmnist*.npz`, or a folder with one in it.
         images: folder for the PNG files; one below it is named after the .npz and its hash.
         progress: called with (done, all) now and then.
 
     There are no patients in the file: its own splits are the only ones that can be had.
 
     Raises:
-        InputError: no .npz or several, one that is damaged or holds something else.
+        InputError: no .npz or several, one that is damaged or contains something else.
     """
     path = _find_npz(Path(root))
     sha256 = files.sha256(path)
@@ -78,7 +78,7 @@ def medmnist(
                     if progress is not None and len(names) % 500 == 0:
                         progress(len(names), total)
                 cells.append(labels)
-                splits += [split_of(part) or ""] * len(labels)
+                splits += [parse_split(part) or ""] * len(labels)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise InputError(f"{path} is damaged or no .npz: {error}.") from None
     frame = pl.DataFrame({"image": names, "split": splits})
@@ -94,7 +94,7 @@ def _find_npz(root: Path) -> Path:
         return root
     found = sorted(root.glob("chestmnist*.npz")) if root.is_dir() else []
     if len(found) != 1:
-        what = f"holds {examples(p.name for p in found)}" if found else "holds no chestmnist*.npz"
+        what = f"has {examples(p.name for p in found)}" if found else "has no chestmnist*.npz"
         raise InputError(f"{root} {what}. Name the .npz file.")
     return found[0]
 

@@ -119,22 +119,22 @@ def _read_files(
         kind = next((k for k in kinds if f"-{k}." in path.name.lower()), None)
         if kind is None:
             raise InputError(
-                f"{path} is none of MIMIC-CXR-JPG's files: their names end in "
+                f"{path} is not one of MIMIC-CXR-JPG's files: their names end in "
                 f"{', '.join(f'-{k}.csv' for k in kinds)}, or the same with .gz."
             )
         # The same file packed and unpacked is one; two versions are not.
         if kind in found and path.name.removesuffix(".gz") != found[kind].name.removesuffix(".gz"):
             raise InputError(f"{found[kind]} and {path} are both there. Name one with --labels.")
         found.setdefault(kind, path)
-    asked = labeler or next((k for k in _LABELERS if k in found), _LABELERS[0])
-    for kind in ("metadata", asked):
+    labels = labeler or next((k for k in _LABELERS if k in found), _LABELERS[0])
+    for kind in ("metadata", labels):
         if kind not in found:
             raise InputError(
                 f"There is no mimic-cxr-2.*-{kind}.csv(.gz) in {examples(given or [root])}. "
                 "Say where it is: --labels FILE or FOLDER"
             )
     metadata = read_released(found["metadata"], _NAMES, ("id", "patient", "study"))
-    stated = read_released(found[asked], _NAMES, ("patient", "study"))
+    stated = read_released(found[labels], _NAMES, ("patient", "study"))
     split = found.get("split")
     if split is None:
         return metadata, stated, None

@@ -182,7 +182,7 @@ def _read_lists(images: pl.Series, paths: Sequence[Path]) -> tuple[pl.Series, li
         names = [line.strip() for line in read_lines(path)]
         twice = [name for name in names if split_of.get(name, split) != split]
         if twice:
-            raise InputError(f"{path}: images that stand in both lists: {examples(twice)}.")
+            raise InputError(f"{path}: images that are in both lists: {examples(twice)}.")
         split_of.update(dict.fromkeys(filter(None, names), split))
         made_from.append(Released(path, pl.DataFrame(), (), files.sha256(path)))
     warn("listed images are not in the table", sorted(set(split_of) - set(images)))

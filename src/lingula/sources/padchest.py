@@ -176,7 +176,7 @@ def _parse_list(text: str) -> list[str] | None:
         return None
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         return None
-    # Stray blanks, and entries that are only blanks, do stand there.
+    # Stray blanks, and entries that are only blanks, do occur.
     return [" ".join(name.split()) for name in found if name.strip()]
 
 

@@ -21,7 +21,7 @@ def folder_of(root: str | Path) -> Path:
     """`root` as a path; `InputError` if there is no such folder."""
     place = Path(root)
     if not place.is_dir():
-        raise files.not_a_folder(place, " Name the folder that holds the images.")
+        raise files.not_a_folder(place, " Name the folder with the images.")
     return place
 
 
@@ -97,7 +97,7 @@ def find_by_name(root: Path, names: Sequence[str], *, stems: bool = False) -> li
         stems: whether they are.
 
     Raises:
-        InputError: a wanted name stands in two places.
+        InputError: a wanted name is in two places.
     """
     wanted = set(names)
     found: dict[str, str] = {}
@@ -109,7 +109,7 @@ def find_by_name(root: Path, names: Sequence[str], *, stems: bool = False) -> li
         if key in found:
             raise InputError(
                 f"Image '{key}' is in two places below {root}: {found[key]} and {path}. Name the "
-                "folder that holds one copy of the images."
+                "folder with one copy of the images."
             )
         found[key] = path
     return [found.get(name, name) for name in names]
@@ -136,6 +136,6 @@ def _image_files(root: Path) -> list[str]:
 
 
 def warn(what: str, found: Collection[object]) -> None:
-    """Log how many of something there were, and the first of them; nothing where there is none."""
+    """Log how many of something there are, and the first of them; nothing if there are none."""
     if found:
         log.warning("%d %s: %s.", len(found), what, examples(found))

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from lingula.settings.label_space import LabelSpace, canonical, fold
-from lingula.settings.vocabulary import age_in_years, sex_of
+from lingula.settings.vocabulary import parse_age, parse_sex
 from lingula.sources.places import warn
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.cells import Fault, raise_faults, read_cells
@@ -94,7 +94,7 @@ def find_columns(
 
     Args:
         released: the file.
-        known: classes that may stand there.
+        known: classes that the data set may have.
         ignored: columns that the user leaves out.
         beside: columns that the release is known to have and that are not classes.
 
@@ -110,7 +110,7 @@ def find_columns(
         name = classes.get(fold(canonical(column)))
         if name is None:
             raise InputError(
-                f"{released.path}: column '{column}' is none that this data set is known to have."
+                f"{released.path}: column '{column}' is not known in this data set."
                 f"{nearest(column, known)} Rename it, or leave it out: --ignore-columns '{column}'"
             )
         if name in found:
@@ -172,7 +172,7 @@ def in_order(found: Collection[str], order: Collection[str]) -> tuple[str, ...]:
 
 
 def read_ages(cells: pl.Series, zero_is_unknown: bool = False) -> pl.Series:
-    """Ages in years; '' for what can't be one (411, or 0 where that stands for unknown).
+    """Ages in years; '' for what can't be one (411, or 0 where that means unknown).
 
     `058Y` is 58 and `018M` 1: years are whole from the first birthday on. Before it they have two
     digits (`030D` is 0.08, `000D` 0.01), since a bare 0 is no known age wherever ages are read.
@@ -183,10 +183,10 @@ def read_ages(cells: pl.Series, zero_is_unknown: bool = False) -> pl.Series:
 
 
 def _parse_age(cell: str, zero: bool) -> str:
-    years = age_in_years(cell, zero=zero)
+    years = parse_age(cell, zero=zero)
     if years is None:
         return ""
-    if years >= 1 or age_in_years(cell) is None:
+    if years >= 1 or parse_age(cell) is None:
         return str(int(years))
     return str(min(max(round(years, 2), 0.01), 0.99))
 
@@ -194,7 +194,7 @@ def _parse_age(cell: str, zero: bool) -> str:
 def read_sexes(cells: pl.Series) -> pl.Series:
     """`M`, `F`, `O` (other), `U` (stated as unknown) or '' (blank); other codes stay."""
     distinct = cells.unique().to_list()
-    codes = [sex_of(cell) or cell.strip() for cell in distinct]
+    codes = [parse_sex(cell) or cell.strip() for cell in distinct]
     return cells.replace_strict(distinct, codes, return_dtype=pl.String)
 
 
@@ -217,7 +217,7 @@ def unmatched(keys: Sequence[str], rows: NDArray[np.intp]) -> list[str]:
 def first_rows(
     keys: pl.DataFrame, labels: NDArray[np.float32], what: str, fix: str
 ) -> NDArray[np.intp]:
-    """The rows that stand first for their key; the others must say the same.
+    """The first row of each key; the others must say the same.
 
     Raises `InputError` naming keys whose rows have different labels.
     """

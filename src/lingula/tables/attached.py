@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import polars as pl
 
 from lingula.images.files import sniff
-from lingula.settings.label_space import LabelSpace, canonical, fold, is_known, suggestion
+from lingula.settings.label_space import LabelSpace, canonical, fold, is_known, suggest
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.cells import Fault, raise_faults, read_frame
 from lingula.tables.columns import (
@@ -32,7 +32,7 @@ from lingula.tables.folder import scan
 from lingula.tables.label_cells import looks_like_labels, read_label_cells
 from lingula.tables.mapping import LabelMap
 
-# What `key` may name in a DICOM header, folded, and the field of `DicomFacts` that holds it.
+# What `key` may name in a DICOM header, folded, and the field of `DicomFacts` for it.
 DICOM_KEYS = {
     "accessionnumber": "accession",
     "studyinstanceuid": "study",
@@ -154,7 +154,7 @@ def _no_match(first: FoundImage, what: str, rows: Mapping[str, int]) -> InputErr
 
 
 def _nearest_class(column: str) -> str:
-    return suggestion(column).removeprefix(" Did you mean '").removesuffix("'?")
+    return suggest(column).removeprefix(" Did you mean '").removesuffix("'?")
 
 
 def _key_column(frame: pl.DataFrame, key: str, labels: Path) -> str:
@@ -182,7 +182,7 @@ def _find_classes(
     columns: dict[str, str] = {}
     named: dict[str, None] = {}
     ruled: dict[str, None] = {}
-    stood_for: dict[str, None] = {}
+    targets_seen: dict[str, None] = {}
     wrong: list[str] = []
     for name in frame.columns:
         targets = rules.targets_of(name)
@@ -196,13 +196,13 @@ def _find_classes(
             ruled.update(dict.fromkeys(map(canonical, targets)))
             if own and not targets:
                 named[canonical(name)] = None
-            stood_for.update(dict.fromkeys([*map(canonical, targets), *[canonical(name)] * own]))
+            targets_seen.update(dict.fromkeys([*map(canonical, targets), *[canonical(name)] * own]))
         elif looks_like_labels(frame[name]):
             wrong.append(name)
     if wrong:
-        told = [f"'{n}' looks like labels and is not a known class.{suggestion(n)}" for n in wrong]
+        faults = [f"'{n}' looks like labels and is not a known class.{suggest(n)}" for n in wrong]
         raise InputError(
-            f"{labels}: " + " ".join(told) + " Say what it stands for in a map (--map map.yaml, "
+            f"{labels}: " + " ".join(faults) + " Say what it stands for in a map (--map map.yaml, "
             f"`{wrong[0]}: CLASS`), or leave it out with --ignore-columns."
         )
     called = list(columns.values())
@@ -215,7 +215,7 @@ def _find_classes(
             f"{labels} has no column of labels: {examples(frame.columns, 12)}. Say with --map "
             "which columns are classes."
         )
-    return columns, tuple(stood_for)
+    return columns, tuple(targets_seen)
 
 
 def _read_ids(root: Path, name: str, facts: Callable[[Path], FoundImage] | None) -> FoundImage:
@@ -265,9 +265,9 @@ def _index_rows(
         if alias and NAMES[field] in differing:
             del known[name], differing[NAMES[field]]
     if differing:
-        told = [f"different {w}: {examples(dict.fromkeys(at))}" for w, at in differing.items()]
+        lines = [f"different {w}: {examples(dict.fromkeys(at))}" for w, at in differing.items()]
         raise InputError(
-            f"{labels}: lines of the same {column} with {'; '.join(told)}. Keep one of each, or "
+            f"{labels}: lines of the same {column} with {'; '.join(lines)}. Keep one of each, or "
             "leave out columns that are not wanted (--ignore-columns)."
         )
     return rows, [row for row, key in enumerate(keys) if not key], known

@@ -163,7 +163,7 @@ def _name_columns(
 
 
 def _clean_name(cell: str) -> str:
-    """A column's name as it was meant: without blanks around it, on one line."""
+    """A column's name without blanks around it, on one line."""
     return re.sub(r"\s*[\r\n]\s*", " ", unescape_cell(cell.strip()).strip())
 
 

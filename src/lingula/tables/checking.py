@@ -17,7 +17,7 @@ from lingula.images.dicom.facts import ODDITIES, find_oddities, read_facts_if_di
 from lingula.images.files import REMARKS, Remark, collect_remarks, image_path
 from lingula.images.reading import is_blank, read_pixels
 from lingula.settings.config import Data
-from lingula.settings.label_space import groups
+from lingula.settings.label_space import group_by_prevalence
 from lingula.system.errors import ImageError, InputError
 from lingula.tables.cells import Fault
 from lingula.tables.configured import check_trainable, checked_table, with_own_split
@@ -28,8 +28,8 @@ from lingula.tables.table import (
     UNCERTAIN,
     UNMENTIONED,
     Table,
-    blank_means,
     class_counts,
+    describe_blanks,
     rows_of,
 )
 
@@ -148,7 +148,7 @@ def _check_training(table: Table, data: Data, problems: list[Fault]) -> None:
 def _find_contradictions(table: Table) -> list[str]:
     if "No Finding" not in table.space:
         return []
-    # No Finding may stand beside Support Devices (the challenge's own rule).
+    # No Finding and Support Devices may occur together (the challenge's own rule).
     others = [k for k, c in enumerate(table.space.classes) if c not in _BESIDE_NO_FINDING]
     normal = table.labels[:, table.space.index("No Finding")] == 1
     rows = np.flatnonzero(normal & (table.labels[:, others] == 1).any(1))
@@ -175,7 +175,10 @@ _ADVICE = {
     _FLAT: "Their levels hardly differ: a wrong window, or not a radiograph.",
     _SHAPED: "Chest films are nearly square: a strip, a photograph of a screen, another part?",
     **ODDITIES,
-    **{f"images: {remark}": f"{told[0].upper()}{told[1:]}" for remark, told in REMARKS.items()},
+    **{
+        f"images: {remark}": f"{advice[0].upper()}{advice[1:]}"
+        for remark, advice in REMARKS.items()
+    },
 }
 _IN_HEADERS = (Remark.BURNED_IN, Remark.FRAMES)  # among `ODDITIES` already
 
@@ -286,18 +289,20 @@ def count_facts(table: Table) -> dict[str, Any]:
             for name in table.space.classes
         },
         "together": _count_pairs(table),
-        "groups": {group: list(names) for group, names in groups(known, total).items()},
+        "groups": {
+            group: list(names) for group, names in group_by_prevalence(known, total).items()
+        },
         "uncertain_cells": int((table.labels == UNCERTAIN).sum()),
         "blank_cells": int((table.labels == BLANK).sum()),
         "unmentioned_cells": int((table.labels == UNMENTIONED).sum()),
-        "blank_means": blank_means(table),
+        "blank_means": describe_blanks(table),
         "root": str(table.root),
         "sha256": table.sha256,
     }
 
 
 def _count_pairs(table: Table) -> list[dict[str, Any]]:
-    """Pairs of classes that stand in the same image, the commonest first."""
+    """Pairs of classes that occur in the same image, the commonest first."""
     has = (table.labels >= 0.5).astype(np.float32)
     both = np.triu(has.T @ has, 1).astype(int)
     places = np.argsort(-both, axis=None, kind="stable")[:50]

@@ -1,7 +1,7 @@
 """What the columns of a table file are: ids and facts by any of their names, and helpers.
 
 A column of a helper (a fold, a one-hot sex, a view) that contains 0 and 1 looks like a finding. It
-becomes none unless it is named as a class.
+is read as a finding only if it is named as a class.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 import polars as pl
 
 from lingula.settings.label_space import fold, is_known
-from lingula.settings.vocabulary import split_of
+from lingula.settings.vocabulary import parse_split
 from lingula.system.csv_cells import unescape_cell
 from lingula.system.errors import InputError, examples, nearest
 from lingula.tables.cells import Fault
 
-# Names as they are written, and their first aliases, folded (see `labels.fold`), to fields of
+# Names as they are written, and their first aliases, folded (see `fold`), to fields of
 # `Table`. Two of these for one field contradict each other.
 COLUMNS = {
     "image": "images",
@@ -74,7 +74,7 @@ _RANK = {
     for field, aliases in ALIASES.items()
     for rank, alias in enumerate(aliases.split())
 }
-# Columns that stand beside scores in other people's files, folded; none is a finding.
+# Columns beside the scores in other people's files, folded; none is a finding.
 BESIDE_SCORES = ("n views", "views", "fold", "frontal lateral", "height", "width", "index level 0")
 
 _KEYS = ("ids", "patients", "studies")
@@ -82,7 +82,7 @@ _KEYS = ("ids", "patients", "studies")
 FREE = ("view", "age", "sex", "source")
 
 # Names of helpers by what they say, as patterns of words in lower case, so that `isValid` and
-# `is_valid` are one. Behind some first words may stand what a one-hot column is for: `sex_male`.
+# `is_valid` are one. Some may have what a one-hot column is for behind them: `sex_male`.
 _HELPERS = {
     "a split": (
         r"((is|in) )?(train(ing)?|dev|val(id(ate|ation)?)?|test(ing)?|hold ?out)( ?set)?"
@@ -119,9 +119,8 @@ _HELPERS = {
 def known_columns(names: Iterable[str], classes: Container[str] = ()) -> dict[str, str]:
     """Column to field of `Table`, for the columns of ids and facts among `names`.
 
-    Columns of `COLUMNS` are all there, also where two say the same. Of those that only `ALIASES`
-    know there is one for a field, and none where that field has one already. A name in `classes`
-    is no alias.
+    All columns of `COLUMNS` are there, even two that say the same. A column that only `ALIASES`
+    knows is there if its field has no other. A name in `classes` is never an alias.
     """
     every = list(names)
     found = {name: COLUMNS[fold(name)] for name in every if fold(name) in COLUMNS}
@@ -133,7 +132,7 @@ def known_columns(names: Iterable[str], classes: Container[str] = ()) -> dict[st
 
 
 def is_fact(name: str) -> bool:
-    """Whether a name is one of a column of ids or facts, whatever others stand beside it."""
+    """Whether a column of this name contains ids or facts, whichever other columns there are."""
     return fold(name) in COLUMNS or fold_column(name) in _RANK
 
 
@@ -143,9 +142,9 @@ def fold_column(name: str) -> str:
 
 
 def helper_kind(name: str) -> str:
-    """What a column says if its name is a helper's: a key of `_HELPERS`, as `a split`; else ''.
+    """The kind of helper that a column is by its name (a key of `_HELPERS`), or ''.
 
-    The vocabulary is closed: any other name is none, and a known finding never is.
+    Any other name, and the name of a known finding, is no helper's.
     """
     if is_known(name):
         return ""
@@ -226,7 +225,7 @@ def clean_ids(cells: pl.Series, file: str | Path, faults: list[Fault]) -> pl.Ser
     if len(rounded):
         shown = tuple(rounded.unique(maintain_order=True).to_list())
         message = (
-            f"{file}: column '{cells.name}' holds rounded numbers such as {shown[0]}: different "
+            f"{file}: column '{cells.name}' has rounded numbers such as {shown[0]}: different "
             "ids became one. Take the ids from the original table, as text."
         )
         faults.append(Fault("ids that were rounded", message, len(rounded), shown))
@@ -242,7 +241,7 @@ def clean_id(text: str) -> str:
 
 def read_split_cells(cells: Sequence[str], file: Path, faults: list[Fault]) -> tuple[str, ...]:
     """`train`, `dev`, `test` or '' for each cell, with a fault for other words."""
-    known = {cell: split_of(cell) for cell in set(cells)}
+    known = {cell: parse_split(cell) for cell in set(cells)}
     wrong = tuple(sorted(cell for cell, split in known.items() if split is None))
     if wrong:
         message = (

@@ -26,7 +26,7 @@ def images_in(data: str | Path) -> tuple[Path, tuple[str, ...], Table | None]:
     A table needs no classes here, only an image column: its labels are not read.
 
     Raises:
-        InputError: there is no such thing, it is a table that can't be read, or it holds no images.
+        InputError: there is no such thing, it is a table that can't be read, or it has no images.
     """
     place = Path(data)
     if place.is_dir():
@@ -47,8 +47,8 @@ def images_in(data: str | Path) -> tuple[Path, tuple[str, ...], Table | None]:
 def scan(folder: str | Path) -> tuple[tuple[str, ...], dict[str, int]]:
     """Images below a folder, and what was skipped, counted by reason.
 
-    Files are known by content. One that bears an image's suffix and is none is kept, so that
-    reading it fails by name. Links to folders are not followed.
+    Files are known by content. One with an image's suffix that is not an image is kept, so
+    that reading it fails by name. Links to folders are not followed.
 
     Returns:
         Paths relative to the folder (with `/`, sorted), and counts by reason.

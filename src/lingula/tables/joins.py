@@ -39,7 +39,7 @@ _HEAD = 16384  # bytes; enough to tell nearly all different images of one size a
 
 
 def union_space(tables: Sequence[Table]) -> LabelSpace:
-    """Every class of the tables, in the order in which they first stand there."""
+    """Every class of the tables, in the order of first appearance."""
     names = {fold(name): name for t in reversed(tables) for name in reversed(t.space.classes)}
     order = dict.fromkeys(fold(name) for table in tables for name in table.space.classes)
     classes = tuple(names[key] for key in order)
@@ -184,7 +184,7 @@ class Outside:
 
 
 def outside(table: Table, space: LabelSpace) -> Outside:
-    """The part of a table that others train on: its train split, or all of it if it has none.
+    """The rows of a table to train on beside another: its train split, or all without splits.
 
     Raises `InputError` if it has no class of `space`, or no rows to train on.
     """
@@ -202,7 +202,7 @@ def outside(table: Table, space: LabelSpace) -> Outside:
 
 
 def check_apart(own: Table, others: Table) -> None:
-    """Refuse outside rows of patients on whom one's own dev and test splits will be measured.
+    """Refuse outside rows of patients of one's own dev and test splits: they would leak.
 
     A patient is the same if the id is, unless both tables state their sources and these differ: the
     patient `1` of one hospital is not the patient `1` of another. Where patients and sources do not
@@ -210,18 +210,18 @@ def check_apart(own: Table, others: Table) -> None:
     where a few may be chance.
     """
     measured = np.concatenate([rows_of(own, "dev"), rows_of(own, "test")])
-    held = subset(own, measured)
-    found = overlap([held, others], images=False).patients
+    ours = subset(own, measured)
+    found = overlap([ours, others], images=False).patients
     if found:
         raise InputError(
-            f"{others.path} holds patients of the dev or test split of {own.path}: "
+            f"{others.path} has patients of the dev or test split of {own.path}: "
             f"{examples(found)}. Take them out of one of the two. {_STATE_SOURCES}"
         )
-    told = all(t.sources is not None and all(t.sources) for t in (held, others))
-    if told and held.patients and others.patients:
+    stated = all(t.sources is not None and all(t.sources) for t in (ours, others))
+    if stated and ours.patients and others.patients:
         return
-    apart = told and set(held.sources or ()).isdisjoint(others.sources or ())
-    names = {PurePath(image).name for image in held.images}
+    apart = stated and set(ours.sources or ()).isdisjoint(others.sources or ())
+    names = {PurePath(image).name for image in ours.images}
     same = [image for image in others.images if PurePath(image).name in names]
     if len(same) > (len(others) // 100 if apart else 0):
         raise InputError(
@@ -248,7 +248,7 @@ class Overlap:
 
 
 def overlap(tables: Sequence[Table], images: bool = True) -> Overlap:
-    """What stands in more than one of the tables.
+    """Find the patients and images that are in more than one of the tables.
 
     Patients are the same if their id is, unless both rows state their sources and these differ: the
     patient `1` of one hospital is not the patient `1` of another. Rows without a patient are their

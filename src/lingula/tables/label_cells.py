@@ -21,10 +21,10 @@ from lingula.settings.label_space import (
     LabelSpace,
     canonical,
     fold,
+    guess_finding,
     is_known,
-    nearest_finding,
 )
-from lingula.settings.vocabulary import split_of
+from lingula.settings.vocabulary import parse_split
 from lingula.system.errors import examples, nearest
 from lingula.tables.cells import Fault, replace_decimal_commas
 from lingula.tables.columns import NAMES, helper_kind, how_to_ignore, is_fact
@@ -172,14 +172,14 @@ def _describe_column(column: str) -> str:
 
 def _fault_of_helpers(helpers: Mapping[str, str], file: Path) -> Fault:
     """The fault of helpers' columns of 0 and 1, which would become findings without a word."""
-    told = ", ".join(f"'{name}' (looks like {kind})" for name, kind in helpers.items())
+    listed = ", ".join(f"'{name}' (looks like {kind})" for name, kind in helpers.items())
     parts = [name for name, kind in helpers.items() if kind == "a split"]
     parts.sort(key=lambda name: "fold" in fold(name))  # a fold is the split of one model only
     offer = (
         f" For '{parts[0]}' to be the split, call it `split`: train, dev, test." if parts else ""
     )
     message = (
-        f"{file}: columns of 0 and 1 that are not findings by their names are left out: {told}. "
+        f"{file}: columns of 0 and 1 that are not findings by their names are left out: {listed}. "
         f"Say so: {how_to_ignore(helpers)}. Or, if one is a class, name all classes: "
         'data.classes=[...] in training, "classes": [...] in '
         f"{file.with_suffix('.json').name} elsewhere.{offer}"
@@ -192,9 +192,9 @@ def _warn_of_typo(column: str, file: Path) -> None:
         return
     names = {fold(name): name for name in NAMES.values()}
     close = difflib.get_close_matches(fold(column), list(names), n=1, cutoff=0.88)
-    meant = nearest_finding(column) or (names[close[0]] if close else None)
-    if meant is not None:
-        log.warning("%s: '%s' is read as a class of its own. Is it '%s'?", file, column, meant)
+    likely = guess_finding(column) or (names[close[0]] if close else None)
+    if likely is not None:
+        log.warning("%s: '%s' is read as a class of its own. Is it '%s'?", file, column, likely)
 
 
 def _known_classes() -> list[str]:
@@ -212,7 +212,7 @@ def _fault_of_columns(
 ) -> Fault:
     """The fault for columns that are neither ids nor classes, with how to fix it."""
     names = [*NAMES.values(), *(space.classes if space else _known_classes())]
-    told = []
+    shown_columns = []
     for column in strange[:5]:
         cells = [text for text in frame[column].head(1000) if text.strip()]
         several = next((text for text in cells if _is_list(text)), None)
@@ -220,14 +220,14 @@ def _fault_of_columns(
         shown = cell if len(cell) <= 40 else cell[:37] + "..."
         hint = nearest(column, names)
         if several is not None:
-            hint = " It holds lists; a table has a column of 1 and 0 for each finding."
-        elif cell and all(split_of(text) is not None for text in frame[column].unique()):
-            hint = " It holds names of splits: call it `split`, if it is the split."
-        told.append(f"'{column}' (e.g. {shown!r}){hint}")
+            hint = " It contains lists; a table has a column of 1 and 0 for each finding."
+        elif cell and all(parse_split(text) is not None for text in frame[column].unique()):
+            hint = " It contains names of splits: call it `split`, if it is the split."
+        shown_columns.append(f"'{column}' (e.g. {shown!r}){hint}")
     more = f" and {len(strange) - 5} more" if len(strange) > 5 else ""
     what = "ids nor classes" if space is None else f"ids nor one of the {len(space)} classes"
     message = (
-        f"{file} has columns that are neither {what}: {'; '.join(told)}{more}. "
+        f"{file} has columns that are neither {what}: {'; '.join(shown_columns)}{more}. "
         f"Rename them, or leave them out: {how_to_ignore(strange)}"
     )
     return Fault("columns that are neither ids nor classes", message, len(strange), tuple(strange))

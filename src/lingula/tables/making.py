@@ -29,7 +29,7 @@ from lingula.tables.table import (
     UNCERTAIN,
     UNMENTIONED,
     Table,
-    blank_means,
+    describe_blanks,
     rows_of,
     subset,
 )
@@ -152,7 +152,7 @@ def summary_as_json(made: NewTable) -> dict[str, Any]:
             for known in made.coverage
         },
         "classes": _count_cells(table),
-        "blank_means": blank_means(table),
+        "blank_means": describe_blanks(table),
         "without_positive": {s: list(n) for s, n in classes_missing(table).items()},
         "missing_images": len(made.missing),
         "missing_dropped": made.dropped and bool(made.missing),

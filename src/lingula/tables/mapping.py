@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lingula.settings.label_space import LabelSpace, canonical, fold
 from lingula.settings.values import read_yaml
 from lingula.system.errors import InputError, examples, nearest
-from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table, blank_is_zero
+from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table, rows_with_zero_blanks
 
 log = logging.getLogger("lingula")
 
@@ -36,8 +36,7 @@ class LabelMap:
         narrower: terms that are kinds of the class: present if any is, else nothing is known.
         broader: terms that the class is a kind of: absent if the term is, uncertain if it is
             present (so `data.uncertain=one` takes the broad finding for the narrow one).
-        apart: terms that are not the class of their own name: they only stand for another, or for
-            none.
+        apart: terms that are not the class of their own name, but of another one or of none.
 
     Raises `InputError` for a class in two of them, or without terms.
     """
@@ -75,9 +74,9 @@ class LabelMap:
 
 
 def read_map(path: str | Path) -> LabelMap:
-    """Read a map from YAML; both spellings may stand in one file.
+    """Read a map from YAML; one file may have both spellings.
 
-        Cardiomegally: Cardiomegaly     # a term and the class it stands for, and for no other
+        Cardiomegally: Cardiomegaly     # a term and the one class that it means
         smoker: null                    # a term that is not a class; `none: [smoker]` says the same
         same:                           # classes and their terms; also `narrower:`, `broader:`
           Nodule: [nodule, multiple nodules]
@@ -93,7 +92,7 @@ def read_map_lines(path: str | Path) -> dict[str, Any]:
 
 
 def parse_map(written: Mapping[str, Any], name: str) -> LabelMap:
-    """The map that plain values stand for; `InputError`, with `name`, for impossible ones."""
+    """The map in plain values; `InputError`, with `name`, for values that are not a map."""
     rules: dict[str, dict[str, tuple[str, ...]]] = {kind: {} for kind in _KINDS}
     single: dict[str, list[str]] = {}
     apart: list[str] = []
@@ -192,7 +191,7 @@ def check_names(rules: LabelMap, space: LabelSpace, known: Sequence[LabelSpace])
 def _state_zeros(table: Table) -> Table:
     """The table with zeros for blank cells that mean zero: beside rules that make blank cells which
     mean nothing, the two must not be mixed up."""
-    zero = (table.labels == BLANK) & blank_is_zero(table)[:, None]
+    zero = (table.labels == BLANK) & rows_with_zero_blanks(table)[:, None]
     if not zero.any():
         return replace(table, blank="ignore", blanks={})
     log.info("%d blank cells that mean absent are written as 0.", int(zero.sum()))
@@ -211,13 +210,13 @@ def _union(cells: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _union_of_narrower(cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As `_union`, but that none is there says nothing."""
+    """As `_union`, but terms that are all absent leave the class unknown."""
     found = _union(cells)
     return np.where((found >= 0) & (found < 0.5), np.float32(BLANK), found)
 
 
 def _union_of_broader(cells: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As `_union` of the broad terms, but that one is there leaves the class uncertain."""
+    """As `_union` of the broad terms, but one that is present leaves the class uncertain."""
     found = _union(cells)
     return np.where(found >= 0.5, np.float32(UNCERTAIN), found)
 

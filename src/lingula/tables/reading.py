@@ -139,7 +139,7 @@ def read_checked(
 
 
 def read_description(table: Path) -> dict[str, Any]:
-    """The JSON beside a table; an empty dict where there is none, or one that is not ours.
+    """The JSON beside a table; empty where there is no such file, or one that is not ours.
 
     Raises `InputError` for one that is damaged, newer than this version, or says impossible things.
     """

@@ -32,7 +32,7 @@ class Table:
     """N images with their labels. Text columns are tuples of N strings, or None where absent.
 
     Attributes:
-        images: paths as they stand in the file, relative to `root`.
+        images: paths as the file has them, relative to `root`.
         root: the folder that `images` are relative to.
         space: the K classes.
         labels: (N, K) float32 cells, as described in the module's docstring.
@@ -41,8 +41,8 @@ class Table:
         studies: study ids, always text.
         views: e.g. `PA`, `AP`, `LATERAL`.
         splits: `train`, `dev` or `test`, or empty for rows in no split.
-        ages: years as text, as they stand in the file.
-        sexes: as they stand in the file.
+        ages: years as text, as the file has them.
+        sexes: as the file has them.
         sources: the data set that a row came from. Patients of two sources are two patients.
         blank: what an empty cell means unless the user says otherwise.
         blanks: the same for the rows of single sources, where that differs.
@@ -95,11 +95,11 @@ def targets(
         mask |= cells == UNCERTAIN
     if unmentioned != "ignore":
         mask |= cells == UNMENTIONED
-    mask |= (cells == BLANK) & blank_is_zero(table, blank)[:, None]
+    mask |= (cells == BLANK) & rows_with_zero_blanks(table, blank)[:, None]
     return values, mask
 
 
-def blank_is_zero(
+def rows_with_zero_blanks(
     table: Table, blank: Literal["ignore", "zero"] | None = None
 ) -> NDArray[np.bool_]:
     """For each of the N rows, whether its blank cells say that a finding is absent."""
@@ -111,7 +111,7 @@ def blank_is_zero(
     return rows
 
 
-def blank_means(table: Table) -> str:
+def describe_blanks(table: Table) -> str:
     """What a blank cell means, as text: `zero`, `ignore`, or `ignore, but zero in mimic-cxr`."""
     other: dict[str, list[str]] = {}
     for source, meaning in table.blanks.items():

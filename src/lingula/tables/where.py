@@ -77,7 +77,7 @@ def _evaluate(table: Table, node: ast.expr) -> Rows:
 
 
 def _compare(table: Table, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Rows:
-    """One comparison of a column with a constant, whichever side it stands on."""
+    """One comparison of a column with a constant, whichever side it is on."""
     if isinstance(op, ast.In | ast.NotIn):
         if not isinstance(left, ast.Name) or not isinstance(right, ast.Tuple | ast.List | ast.Set):
             raise _refusal(right if isinstance(left, ast.Name) else left, "a list after `in`")

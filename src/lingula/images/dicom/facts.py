@@ -30,7 +30,7 @@ from lingula.images.dicom.header import (
     whole_number,
 )
 from lingula.images.files import open_image
-from lingula.settings.vocabulary import age_in_years, sex_of
+from lingula.settings.vocabulary import parse_age, parse_sex
 from lingula.system.errors import ImageError, InputError
 
 if TYPE_CHECKING:
@@ -213,12 +213,12 @@ def _laterality(dataset: Dataset) -> str:
 
 def _age(stated: str) -> float | None:
     """Years of an age string, e.g. `062Y` or `018M`; bare digits are years. None if impossible."""
-    years = age_in_years(stated, zero=True)
+    years = parse_age(stated, zero=True)
     return None if years is None else round(years, 3)
 
 
 def _sex(stated: str) -> str | None:
-    code = sex_of(stated)
+    code = parse_sex(stated)
     return None if code == "U" else code
 
 

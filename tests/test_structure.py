@@ -20,7 +20,7 @@ FLOORS = [
     ("tables", "phantom", "model"),
     ("sources", "scores", "loading", "scoring"),
     ("training",),
-    ("reporting", "bench", "reproduction"),
+    ("reporting", "bench", "reproduction", "planning"),
     ("verbs", "cli", "__main__"),
 ]
 HEAVY = {"torch", "timm", "torchvision", "transformers", "lightning_fabric"}

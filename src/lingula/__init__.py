@@ -54,12 +54,14 @@ if TYPE_CHECKING:
     from lingula.verbs.reproduce import reproduce as reproduce
     from lingula.verbs.review import data_correct as data_correct
     from lingula.verbs.review import review as review
+    from lingula.verbs.start import start as start
     from lingula.verbs.submit import submit as submit
     from lingula.verbs.train import train as train
 
 # The module of each verb, in the order in which `lingula --help` lists them.
 MODULES = {
     "demo": "verbs.demo",
+    "start": "verbs.start",
     "recipes": "verbs.recipes",
     "fetch": "verbs.fetch",
     "train": "verbs.train",

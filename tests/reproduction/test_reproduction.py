@@ -528,8 +528,8 @@ def test_the_whole_bill(
 ) -> None:
     """Nothing but the table is there: no weights, no text encoder."""
     monkeypatch.setattr("lingula.settings.recipes.DENSENET", "test_resnet.r160_in1k")
-    monkeypatch.setattr("lingula.reproduction.estimate.STEPS", 3)
-    monkeypatch.setattr("lingula.reproduction.estimate.SECONDS", 1.0)
+    monkeypatch.setattr("lingula.bench.speed.STEPS", 3)
+    monkeypatch.setattr("lingula.bench.speed.SECONDS", 1.0)
     settings = [*SMALL, "model.decoder.layers=1", "model.decoder.width=32"]
     asked: dict[str, Any] = {"out": tmp_path / "o", "scale": "paper", "seeds": 2, "estimate": True}
     asked |= {

@@ -188,6 +188,15 @@ def _say_submitted(done: Any, given: dict[str, Any]) -> None:
         click.echo(done.path)
 
 
+def _say_started(done: Any, given: dict[str, Any]) -> None:
+    if given.get("dry_run") or done.jobs:
+        click.echo("\n".join(done.jobs or done.plan))
+        return
+    click.echo("\n".join([*done.summary, f"The report: {done.report}", "Next:"]))
+    click.echo("\n".join(f"  {line}" for line in done.next))
+    _exit_if_failed(done.folder / "scores" / "test.csv")
+
+
 def _say_review(done: Any, _: dict[str, Any]) -> None:
     click.echo(done.page)
     click.echo(done.corrections)
@@ -202,6 +211,7 @@ AFTER: dict[str, Callable[[Any, dict[str, Any]], None]] = {
     "ensemble_apply": _say_scores,
     "predict": _say_predicted,
     "review": _say_review,
+    "start": _say_started,
     "submit": _say_submitted,
     "train": _say_folder,
 }

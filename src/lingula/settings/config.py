@@ -322,9 +322,19 @@ def to_yaml(config: Config) -> str:
 
 
 def read_config(path: str | Path) -> Config:
-    """Read a config written as YAML. Raises `InputError` if it is missing or wrong."""
+    """Read a config written as YAML. Raises `InputError` if it is missing or wrong.
+
+    What a plan of `lingula start` says under `start` is left out.
+    """
+    plain = read_plain(path)
+    plain.pop("start", None)
+    return parse_config(plain, str(path))
+
+
+def read_plain(path: str | Path) -> dict[str, Any]:
+    """The plain values of a YAML configuration, unchecked. Raises `InputError` if it is none."""
     form = "lines of `key: value`, in sections such as `optim:`"
-    return parse_config(read_yaml(path, "configuration", form, empty_ok=True), str(path))
+    return dict(read_yaml(path, "configuration", form, empty_ok=True))
 
 
 def write_config(config: Config, path: str | Path) -> None:

@@ -31,6 +31,8 @@ from lingula.tables.table import (
     class_counts,
     describe_blanks,
     rows_of,
+    subset,
+    with_splits,
 )
 
 EXAMPLES = 5
@@ -68,12 +70,14 @@ def check(
     *,
     images: bool = True,
     data: Data | None = None,
+    splits: tuple[str, ...] | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Look for every fault of a table and, with `images`, of the files that it names.
 
     A table that can't be read at all is a report with that one problem. `data` says how it is read,
-    as in training; the table that it names is not looked at.
+    as in training; the table that it names is not looked at. `splits` are taken instead of the
+    table's own, for a training by folds on all of `dev`; images of other splits are not read then.
     """
     data = data or Data()
     try:
@@ -81,15 +85,18 @@ def check(
     except InputError as error:
         unread = Fault("the table can't be read", str(error), 1, (str(error),))
         return CheckReport(str(path), (unread,), (), {})
+    if splits is not None:
+        table = with_splits(table, splits)
     warnings: list[Fault] = []
     labelled = all(fault.what != "no class columns" for fault in problems)
     _check_rows(table, labelled, problems, warnings)
-    if labelled and not any(fault.fatal for fault in problems):
+    if labelled and splits is None and not any(fault.fatal for fault in problems):
         _check_training(table, data, problems)
     bad: tuple[str, ...] = ()
     odd: dict[str, tuple[str, ...]] = {}
     if images:
-        bad, odd = _check_images(table, problems, warnings, progress)
+        part = table if splits is None else subset(table, rows_of(table, "dev"))
+        bad, odd = _check_images(part, problems, warnings, progress)
     facts = count_facts(table) if labelled else {"images": len(table)}
     return CheckReport(str(path), _shorten(problems), _shorten(warnings), facts, bad, odd)
 

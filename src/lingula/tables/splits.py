@@ -1,4 +1,4 @@
-"""Splits by patient: making one that gives every class positives everywhere, and checking one."""
+"""Splits and folds by patient, with positives of every class everywhere; and checks of a split."""
 
 from __future__ import annotations
 
@@ -40,6 +40,32 @@ def split_by_patient(
     """
     if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
         raise InputError(f"The shares of train, dev and test must sum to 1, not {fractions}.")
+    chosen = _assign(table, np.array(fractions), seed, images_are_patients)
+    return tuple(SPLITS[i] for i in chosen)
+
+
+def folds_by_patient(
+    table: Table, folds: int, *, seed: int = 0, images_are_patients: bool = False
+) -> NDArray[np.intp]:
+    """The fold (N,), from 0 to `folds` - 1, of each row; each patient is in one fold.
+
+    Folds are of the same size and are stratified over all classes as in `split_by_patient`.
+
+    Raises:
+        InputError: no patients, or fewer than folds; wrong number of folds.
+    """
+    if folds < 2:
+        raise InputError(f"Cross-validation needs at least 2 folds, not {folds}.")
+    chosen = _assign(table, np.full(folds, 1 / folds), seed, images_are_patients)
+    if len(np.unique(chosen)) < folds:
+        raise InputError(f"{table.path} has too few patients for {folds} folds: each needs one.")
+    return chosen
+
+
+def _assign(
+    table: Table, shares: NDArray[np.float64], seed: int, images_are_patients: bool
+) -> NDArray[np.intp]:
+    """The part (N,) of each row, one part per share, by patient."""
     names = ("",) * len(table) if table.patients is None else table.patients
     blank = names.count("")
     if blank and not images_are_patients:
@@ -56,11 +82,11 @@ def split_by_patient(
     _, unit = np.unique(keys, return_inverse=True)
     has = np.zeros((int(unit.max()) + 1, len(table.space)), dtype=bool)
     np.logical_or.at(has, unit, table.labels >= 0.5)
-    sizes, shares = np.bincount(unit), np.array(fractions)
+    sizes = np.bincount(unit)
     chosen = _stratified(has, sizes, shares, np.random.default_rng(seed))
     chosen = _repaired(has, chosen, shares > 0)
     chosen = _evened(has, sizes, chosen, shares, np.random.default_rng([seed, 1]))
-    return tuple(SPLITS[i] for i in chosen[unit])
+    return np.asarray(chosen[unit])
 
 
 def check_parts(
@@ -82,7 +108,7 @@ def _stratified(
     fractions: NDArray[np.float64],
     random: np.random.Generator,
 ) -> NDArray[np.intp]:
-    """The split (0, 1, 2) of each patient (P,), from what each has (P, K) and its images (P,)."""
+    """The part of each patient (P,), from what each has (P, K) and how many images (P,)."""
     chosen = np.full(len(has), -1, dtype=np.intp)
     open_ = fractions > 0
     wanted = fractions[:, None] * has.sum(0)[None]  # patients of each class still wanted

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,17 @@ def find_labels(
     if run is not None and (run / "config.yaml").is_file():
         return table_of_run(run)
     made = {} if run is None else _section(run / "ensemble.json", "made_from")
-    if made.get("labels"):
-        return Path(made["labels"]), Data(table=str(made["labels"]))
+    if run is not None and made.get("labels"):
+        return _labels_of_ensemble(run, made)
     return None, Data()
+
+
+def _labels_of_ensemble(folder: Path, made: Mapping[str, Any]) -> tuple[Path, Data]:
+    """The table that an ensemble was made on, or its own copy, and how it is read."""
+    own = next((p for p in (folder, folder.parent) if (p / "table.csv").is_file()), None)
+    named = Path(made["labels"])
+    table = own / "table.csv" if own is not None and not named.is_file() else named
+    return table, Data(table=str(table), **made.get("data", {}))
 
 
 def read_labels(path: Path, data: Data, named: Collection[str] = ()) -> Table:
@@ -96,12 +104,13 @@ def labels_of(
             f"{folder} is neither a run nor an ensemble: it has no config.yaml and no "
             "ensemble.json."
         )
-    own = table or made.get("labels")
-    if not own:
+    if not table and not made.get("labels"):
         raise InputError(f"{folder} does not say which labels it belongs to; name its runs too.")
-    if not Path(own).is_file():
-        raise _gone(Path(own), folder)
-    return RunLabels(read_table(own), Data())
+    own, data = _labels_of_ensemble(folder, {**made, "labels": made.get("labels") or table})
+    place = own if table is None else Path(table)
+    if not place.is_file():
+        raise _gone(place, folder)
+    return RunLabels(read_table(place, soft=data.soft), data)
 
 
 def _labels_of_run(run: Path, table: str | Path | None) -> RunLabels:

@@ -95,7 +95,8 @@ def calibrate(
     _log_result(made, rows)
     claimed.make_room()
     where = {"scores": str(scores.resolve()), "labels": str(table_path.resolve())}
-    files.write_json(target, calibration.to_json(made) | {"made_from": settings | where})
+    value = calibration.to_json(made) | {"made_from": settings | where}
+    files.write_json(target, value | ({"of": "members"} if _is_out_of_fold(Path(source)) else {}))
     return target
 
 
@@ -180,6 +181,12 @@ def calibration_of_run(run: str | Path, weights_sha256: str) -> tuple[Calibratio
     return read_calibration(path), files.sha256(path)
 
 
+def _is_out_of_fold(source: Path) -> bool:
+    """Whether each dev image was scored by members that did not see its patient, not by all."""
+    made = files.read_object(source / ENSEMBLE, absent_ok=True) if source.is_dir() else {}
+    return made.get("dev_scores") == "out-of-fold"
+
+
 def _model_of(source: Path) -> str | None:
     """The hash of a run's or an ensemble's weights; None for scores without a model."""
     if files.read_object(source / ENSEMBLE, absent_ok=True).get("runs"):
@@ -255,10 +262,14 @@ def _settings_there(target: Path) -> dict[str, Any]:
 
 
 def _log_result(made: Calibration, where: str) -> None:
+    notes: dict[str, list[str]] = {}
     for name, item in made.classes.items():
         for note in (item.curve.note, *(found.note for found in item.thresholds.values())):
+            reason, colon, what = note.rpartition(": ")
             if note:
-                log.info("%s: %s", name, note)
+                notes.setdefault(what, []).append(f"{name} ({reason})" if colon else name)
+    for what, names in notes.items():
+        log.info("%s: %s", what, "; ".join(names))
     pairs = [(item.log_loss["raw"], item.log_loss["calibrated"]) for item in made.classes.values()]
     known = np.array([pair for pair in pairs if None not in pair], dtype=float)
     if len(known):

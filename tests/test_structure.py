@@ -116,8 +116,8 @@ def test_the_house_grows_only_on_purpose() -> None:
     assert top == {"__init__", "__main__", "about"} | {
         room for floor in FLOORS for room in floor
     } - {"lingula"}
-    assert len(FILES) <= 156
-    assert sum(len(path.read_text().splitlines()) for path in FILES) <= 31_650
+    assert len(FILES) <= 166
+    assert sum(len(path.read_text().splitlines()) for path in FILES) <= 33_200
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -29,8 +29,8 @@ FIRST_STEPS = f"""lingula classifies chest radiographs. {lingula.NOTICE}
 
 First steps:
   lingula demo                                  see everything work, in minutes and without data
-  lingula data check labels.csv                 your own table: find its faults before you train
-  lingula train small data.table=labels.csv --out runs/mine
+  lingula start labels.csv --out runs/mine      your own table: a model and a report in an hour
+  lingula data check labels.csv                 only find the table's faults
   lingula reproduce table1 --scale tiny --out runs/paper       the paper's rows, on drawn images
 
 `lingula --help` lists all commands, and `lingula COMMAND --help` explains one."""

@@ -249,7 +249,7 @@ def small() -> Config:
             ),
         ),
         augment=Augment(scale=(0.7, 1.0), rotation=10.0),
-        optim=Optim(epochs=12, lr=3e-4, batch_size=32),
+        optim=Optim(epochs=12, lr=3e-4, batch_size=32, ema=0.998),
         evaluation=Evaluation(tta="flip"),
     )
 

@@ -71,11 +71,11 @@ def start(
         table: a table of images and labels, or the `plan.yaml` of an earlier start.
         overrides: `key=value` settings that the plan is to have.
         out: the folder for everything.
-        weights: a file of image-encoder weights, or a trained run, to start from; None: published
-            weights that are on this machine, or else none.
-        time: such as 15m, 1h or 2h30m.
-        folds: of the cross-validation by patient.
-        test: without a test split in the table, set a fifth of the patients aside as one.
+        weights: image-encoder weights to start from, a file or a trained run; None: published
+            weights that are on this machine, or else random ones.
+        time: how long everything may take, such as 15m, 1h or 2h30m.
+        folds: how many parts the patients are divided into; each is scored by models of the others.
+        test: set a fifth of the patients aside as a test, if the table has no test split.
         dry_run: only check the table, time some steps, and write the plan.
         print_jobs: print a line for each training, for a cluster, and train nothing here.
         overwrite: set an existing folder aside (`NAME.old-1`) and start again.
@@ -310,7 +310,7 @@ def _finish(plan: StartPlan, folder: Path, jobs: Sequence[Job], lines: tuple[str
     result = {
         "chosen": chosen,
         "candidates": comparison_to_json(compared),
-        "summary": list(_summary(folder)),
+        "summary": list(_summarise(folder, models)),
     }
     files.write_json(folder / FINISHED, result)
     return _finished(folder, plan, result, lines)
@@ -348,11 +348,10 @@ def _score_test(model: Path, folder: Path, plan: StartPlan) -> None:
     )
 
 
-def _summary(folder: Path) -> tuple[str, ...]:
-    from lingula.scores.predictions import read_scores
-    from lingula.scores.results import in_words, to_json
-    from lingula.training.run_labels import evaluate_run, labels_of
+def _summarise(folder: Path, models: Sequence[Path]) -> tuple[str, ...]:
+    """The report's first sentences."""
+    from lingula.reporting.summary import summarise
+    from lingula.training.run_labels import labels_of
 
-    split = "test" if (folder / "scores" / "test.csv").is_file() else "dev"
-    found = evaluate_run(read_scores(folder / "scores" / f"{split}.csv"), labels_of(folder), split)
-    return (in_words(to_json(found)),)
+    others = [model for model in models if model != folder]
+    return summarise(folder, labels_of(folder), others)

@@ -117,7 +117,7 @@ def test_the_house_grows_only_on_purpose() -> None:
         room for floor in FLOORS for room in floor
     } - {"lingula"}
     assert len(FILES) <= 166
-    assert sum(len(path.read_text().splitlines()) for path in FILES) <= 33_200
+    assert sum(len(path.read_text().splitlines()) for path in FILES) <= 33_400
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

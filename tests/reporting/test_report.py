@@ -70,8 +70,8 @@ def test_a_linear_head_attends_nowhere(made: Path) -> None:
 def test_the_linear_head_is_the_model_to_compare_with(made: Path) -> None:
     labels = labels_of(made / "both")
     said = summarise(made / "both", labels, [made / "a", made / "head"])
-    assert len(said) == 5 and "of the linear head head" in said[0]
-    assert "the model a" in summarise(made / "head", labels_of(made / "head"), [made / "a"])[0]
+    assert len(said) == 5 and 'of the linear head "head"' in said[0]
+    assert 'the model "a"' in summarise(made / "head", labels_of(made / "head"), [made / "a"])[0]
 
 
 def test_dev_scores_and_scores_out_of_fold_are_called_so(made: Path, tmp_path: Path) -> None:

@@ -101,14 +101,14 @@ def test_an_auroc_whose_interval_includes_a_half_is_not_called_better() -> None:
 @pytest.mark.parametrize(
     ("rival", "words"),
     [
-        (Rival("a", True, 0.02, (0.01, 0.03)), "0.020 above that of the linear head a"),
+        (Rival("a", True, 0.02, (0.01, 0.03)), '0.020 above that of the linear head "a"'),
         (Rival("a", True, 0.02, (0.01, 0.03)), "better beyond chance"),
-        (Rival("a", False, 0.02, (-0.01, 0.03)), "may be chance: it is not shown to be better"),
-        (Rival("a", False, -0.02, (-0.03, -0.01)), "0.020 below that of the model a"),
+        (Rival("a", False, 0.02, (-0.01, 0.03)), "may be chance: neither is shown to be better"),
+        (Rival("a", False, -0.02, (-0.03, -0.01)), '0.020 below that of the model "a"'),
         (Rival("a", False, -0.02, (-0.03, -0.01)), "worse beyond chance"),
         (Rival("a", False, 0.02, None), "whether that is chance is not known"),
-        (Rival("a", True, 0.02, (0.01, 0.03), 2), "a, the best of the 2 linear heads"),
-        (Rival("a", False, 0.02, (0.01, 0.03), 3), "a, the best of the 3 other models"),
+        (Rival("a", True, 0.02, (0.01, 0.03), 2), '"a", the best of the 2 linear heads'),
+        (Rival("a", False, 0.02, (0.01, 0.03), 3), '"a", the best of the 3 other models'),
     ],
 )
 def test_another_model_is_compared_in_pairs(rival: Rival, words: str) -> None:
@@ -182,7 +182,7 @@ def test_for_whom_it_was_not_measured() -> None:
     assert told(every=every)[3] == (
         "For these groups it was measured on too few patients or none: AP views (none), lateral "
         "views (none), children under 18 (none) and patients of 65 and over (none); the table does "
-        "not say the sex of the images measured; it was not measured on images from anywhere else."
+        "not say the sex of the images measured; no image from a hospital outside the table was measured."
     )
     bare = told(every=table(views=None, sexes=None, ages=None, sources=None))[3]
     assert "does not say the views, sex and age" in bare

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lingula.cli import app
-from lingula.scores.evaluation import Setting, evaluate_predictions
+from lingula.scores.evaluation import Setting, compare_predictions, evaluate_predictions
 from lingula.scores.intervals import interval
 from lingula.scores.joining import join_labels
 from lingula.scores.predictions import Predictions
@@ -245,6 +245,8 @@ def test_a_comparison_is_over_what_both_have() -> None:
     assert result.against.difference == parts[0].metrics.mAP - parts[1].metrics.mAP
     gaps = [p.draws.ap.mean(axis=1) for p in parts if p.draws is not None]
     assert result.against.ci == interval(gaps[0] - gaps[1])
+    alone = compare_predictions(made, other, labels, draws=100)
+    assert (alone.difference, alone.ci) == (result.against.difference, result.against.ci)
     turned = evaluate_predictions(other, labels, against=made, ci=100)
     assert turned.against is not None
     assert turned.against.difference == pytest.approx(-result.against.difference)

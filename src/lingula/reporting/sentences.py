@@ -119,9 +119,9 @@ def _compare(rival: Rival | None) -> str:
     if rival is None:
         return ""
     kind = "linear head" if rival.linear else "model"
-    name = f"the {kind} {rival.name}"
+    name = f'the {kind} "{rival.name}"'
     if rival.of > 1:
-        name = f"{rival.name}, the best of the {rival.of} other {kind}s"
+        name = f'"{rival.name}", the best of the {rival.of} other {kind}s'
         name = name.replace("other linear", "linear")
     ci, gap = rival.ci, abs(rival.difference)
     way = "above" if rival.difference >= 0 else "below"
@@ -132,7 +132,7 @@ def _compare(rival: Rival | None) -> str:
     elif ci[1] < 0:
         verdict = "worse beyond chance"
     else:
-        verdict = "which may be chance: it is not shown to be better"
+        verdict = "which may be chance: neither is shown to be better"
     span = (
         ""
         if ci is None
@@ -266,7 +266,7 @@ def _say_for_whom_not(measured: Measured, about: About) -> str:
             f"Each view, sex, age group and source of the table has at least {LEAST} {unit}s among "
             "those measured"
         )
-    parts.append("it was not measured on images from anywhere else")
+    parts.append("no image from a hospital outside the table was measured")
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
 
@@ -360,7 +360,7 @@ def _list_needed(measured: Measured) -> str:
     rows = {
         name: (counts.get(name, row["positives"]), row["positives"])
         for name, row in result["classes"].items()
-        if name in unsure or row["positives"] < LEAST
+        if (name in unsure or row["positives"] < LEAST) and name != "No Finding"
     }
     rarest = sorted(rows, key=lambda name: rows[name])
     told = [

@@ -252,18 +252,25 @@ def find_rival(folder: Path, labels: RunLabels, others: Sequence[Path], split: s
         if other == folder or not scores.is_file():
             continue
         try:
-            pair = compare_predictions(
-                ours, read_scores(scores), labels.table, split=split, meaning=labels.data
-            )
+            theirs = read_scores(scores)
+            mAP = evaluate_run(theirs, labels, split).metrics.mAP
         except InputError as error:
-            log.info("%s is not compared with %s: %s", folder, other, error)
+            log.debug("%s is not compared with %s: %s", folder, other, error)
             continue
-        if not np.isnan(pair.difference):
-            linear = is_linear(members_of(other))
-            found.append(Rival(other.name, linear, pair.difference, pair.ci))
-    found = [one for one in found if one.linear] or found
+        if not np.isnan(mAP) and set(theirs.classes) & set(ours.classes):
+            found.append((mAP, is_linear(members_of(other)), other))
+    found = [one for one in found if one[1]] or found
     if not found:
         return None
-    # The one with the highest mAP is the one that we are the least above.
-    best = min(found, key=lambda one: one.difference)
-    return Rival(best.name, best.linear, best.difference, best.ci, len(found))
+    _, linear, best = max(found, key=lambda one: one[0])
+    pair = compare_predictions(
+        ours,
+        read_scores(best / "scores" / f"{split}.csv"),
+        labels.table,
+        split=split,
+        meaning=labels.data,
+        draws=DRAWS,
+    )
+    if np.isnan(pair.difference):
+        return None
+    return Rival(best.name, linear, pair.difference, pair.ci, len(found))

@@ -72,12 +72,13 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 
 def test_more_time_never_buys_less() -> None:
     bought = []
-    for minutes in (20, 40, 80, 160, 320, 1000, 5000):
+    for minutes in (8, 10, 12, 20, 40, 80, 160, 320, 1000, 5000):
         wish = Wish(60.0 * minutes, 5, ())
         level, folds, parts = fit_budget(trainings(), LEVELS, MACHINE, IMAGES, wish, 10.0)
         assert sum(parts.values()) + 10 <= 60 * minutes
         bought.append((folds, LEVELS.index(level)))
     assert bought == sorted(bought)
+    assert bought[0][0] < 5
     assert bought[-1] == (5, len(LEVELS) - 1)
 
 

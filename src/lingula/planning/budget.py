@@ -28,25 +28,35 @@ class Level:
     seeds: int = 1
 
 
-# In the order that out-of-fold mAP on nih-mini favoured (docs/experiments.md, 2026-11-28).
+# Each costs a fifth to a half more than the one before it. What they are worth:
+# docs/experiments.md, 2026-11-28.
 LEVELS = (
     Level(64, 4),
-    Level(96, 4),
+    Level(64, 8),
+    Level(96, 6),
     Level(96, 8),
+    Level(96, 12),
     Level(128, 8),
+    Level(128, 10),
     Level(128, 12),
+    Level(144, 12),
     Level(160, 12),
+    Level(176, 12),
     Level(192, 12),
+    Level(208, 12),
     Level(224, 12),
     Level(224, 16),
     Level(256, 16),
+    Level(288, 16),
     Level(320, 16),
-    Level(320, 24),
-    Level(384, 24),
+    Level(384, 16),
+    Level(448, 16),
+    Level(512, 16),
     Level(512, 24),
     Level(512, 24, seeds=2),
     Level(512, 24, seeds=3),
 )
+SMALLEST_GOOD = Level(96, 8)  # the number of folds falls before the size falls below this
 
 
 @dataclass(frozen=True)

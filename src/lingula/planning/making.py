@@ -13,6 +13,7 @@ from lingula.planning.budget import (
     FEWEST_FOLDS,
     LEVELS,
     MARGIN,
+    SMALLEST_GOOD,
     Images,
     Level,
     Machine,
@@ -96,19 +97,26 @@ def fit_budget(
 ) -> tuple[Level, int, dict[str, float]]:
     """The level and the folds that fill the time, and the seconds of each part.
 
-    Folds come first: with fewer of them each model learns from fewer images. Raises `InputError` if
-    the time is too short for the smallest plan.
+    The number of folds falls before the images get very small, and no further than need be. Raises
+    `InputError` if the time is too short for the smallest plan.
     """
     left = MARGIN * wish.seconds - spent
+    good = [level for level in levels if cost(level) >= cost(SMALLEST_GOOD)]
+    fewer = [(k, levels) for k in (3, FEWEST_FOLDS) if k < wish.folds]
     least = math.inf
-    for folds in dict.fromkeys(k for k in (wish.folds, 3, FEWEST_FOLDS) if k <= wish.folds):
-        for level in reversed(levels):
+    for folds, allowed in ((wish.folds, good), *fewer, (wish.folds, levels)):
+        for level in reversed(allowed):
             made = [(speed, at_level(config, level)) for speed, config in trainings]
             parts = total_seconds(made, machine, images, folds, level.seeds)
             least = min(least, spent + sum(parts.values()))
             if sum(parts.values()) <= left:
                 return level, folds, parts
     raise refuse(wish.seconds, least, images)
+
+
+def cost(level: Level) -> int:
+    """What a level costs, in pixels that a training sees of each image."""
+    return level.image_size**2 * level.epochs * level.seeds
 
 
 def make_plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from lingula.tables.configured import configured_targets
 from lingula.tables.splits import people, split_by_patient
 from lingula.tables.table import Table, rows_of, subset, with_splits
 
+log = logging.getLogger("lingula")
+
 # Tried in this order; the first whose published weights are on the machine, or that a given file of
 # weights fits.
 ENCODERS = (
@@ -47,6 +50,7 @@ ENCODERS = (
     "swin_tiny_patch4_window7_224",
 )
 FEWEST_POSITIVES = 10  # patients with a finding; of fewer, no interval says anything
+BUSY = 0.7  # load per core from which timings are not those of this program alone
 TEST_SHARE = 0.2  # of the patients, if the table has no test split
 BYTES_OF_TRAINING = 2.5e9  # of memory that a training on a CPU should find
 
@@ -155,6 +159,19 @@ def describe_machine(config: Config) -> Machine:
     elif config.device == "cpu" and cores >= 2 and free_memory() >= 2 * BYTES_OF_TRAINING:
         parallel = 2
     return Machine(config.device, parallel, max(1, cores // parallel), 0.0)
+
+
+def warn_if_busy() -> None:
+    """Warn if other programs use the cores: what is timed now will be slower than it could be."""
+    cores = os.cpu_count() or 1
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+    if load > BUSY * cores:
+        log.warning(
+            "Other programs are using this machine (load %.1f on %d cores). Steps will look slow, "
+            "and the plan will be smaller than it could be.",
+            load,
+            cores,
+        )
 
 
 def free_memory() -> float:

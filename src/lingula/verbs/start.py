@@ -119,10 +119,10 @@ def _follow(
         plan = replace(plan, asked=asked)
         write_plan(plan, folder / PLAN)
     lines = tuple(describe(plan))
-    for line in lines:
-        log.info("%s", line)
     if dry_run:
         return Started(folder, lines)
+    for line in lines:
+        log.info("%s", line)
     write_tables(plan, folder, whole)
     jobs = jobs_of(plan, folder)
     if print_jobs:
@@ -236,7 +236,12 @@ def _make_plan(
     from lingula.planning.budget import parse_time
     from lingula.planning.making import Wish, base_config, make_plan
     from lingula.planning.plan import Choice
-    from lingula.planning.survey import check_measurable, count_images, find_start
+    from lingula.planning.survey import (
+        check_measurable,
+        count_images,
+        find_start,
+        warn_if_busy,
+    )
     from lingula.settings.config import with_absolute_paths
 
     wish = Wish(parse_time(asked["time"]), asked["folds"], tuple(asked["settings"]))
@@ -261,6 +266,7 @@ def _make_plan(
         ),
         Choice("encoder", config.model.encoder, why),
     ]
+    warn_if_busy()
     log.info("Timing some steps on this machine ...")
     return make_plan(config, images, wish, asked=asked, reading=reading, spent=spent, notes=notes)
 

@@ -11,7 +11,7 @@ import pytest
 import lingula
 from builders import CLASSES, write_tiny
 from lingula.reporting.summary import summarise
-from lingula.scoring.attention import known_rates, measure_attention
+from lingula.scoring.attention import known_rates, measure_attention, measured_splits
 from lingula.tables.reading import read_table
 from lingula.training.run_labels import labels_of
 
@@ -62,6 +62,19 @@ def test_attention_of_an_ensemble_is_measured_and_kept(made: Path, tmp_path: Pat
     assert found == alone
 
 
+def test_images_that_members_learned_from_say_nothing_of_attention(
+    made: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made / "both", tmp_path / "both")
+    path, table = tmp_path / "both" / "ensemble.json", read_table(made / "data" / "labels.csv")
+    both = measure_attention(tmp_path / "both", table)
+    assert measured_splits(tmp_path / "both") == ["dev", "test"]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dev_scores": "out-of-fold"}))
+    test = measure_attention(tmp_path / "both", table)
+    assert measured_splits(tmp_path / "both") == ["test"]
+    assert test[CLASSES[0]].n < both[CLASSES[0]].n
+
+
 def test_a_linear_head_attends_nowhere(made: Path) -> None:
     assert measure_attention(made / "head", read_table(made / "data" / "labels.csv")) == {}
     assert not (made / "head" / "attention.json").exists()
@@ -81,7 +94,7 @@ def test_dev_scores_and_scores_out_of_fold_are_called_so(made: Path, tmp_path: P
     labels = labels_of(place)
     assert "the epoch and the weights of the members were chosen" in summarise(place, labels)[1]
     value = json.loads((place / "ensemble.json").read_text())
-    (place / "ensemble.json").write_text(json.dumps(value | {"out_of_fold": ["dev"]}))
+    (place / "ensemble.json").write_text(json.dumps(value | {"dev_scores": "out-of-fold"}))
     said = summarise(place, labels)[1]
     assert "each scored by models that never saw its patient" in said
     assert "the epoch" not in said and "the weights of the members were chosen" in said
@@ -103,11 +116,11 @@ def test_the_page_says_what_the_calibration_does(made: Path, tmp_path: Path) -> 
     lingula.calibrate(place)
     page = lingula.report([place], out=tmp_path / "r.html").read_text(encoding="utf-8")
     assert "Calibration and thresholds" in page and "max-f1" in page
-    assert "single members" not in page and "fitted on these same images" not in page
+    assert "out-of-fold" not in page and "fitted on these same images" not in page
     value = json.loads((place / "calibration.json").read_text())
     (place / "calibration.json").write_text(json.dumps(value | {"of": "members"}))
     page = lingula.report([place], out=tmp_path / "r.html").read_text(encoding="utf-8")
-    assert "fitted on scores of single members" in page
+    assert "fitted on out-of-fold scores" in page
     value["made_from"]["model_sha256"] = "0" * 64
     (place / "calibration.json").write_text(json.dumps(value))
     page = lingula.report([place], out=tmp_path / "r.html").read_text(encoding="utf-8")

@@ -125,7 +125,7 @@ def test_nothing_can_be_said_without_positives() -> None:
 def test_on_what_it_was_trained_and_measured() -> None:
     assert told()[1] == (
         "The model was trained on 60 images of 60 patients (north), and measured on 60 images of "
-        "60 patients (north), none of whom has an image in the training split."
+        "60 patients (north), none of whom has an image in training."
     )
     members = replace(ABOUT, images=(50, 60), patients=(48, 48))
     assert (

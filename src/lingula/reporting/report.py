@@ -39,6 +39,7 @@ from lingula.scoring.attention import (
     known_rates,
     load_networks,
     measure_attention,
+    measured_splits,
     read_for_members,
     readings_of,
 )
@@ -132,6 +133,7 @@ def render_report(folders: Sequence[Path], labels: Mapping[Path, RunLabels]) -> 
         reliability=_reliability(predictions, labels[main], split),
         calibration=describe_calibration(main, predictions, labels[main], split),
         hits=hits,
+        hits_on=measured_splits(shown.place) if shown else [],
         examples=pictures,
         examples_of=names[shown.place] if shown else "",
         boxes_shown=boxed,

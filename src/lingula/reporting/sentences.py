@@ -45,6 +45,7 @@ class About:
         has_models: new images can be scored with it; an ensemble of score files has none.
         calibrated: the folder has a calibration.
         out_of_fold: each image was scored by members that were trained without its patient.
+        trained_on: the splits of the table that the models learned from.
         chosen: what was chosen on the very images that are measured, such as `the epoch`.
     """
 
@@ -56,6 +57,7 @@ class About:
     has_models: bool = True
     calibrated: bool = False
     out_of_fold: bool = False
+    trained_on: tuple[str, ...] = ("train",)
     chosen: tuple[str, ...] = ()
 
 
@@ -150,7 +152,7 @@ def _say_on_what(measured: Measured, about: About) -> str:
         whose = "never saw its patient" if part.patients else "were not trained on it"
         text += f", each scored by models that {whose}"
     else:
-        text += _find_overlap(measured)
+        text += _find_overlap(measured, about.trained_on)
     if about.phantom:
         text += (
             "; all of these images are drawn (the phantom), so the figures show that the program "
@@ -180,8 +182,8 @@ def _describe_training(about: About) -> str:
     return f"The {len(about.images)} models were trained on {images}{of} each{sources}"
 
 
-def _find_overlap(measured: Measured) -> str:
-    """Whether patients of the measured rows are among those of the training split."""
+def _find_overlap(measured: Measured, splits: Sequence[str]) -> str:
+    """Whether patients of the measured rows are among those of the training splits."""
     table, part = measured.table, measured.part
     if table.patients is None or not any(part.patients or ()):
         return (
@@ -189,14 +191,14 @@ def _find_overlap(measured: Measured) -> str:
             "both sides, and the figures too kind"
         )
     rows = zip(table.patients, table.splits or (), strict=False)
-    trained = {patient for patient, split in rows if split == "train" and patient}
+    trained = {patient for patient, split in rows if split in splits and patient}
     shared = len(trained & set(part.patients or ()))
     if shared:
         return (
             f"; {_count(shared, 'patient')} of these {'has' if shared == 1 else 'have'} images in "
             "training too, so the figures are too kind"
         )
-    return ", none of whom has an image in the training split" if trained else ""
+    return ", none of whom has an image in training" if trained else ""
 
 
 def _say_for_what_not(result: Mapping[str, Any]) -> str:

@@ -19,7 +19,12 @@ from lingula.scores.evaluation import compare_predictions
 from lingula.scores.predictions import Predictions, failed, read_scores
 from lingula.scores.results import to_json
 from lingula.scores.thresholds import Threshold
-from lingula.scoring.models import ENSEMBLE, ScoringModel, read_scoring_model
+from lingula.scoring.models import (
+    ENSEMBLE,
+    ScoringModel,
+    has_out_of_fold_scores,
+    read_scoring_model,
+)
 from lingula.system import files
 from lingula.system.errors import InputError
 from lingula.tables.table import Table
@@ -71,7 +76,8 @@ def describe_model(folder: Path, table: Table, split: str) -> About:
     members = members_of(folder)
     on = [facts["trained_on"] for facts in members]
     chosen = []
-    out_of_fold = split in value.get("out_of_fold", ())
+    folds = has_out_of_fold_scores(folder)
+    out_of_fold = folds and split == "dev"
     kept = {facts["config"]["optim"].get("keep", "best") for facts in members}
     if split == "dev" and not out_of_fold and kept != {"last"}:
         chosen.append("the epoch")
@@ -86,6 +92,7 @@ def describe_model(folder: Path, table: Table, split: str) -> About:
         has_models=bool(on),
         calibrated=(folder / "calibration.json").is_file(),
         out_of_fold=out_of_fold,
+        trained_on=("train", "dev") if folds else ("train",),
         chosen=tuple(chosen),
     )
 
@@ -194,7 +201,7 @@ class Calibrated:
         raw: the mean over findings of the calibration error of the scores as they are.
         mapped: the same of the calibrated scores.
         fitted_here: the images measured are those that it was fitted on.
-        of_members: it was fitted on scores of single members, not on their mean.
+        of_members: it was fitted on out-of-fold scores of single members, not on their mean.
         thresholds: finding, rule, and the threshold.
     """
 
@@ -228,7 +235,8 @@ def describe_calibration(
         raw=raw,
         mapped=after,
         fitted_here=made.get("split") == split,
-        of_members=value.get("of") == "members",
+        of_members=value.get("of") == "members"
+        or (made.get("split") == "dev" and has_out_of_fold_scores(folder)),
         thresholds=[
             (name, rule, threshold)
             for name, item in found.classes.items()

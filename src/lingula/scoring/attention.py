@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lingula.images.files import image_path
 from lingula.images.reading import read_image
 from lingula.scores.intervals import mean_interval, resample, unit_names
-from lingula.scoring.models import ScoringModel, read_scoring_model
+from lingula.scoring.models import ScoringModel, has_out_of_fold_scores, read_scoring_model
 from lingula.system import files
 from lingula.system.errors import ImageError
 from lingula.tables.reading import Box, boxes_beside
@@ -40,8 +40,9 @@ def measure_attention(place: Path, table: Table) -> dict[str, Rate]:
         place: a run, or an ensemble of runs, whose maps are combined as `explain` combines them.
         table: its table; boxes are beside it.
 
-    Only findings that are present count. Nothing is written, and nothing returned, where the table
-    has no boxes or no model a decoder.
+    Only findings that are present count. Members that were trained on folds of the dev images have
+    learned from them, so for their ensemble only test images count. Nothing is written, and nothing
+    returned, where the table has no boxes or no model a decoder.
     """
     boxes = boxes_beside(table)
     if not boxes or table.splits is None:
@@ -54,10 +55,11 @@ def measure_attention(place: Path, table: Table) -> dict[str, Rate]:
     for image, finding in boxes:
         if finding in model.classes:
             by_image.setdefault(image, []).append(finding)
+    splits = ["test"] if has_out_of_fold_scores(place) else ["dev", "test"]
     rows = [
         row
         for row, image in enumerate(table.images)
-        if table.splits[row] in ("dev", "test") and image in by_image
+        if table.splits[row] in splits and image in by_image
     ]
     looks: list[Look] = []
     for start in range(0, len(rows), BATCH):
@@ -65,8 +67,8 @@ def measure_attention(place: Path, table: Table) -> dict[str, Rate]:
     if not looks:
         return {}
     found = rates(looks)
-    about = {"splits": ["dev", "test"], "films": len(rows)}
-    files.write_json(place / "attention.json", to_json(found, **about))
+    kept = to_json(found, splits=splits, films=len(rows))
+    files.write_json(place / "attention.json", kept)
     better = sum(rate.validated for rate in found.values())
     log.info("Attention points better than chance for %d of %d findings.", better, len(found))
     return found
@@ -110,6 +112,12 @@ def known_rates(place: Path) -> dict[str, Rate]:
     """The rates kept in `PLACE/attention.json`; empty without rates by the present rule."""
     kept = files.read_object(place / "attention.json", absent_ok=True)
     return from_json(kept) if kept.get("format") == FORMAT else {}
+
+
+def measured_splits(place: Path) -> list[str]:
+    """The splits that the rates in `PLACE/attention.json` are of."""
+    kept = files.read_object(place / "attention.json", absent_ok=True)
+    return [str(split) for split in kept.get("splits", ())]
 
 
 FORMAT = 2  # of `attention.json`; in 1 the middle of a cell had to lie in a box

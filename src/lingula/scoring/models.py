@@ -106,6 +106,14 @@ def read_scoring_model(place: Path) -> ScoringModel:
     )
 
 
+def has_out_of_fold_scores(place: Path) -> bool:
+    """Whether an ensemble's dev scores are each of members that did not learn from that image.
+
+    All dev images together are then what its members learned from.
+    """
+    return files.read_object(place / ENSEMBLE, absent_ok=True).get("dev_scores") == "out-of-fold"
+
+
 def _read_member(place: Path, name: str, noted: Mapping[str, Any]) -> Member:
     """A member where it was noted: below the ensemble, beside it, or at its full path."""
     places = [place / noted["folder"], Path(noted["path"])]

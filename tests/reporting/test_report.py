@@ -43,8 +43,7 @@ def test_a_page_of_an_ensemble_alone_shows_what_a_page_of_a_run_shows(
         "The 2 models were trained on 20 images of 20 patients each",
         "attention for Cardiomegaly",
         "Does the attention point at the finding?",
-        "Member head",
-        "none (linear on pooled features); weight 0.50",
+        "head: test_resnet.r160_in1k, 48 px, no decoder (linear on pooled features); weight 0.50",
         "lingula predict",
     ):
         assert words in page, words

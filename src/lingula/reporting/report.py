@@ -35,6 +35,7 @@ from lingula.scoring.attention import (
     Reading,
     attend_members,
     described,
+    has_decoder,
     in_parts,
     known_rates,
     load_networks,
@@ -137,6 +138,7 @@ def render_report(folders: Sequence[Path], labels: Mapping[Path, RunLabels]) -> 
         examples=pictures,
         examples_of=names[shown.place] if shown else "",
         boxes_shown=boxed,
+        attends=shown is not None and has_decoder(shown),
         phantom=labels[main].table.phantom,
     )
 

@@ -123,14 +123,17 @@ def list_facts(folder: Path, table: Table) -> list[tuple[str, str]]:
     made = from_json(value, str(folder / ENSEMBLE))
     if model is None:
         return [("Rule", made.rule), ("Members", ", ".join(made.members)), *last]
-    facts = [("Rule", made.rule)]
-    weights = made.matrix(model.classes)
-    for member, own in zip(model.members, weights, strict=True):
+    alike: dict[str, list[str]] = {}
+    for member, own in zip(model.members, made.matrix(model.classes), strict=True):
         share = f"weight {own.mean():.2f}"
         if own.min() < own.max():
             share += f" ({own.min():.2f} to {own.max():.2f} by finding)"
         what = f"{_encoder(member.facts)}, {_decoder(member.facts)}; {share}"
-        facts.append((f"Member {member.name}", what))
+        alike.setdefault(what, []).append(member.name)
+    facts = [("Rule", made.rule)]
+    for what, names in alike.items():
+        several = "Members" if len(names) > 1 else "Member"
+        facts.append((several, f"{', '.join(names)}: {what}{' each' * (len(names) > 1)}"))
     every = [member.facts for member in model.members]
     on = [one["trained_on"] for one in every]
     never = set.intersection(*(set(one["never_positive"]) for one in on))
@@ -170,7 +173,7 @@ def _encoder(facts: Mapping[str, Any]) -> str:
 def _decoder(facts: Mapping[str, Any]) -> str:
     a = facts["architecture"]
     if a["classifier"] == "linear":
-        return "none (linear on pooled features)"
+        return "no decoder (linear on pooled features)"
     return f"{a['layers']} x {a['width']}, {a['classifier']} classifier"
 
 

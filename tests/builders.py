@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from lingula.model.text import orthogonal
 from lingula.scores.members import Sample, join_members
 from lingula.scores.predictions import Predictions
 from lingula.settings.config import Data
-from lingula.settings.label_space import CHEXPERT, CXR_LT_2023, label_space
+from lingula.settings.label_space import CHEXPERT, CXR_LT_2023, LabelSpace, label_space
 from lingula.tables.table import BLANK, Table
 
 TINY = Architecture(
@@ -122,6 +123,12 @@ def film(path: Path, seed: int = 0) -> None:
     Image.fromarray(pixels).save(path, "JPEG" if path.suffix == ".jpg" else "PNG")
 
 
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
 def csv(path: Path, *lines: str, end: str = "\n") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(end.join(lines) + end, encoding="utf-8", newline="")
@@ -191,3 +198,17 @@ def with_labels(
     return join_members(
         members, Table(first.images, Path(), space, cells, patients=patients), Data()
     )
+
+
+def table(labels: Any, classes: str = "Edema,Mass", **columns: Any) -> Table:
+    """The table of label cells (N, K), of images 0.png, 1.png, ... unless others are given."""
+    cells = np.array(labels, dtype=np.float32)
+    images = columns.pop("images", tuple(f"{i}.png" for i in range(len(cells))))
+    return Table(images, Path(), LabelSpace(tuple(classes.split(","))), cells, **columns)
+
+
+def scores(rows: Any, classes: str = "Edema,Mass", **columns: Any) -> Predictions:
+    """The scores of rows (N, K), of images 0.png, 1.png, ... unless others are given."""
+    values = np.array(rows, dtype=float)
+    images = columns.pop("images", tuple(f"{i}.png" for i in range(len(values))))
+    return Predictions(tuple(classes.split(",")), images, values, **columns)

@@ -7,31 +7,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from builders import scores, table
 from lingula.reporting.review import COLUMNS, apply_corrections, disagreements
 from lingula.scores.predictions import Predictions, read_scores, write_scores
-from lingula.settings.label_space import LabelSpace
 from lingula.system.errors import InputError
 from lingula.tables.reading import read_table
-from lingula.tables.table import BLANK, UNCERTAIN, Table
+from lingula.tables.table import BLANK, UNCERTAIN
 from lingula.verbs.review import data_correct, review
-
-
-def table(labels: Any, classes: str = "Edema,Mass", **columns: Any) -> Table:
-    cells = np.array(labels, dtype=np.float32)
-    images = tuple(f"{i}.png" for i in range(len(cells)))
-    return Table(images, Path(), LabelSpace(tuple(classes.split(","))), cells, **columns)
-
-
-def scores(rows: Any, classes: str = "Edema,Mass") -> Predictions:
-    values = np.array(rows, dtype=float)
-    return Predictions(
-        tuple(classes.split(",")), tuple(f"{i}.png" for i in range(len(values))), values
-    )
 
 
 def random_scores(table_path: Path, out: Path) -> Path:

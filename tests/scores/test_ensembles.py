@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builders import with_labels
+from builders import with_labels, write
 from lingula.scores import ensembles, metrics
 from lingula.scores.members import failures, same_rows
 from lingula.scores.predictions import Predictions, failed, read_scores, write_scores
@@ -27,12 +27,6 @@ def scores(images: str, classes: str, rows: object, origin: str = "scores") -> P
     return Predictions(
         tuple(classes.split(",")), tuple(images), np.array(rows, float), None, None, None, origin
     )
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
 
 
 def three(seed: int) -> dict[str, Predictions]:

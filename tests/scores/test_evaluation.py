@@ -11,29 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builders import scores, table
 from lingula.cli import app
 from lingula.scores.evaluation import Setting, compare_predictions, evaluate_predictions
 from lingula.scores.intervals import interval
 from lingula.scores.joining import join_labels
 from lingula.scores.predictions import Predictions
 from lingula.scores.results import to_json, to_text
-from lingula.settings.label_space import LabelSpace
 from lingula.system.errors import InputError
 from lingula.tables.configured import Meaning
 from lingula.tables.table import BLANK, UNCERTAIN, UNMENTIONED, Table
 from lingula.verbs.evaluate import evaluate
-
-
-def table(labels: Any, classes: str = "Edema,Mass", **columns: Any) -> Table:
-    cells = np.array(labels, dtype=np.float32)
-    images = columns.pop("images", tuple(f"{i}.png" for i in range(len(cells))))
-    return Table(images, Path(), LabelSpace(tuple(classes.split(","))), cells, **columns)
-
-
-def scores(rows: Any, classes: str = "Edema,Mass", **columns: Any) -> Predictions:
-    values = np.array(rows, dtype=float)
-    images = columns.pop("images", tuple(f"{i}.png" for i in range(len(values))))
-    return Predictions(tuple(classes.split(",")), images, values, **columns)
 
 
 def random_pair(rows: int = 120, seed: int = 0, **columns: Any) -> tuple[Predictions, Table]:

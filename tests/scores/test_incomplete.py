@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from builders import write
 from lingula.cli import app
 from lingula.scores import ensembles
 from lingula.scores.ensembles import combine
@@ -17,12 +18,6 @@ from lingula.scores.members import MISSING, count_members, fill_rows
 from lingula.scores.predictions import Predictions, failed, read_scores
 from lingula.system.errors import InputError
 from lingula.verbs.ensemble import ensemble, ensemble_apply
-
-
-def write(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return path
 
 
 @pytest.fixture

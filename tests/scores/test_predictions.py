@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builders import write
 from lingula.scores.predictions import (
     Predictions,
     align_rows,
@@ -22,11 +23,6 @@ from lingula.scores.predictions import (
 from lingula.system.errors import InputError
 from lingula.tables.reading import read_table
 from lingula.verbs.evaluate import evaluate
-
-
-def write(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30))

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import lingula
+from builders import write
 from lingula.scores.predictions import read_scores
 from lingula.settings.label_space import (
     CXR_LT_2024,
@@ -22,12 +23,6 @@ from lingula.system.errors import InputError
 from lingula.tables.checking import check
 from lingula.tables.columns import helper_kind, known_columns
 from lingula.tables.reading import read_table
-
-
-def write(path: Path, text: str) -> Path:
-    path.write_text(text, encoding="utf-8")
-    return path
-
 
 HELPERS = {
     "a split": "fold is_valid isValid IsTest valid val train test dev holdout set subset partition "

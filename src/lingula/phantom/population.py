@@ -160,7 +160,7 @@ def _take(studies: list[Study], order: list[int], name: str, quota: int) -> None
 
 
 def _fill(studies: list[Study]) -> None:
-    """Move a label from a study with many to each study without one, so that none is blank."""
+    """Move a label from a study with many to each study without one, so that each has one."""
     names = [name for name in CXR_LT_2023 if name not in (HEALTHY, DEVICES)]
     held = [[name for name in names if name in study.findings] for study in studies]
     for i, study in enumerate(studies):

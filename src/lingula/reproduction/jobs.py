@@ -164,12 +164,12 @@ def is_exogenous(name: str) -> bool:
 
 
 def ensembles_of(rows: Sequence[int]) -> list[EnsembleRow]:
-    """These rows of Table 2 and what they are compared with; all rows if none is named."""
+    """These rows of Table 2 and what they are compared with; without numbers all rows."""
     return _add_parents(rows, TABLE_2)
 
 
 def _add_parents(numbers: Sequence[int], table: Sequence[AnyRow]) -> list[AnyRow]:
-    """The rows of these numbers, their parents and the first row; all rows if none is named."""
+    """The rows of these numbers, their parents and the first row; without numbers all rows."""
     kept = {row.number for row in table if not numbers} | {1, *numbers}
     kept |= {row.parent or 1 for row in table if row.number in kept}
     return [row for row in table if row.number in kept]

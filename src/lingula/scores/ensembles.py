@@ -4,7 +4,7 @@ A rule gives each member a weight for each class. Rules that look at labels choo
 chose is kept by name and only applied elsewhere.
 
 The guarded rule adds members greedily. Greedy selection on one dev set overfits it, so two things
-hold it back: the weights are the mean over all steps of the way, and a class's own weights count
+limit it: the weights are the mean over all steps of the way, and a class's own weights count
 n / (n + SHRINK), where n is its positives on dev; the rest is one choice for all classes.
 """
 

@@ -219,7 +219,7 @@ def _measure_draws(
 
 
 def interval(values: Floats, level: float = 0.95) -> Interval:
-    """Percentile interval of the draws that are defined; None if none is."""
+    """Percentile interval of the defined draws; None without any."""
     kept = values[~np.isnan(values)]
     if not len(kept):
         return None

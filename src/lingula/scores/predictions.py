@@ -114,7 +114,7 @@ def failed(predictions: Predictions) -> NDArray[np.bool_]:
 def read_scores(path: str | Path) -> Predictions:
     """Read a scores file (any table file, see `read_cells`).
 
-    The key is the `image` column, or `id` (`dicom_id`) where there is none. Ids are read as those
+    The key is the `image` column, or `id` (`dicom_id`) without one. Ids are read as those
     of tables are: `101.0` is `101`. Columns that tables
     have (view, split, age, ...) may be beside the scores; every other one is a class. A row
     whose scores are all blank is an image that failed. Raises `InputError` naming file, image and

@@ -134,7 +134,7 @@ def _clean(file: Released, root: Path) -> pl.DataFrame:
 
 
 def _find_in_batches(root: Path, images: list[str], parts: Sequence[re.Match[str]]) -> list[str]:
-    """The images' paths; of a split of which none is there, in the folders that hold its patients.
+    """The images' paths; those of a split that has none are looked for in its patients' folders.
 
     The full release unpacks into `CheXpert-v1.0 batch 2 (train 1)/patient00001` and the like.
     """

@@ -111,7 +111,7 @@ LAYOUTS = tuple(
 def _read_files(
     root: Path, given: Sequence[str | Path], labeler: str | None
 ) -> tuple[Released, Released, Released | None]:
-    """The files of metadata, of labels and of the split (None if there is none), by their names."""
+    """The files of metadata, of labels and of the split (None without one), by their names."""
     kinds = ("metadata", "split", *_LABELERS)
     patterns = tuple(f"*mimic-cxr-*-{kind}.csv{gz}" for kind in kinds for gz in ("", ".gz"))
     found: dict[str, Path] = {}

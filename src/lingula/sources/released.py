@@ -99,7 +99,7 @@ def find_columns(
         beside: columns that the release is known to have and that are not classes.
 
     Raises:
-        InputError: a column that is none of these, or two of the same class.
+        InputError: a column that is not one of these, or two of the same class.
     """
     classes = {fold(name): name for name in known}
     out = {fold(name) for name in (*ignored, *beside)}

@@ -58,7 +58,7 @@ class Attached:
     """The joined rows, ready to be written as a table, and what the join says about itself.
 
     Attributes:
-        frame: a row an image with labels: image, ids and label columns, all text.
+        frame: one row per image with labels: image, ids and label columns, all text.
         columns: the label columns of the frame, by the classes of their own names or, for terms of
             the map, by the terms.
         classes: the classes that these stand for.
@@ -348,8 +348,11 @@ def _join_rows(
     classes: Mapping[str, str],
     own_key: str | None,
 ) -> pl.DataFrame:
-    """A row an image, with its labels: columns under a table's own names as they are, the headers'
-    facts where there is none, and columns of other names where a header says nothing."""
+    """One row per image, with its labels.
+
+    A fact is from the file's column with a table's own name; without such a column, from the DICOM
+    header; and where the header says nothing, from a column with another name.
+    """
     taken = frame[[rows[value] for _, value in pairs]]
     columns: dict[str, pl.Series] = {
         "image": pl.Series("image", [item.image for item, _ in pairs], dtype=pl.String)

@@ -62,7 +62,7 @@ def _path_to_try(root: Path, name: str) -> Path:
 def _find_images(table: Table, drop: bool) -> tuple[Table, tuple[str, ...]]:
     """The table and the names of images that are not there; without their rows if `drop`.
 
-    Raises `InputError` if none is there, with one full path that was tried.
+    Raises `InputError` if all are missing, with one full path that was tried.
     """
     rows = find_absent([_path_to_try(table.root, name) for name in table.images])
     if not rows:

@@ -161,7 +161,7 @@ def map_classes(
                 cells[:, k] = table.labels[:, known[fold(name)]]
     if (cells == UNMENTIONED).all():
         raise InputError(
-            f"Of the classes {examples(space.classes)} none is known to the source: it has "
+            f"The source knows none of the classes {examples(space.classes)}: it has "
             f"{examples(table.space.classes)}. State a map: --map map.yaml"
         )
     return replace(table, space=space, labels=cells)

@@ -59,6 +59,7 @@ def settings(table: Path) -> Config:
         optim__batch_size=8,
         optim__epochs=EPOCHS,
         augment__mixup=4.0,
+        optim__ema=0.9,
         precision="fp32",
     )
 

@@ -26,6 +26,7 @@ from lingula.settings.config import Config, override_settings, vary
 from lingula.settings.recipes import recipe
 
 LINEAR, DECODER = "linear", "decoder"
+LINEAR_LR = 6e-4  # what a linear head on trained weights wants (docs/experiments.md, 2026-11-28)
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,14 @@ def base_config(encoder: str, weights: str, settings: Sequence[str]) -> Config:
     return override_settings(config, settings)
 
 
-def designs_of(config: Config) -> dict[str, dict[str, Any]]:
+def designs_of(config: Config, wish: Wish) -> dict[str, dict[str, Any]]:
     """The designs, the simplest first, by what they change: a linear head, and the decoder."""
+    linear: dict[str, Any] = {"model.classifier": "linear"}
+    if config.model.weights != "none" and not wish.fixes("optim.lr"):
+        linear["optim.lr"] = LINEAR_LR
     if config.model.classifier == "linear":
-        return {LINEAR: {}}
-    return {LINEAR: {"model.classifier": "linear"}, DECODER: {}}
+        return {LINEAR: linear}
+    return {LINEAR: linear, DECODER: {}}
 
 
 def levels_of(config: Config, wish: Wish) -> list[Level]:
@@ -143,7 +147,7 @@ def make_plan(
     Raises:
         InputError: the time is too short.
     """
-    designs = designs_of(config)
+    designs = designs_of(config, wish)
     machine = with_reading(describe_machine(resolve_device(config)), reading, 1)
     configs = [with_changes(config, changes) for changes in designs.values()]
     speeds = measure(configs, machine)

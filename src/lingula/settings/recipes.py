@@ -250,8 +250,8 @@ def small() -> Config:
         ),
         augment=Augment(scale=(0.7, 1.0), rotation=10.0),
         optim=Optim(epochs=12, lr=3e-4, batch_size=32, ema=0.998),
-        # Warped training images are a little blurred, so warped views are scored better than the image
-        # itself (docs/experiments.md, 2026-11-28).
+        # Training sees warped images only, which are a little blurred; warped views are therefore
+        # scored better than the image itself (docs/experiments.md, 2026-11-28).
         evaluation=Evaluation(tta="paper"),
     )
 

@@ -113,6 +113,16 @@ def test_a_setting_that_was_given_is_kept() -> None:
     assert len(set(levels)) == len(levels)
 
 
+def test_a_linear_head_has_a_rate_of_its_own_unless_one_is_given() -> None:
+    config = vary(recipe("small"), model__weights="w.safetensors")
+    free, fixed = Wish(1.0, 5, ()), Wish(1.0, 5, ("optim.lr=1e-4",))
+    assert list(making.designs_of(config, free)) == ["linear", "decoder"]
+    assert "optim.lr" in making.designs_of(config, free)["linear"]
+    assert "optim.lr" not in making.designs_of(config, fixed)["linear"]
+    alone = vary(config, model__classifier="linear")
+    assert list(making.designs_of(alone, free)) == ["linear"]
+
+
 # --- the plan as a file ---
 
 

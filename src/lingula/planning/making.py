@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -130,7 +130,7 @@ def make_plan(
     *,
     asked: Mapping[str, Any],
     reading: float,
-    spent: Any,
+    spent: Callable[[], float],
     notes: Sequence[Choice],
 ) -> StartPlan:
     """Time some steps of each design, and choose what fits into the time.
@@ -152,7 +152,7 @@ def make_plan(
     configs = [with_changes(config, changes) for changes in designs.values()]
     speeds = measure(configs, machine)
     levels = levels_of(config, wish)
-    used = float(spent())
+    used = spent()
     trainings = list(zip(speeds, configs, strict=True))
     level, folds, parts = fit_budget(trainings, levels, machine, images, wish, used)
     config = at_level(config, level)
@@ -193,18 +193,27 @@ def _explain(
         Choice("designs", ", ".join(designs), "the simplest within noise of the best is used"),
         Choice("image size", f"{m.image_size} px", why("model.image_size", "fits into the time")),
         Choice("epochs", str(o.epochs), why("optim.epochs", "fits into the time")),
-        Choice("batch, rate", f"{o.batch_size}, {o.lr:g}", "of the recipe"),
-        Choice("loss", config.loss.name, "of the recipe"),
+        Choice("batch size", str(o.batch_size), why("optim.batch_size", "of the recipe")),
+        Choice("learning rate", _rates(config, designs), why("optim.lr", "of the recipe")),
+        Choice("loss", config.loss.name, why("loss.name", "of the recipe")),
         Choice(
             "augmentation",
             f"crops of {augment.scale[0]:g} to {augment.scale[1]:g}, flips, "
             f"{augment.rotation:g} degrees{mixup}",
             "of the recipe",
         ),
-        Choice("test-time views", config.evaluation.tta, "of the recipe"),
+        Choice("test-time views", config.evaluation.tta, why("evaluation.tta", "of the recipe")),
         Choice(
             "machine",
             f"{machine.device}, {resolve_device(config).precision}",
             f"trainings at once: {machine.parallel}; threads of each: {machine.threads}",
         ),
     ]
+
+
+def _rates(config: Config, designs: Mapping[str, Mapping[str, Any]]) -> str:
+    """The learning rate, or that of each design where they differ."""
+    rates = {name: with_changes(config, changes).optim.lr for name, changes in designs.items()}
+    if len(set(rates.values())) == 1:
+        return f"{config.optim.lr:g}"
+    return ", ".join(f"{rate:g} ({name})" for name, rate in rates.items())

@@ -26,7 +26,9 @@ from lingula.settings.config import Config, override_settings, vary
 from lingula.settings.recipes import recipe
 
 LINEAR, DECODER = "linear", "decoder"
-LINEAR_LR = 6e-4  # what a linear head on trained weights wants (docs/experiments.md, 2026-11-28)
+LINEAR_LR = (
+    6e-4  # not the decoder's: members that differ gain more (docs/experiments.md, 2026-11-28)
+)
 
 
 @dataclass(frozen=True)

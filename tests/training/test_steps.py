@@ -21,8 +21,8 @@ from lingula.model.text import orthogonal
 from lingula.settings.config import Config, vary
 from lingula.system.errors import InputError
 from lingula.training.optim import plan
+from lingula.training.origins import start_at_prior
 from lingula.training.run_folder import read_rows
-from lingula.training.start import start_at_prior
 from lingula.training.steps import (
     LOSSES,
     Batch,

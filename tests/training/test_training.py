@@ -27,9 +27,9 @@ from lingula.scores.predictions import read_scores
 from lingula.settings.config import Config, to_yaml, vary
 from lingula.system.errors import InputError
 from lingula.training import loop
+from lingula.training.origins import share_statistics
 from lingula.training.run_folder import read_rows
 from lingula.training.run_labels import number_format
-from lingula.training.start import share_statistics
 from lingula.training.steps import seed_of
 
 WEIGHTS = Path("best") / "model.safetensors"

@@ -25,7 +25,7 @@ from lingula.tables.configured import configured_table
 from lingula.tables.table import Table, rows_of, subset
 from lingula.training.examples import Examples, examples_of, with_features
 from lingula.training.loop import Training, fit
-from lingula.training.start import build
+from lingula.training.origins import build
 
 KINDS = ("full", "linear", "decoder")
 

@@ -41,8 +41,8 @@ from lingula.training.examples import (
     describe_reading,
     sizes_of,
 )
+from lingula.training.origins import build, resolve
 from lingula.training.run_folder import data_sha256
-from lingula.training.start import build, resolve
 
 log = logging.getLogger("lingula")
 

@@ -48,9 +48,7 @@ from lingula.training.examples import (
     with_outside,
 )
 from lingula.training.loop import RunState, Training, fit
-from lingula.training.run_folder import Plan, check_same_data, data_sha256
-from lingula.training.run_labels import RunLabels, evaluate_run
-from lingula.training.start import (
+from lingula.training.origins import (
     accept_moved,
     build,
     find_moved,
@@ -60,6 +58,8 @@ from lingula.training.start import (
     share_statistics,
     start_at_prior,
 )
+from lingula.training.run_folder import Plan, check_same_data, data_sha256
+from lingula.training.run_labels import RunLabels, evaluate_run
 
 log = logging.getLogger("lingula")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders import write_tiny
+from builders import imagenet_of, write_tiny
 from lingula.bench.speed import Speed, speed_from_json, speed_to_json
 from lingula.planning import making, survey, training_jobs
 from lingula.planning.budget import LEVELS, Images, Machine, parse_time, total_seconds
@@ -182,7 +182,32 @@ def test_a_table_that_says_nothing_is_refused(tmp_path: Path) -> None:
     whole = survey.set_test_aside(table, test=True, seed=0, images_are_patients=False)
     few = replace(whole, labels=np.where(np.arange(20)[:, None] < 3, whole.labels, 0))
     with pytest.raises(InputError, match="too small to measure"):
-        survey.check_measurable(few, Config())
+        survey.check_measurable(few, Config(), 2)
+    for wrong, told in ((replace(whole, patients=None), "patient"), (whole, "too few patients")):
+        with pytest.raises(InputError, match=told):
+            survey.check_measurable(wrong, Config(), 100)
+
+
+def test_the_encoder_follows_from_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(survey, "imagenet_file", lambda name: None)
+    assert survey.find_start(None, None)[:2] == ("regnetx_002", "none")
+    assert survey.find_start("none", "resnet18")[:2] == ("resnet18", "none")
+    with pytest.raises(InputError, match="fetch"):
+        survey.find_start("imagenet", None)
+    monkeypatch.setattr(survey, "ENCODERS", ("regnetx_002", "resnet18"))
+    imagenet_of("resnet18", tmp_path)
+    found = survey.find_start(tmp_path / "resnet18.safetensors", None)
+    assert found[:2] == ("resnet18", str(tmp_path / "resnet18.safetensors"))
+    imagenet_of("resnet34", tmp_path)
+    with pytest.raises(InputError, match=r"model\.encoder=NAME"):
+        survey.find_start(tmp_path / "resnet34.safetensors", None)
+    named = survey.find_start(tmp_path / "resnet34.safetensors", "resnet34")
+    assert named[0] == "resnet34"
+    monkeypatch.setattr(survey, "imagenet_file", lambda name: tmp_path / "x")
+    assert survey.find_start(None, None)[1] == "imagenet"
 
 
 def test_no_patient_is_in_two_folds_and_every_image_is_in_one(tmp_path: Path) -> None:

@@ -97,6 +97,12 @@ def test_a_table_becomes_a_model(tmp_path: Path, here: list[str]) -> None:
     lingula.predict(
         folder, data=folder / "table.csv", split="test", out=tmp_path / "c.csv", calibrated=True
     )
+    # It may be moved as a whole.
+    moved = folder.rename(tmp_path / "elsewhere")
+    again = lingula.calibrate(moved, out=tmp_path / "calibration.json")
+    assert json.loads(again.read_text())["classes"] == calibration["classes"]
+    lingula.predict(moved, data=moved / "table.csv", split="test", out=tmp_path / "moved.csv")
+    assert (tmp_path / "moved.csv").read_bytes() == (tmp_path / "t.csv").read_bytes()
 
 
 @pytest.mark.usefixtures("no_page")

@@ -24,7 +24,7 @@ from lingula.settings.config import Config, write_config
 from lingula.system import files
 from lingula.system.errors import InputError, StoppedError
 from lingula.tables.configured import configured_targets
-from lingula.tables.splits import people, split_by_patient
+from lingula.tables.splits import folds_by_patient, people, split_by_patient
 from lingula.tables.table import Table, rows_of, subset, with_splits
 
 log = logging.getLogger("lingula")
@@ -49,6 +49,8 @@ ENCODERS = (
     "vit_base_patch16_224",
     "swin_tiny_patch4_window7_224",
 )
+SCRATCH = "regnetx_002"  # the encoder of the recipe `demo`, which learns from random weights
+MOST_UNEXPECTED = 10  # one tensor in so many of a file may be none of the encoder's, as its head
 FEWEST_POSITIVES = 10  # patients with a finding; of fewer, no interval says anything
 BUSY = 0.7  # load per core from which timings are not those of this program alone
 TEST_SHARE = 0.2  # of the patients, if the table has no test split
@@ -78,13 +80,15 @@ def set_test_aside(table: Table, *, test: bool, seed: int, images_are_patients: 
     return with_splits(table, tuple(splits))
 
 
-def check_measurable(table: Table, config: Config) -> dict[str, int]:
+def check_measurable(table: Table, config: Config, folds: int) -> dict[str, int]:
     """The patients with each finding among the images of the folds.
 
-    Raises `InputError` if no finding has enough of them to be measured at all.
+    Raises `InputError` if no finding has enough of them to be measured at all, if images have no
+    patient, and if there are fewer patients than folds.
     """
-    rows = rows_of(table, "dev")
-    part = subset(table, rows)
+    part = subset(table, rows_of(table, "dev"))
+    patients_are_images = config.data.images_are_patients
+    folds_by_patient(part, folds, seed=config.seed, images_are_patients=patients_are_images)
     values, mask = configured_targets(config.data, part)
     positive = (values >= 0.5) & mask
     everyone = np.array([f"{kind}\0{source}\0{name}" for kind, source, name in people(part)])
@@ -110,18 +114,28 @@ def find_start(weights: str | Path | None, encoder: str | None) -> tuple[str, st
     """The encoder, `model.weights`, and why: given, found on this machine, or from scratch.
 
     Args:
-        weights: a file of weights, or a run or model folder; None: those that are there.
+        weights: a file of weights, a run or model folder, `imagenet` or `none`; None: published
+            weights if they are there, else none.
         encoder: the encoder's name if the user chose it.
 
     Raises:
         InputError: the weights fit none of `ENCODERS`, and no encoder is named.
     """
-    if weights is None:
-        for name in ENCODERS if encoder is None else (encoder,):
+    candidates = ENCODERS if encoder is None else (encoder,)
+    if weights is None or weights == "imagenet":
+        for name in candidates:
             if imagenet_file(name) is not None:
                 known = pretrained(name)
                 return name if known is None else known.name, "imagenet", "ImageNet weights found"
-        return encoder or "regnetx_002", "none", "no weights found (--weights): from scratch"
+        if weights == "imagenet":
+            raise InputError(
+                f"There are no ImageNet weights of {' or '.join(candidates[:3])} on this machine. "
+                "`lingula fetch RECIPE` brings them where there is internet; or give a file, "
+                "--weights FILE."
+            )
+        return encoder or SCRATCH, "none", "no weights found (--weights): from scratch"
+    if weights == "none":
+        return encoder or SCRATCH, "none", "from scratch, as asked"
     place = files.expand_home(str(weights))
     if place.is_dir():
         facts = read_facts(place)
@@ -130,14 +144,16 @@ def find_start(weights: str | Path | None, encoder: str | None) -> tuple[str, st
         return encoder or named, str((best / "model.safetensors").resolve()), f"of {place.name}"
     if not place.is_file():
         raise files.not_a_file(place, "weights file")
-    for name in ENCODERS if encoder is None else (encoder,):
+    for name in candidates:
         try:
-            load_encoder(build_encoder(name, 224)[0], place)
+            report = load_encoder(build_encoder(name, 224)[0], place)[0]
         except InputError:
             if encoder is not None:
                 raise
             continue
-        return name, str(place.resolve()), f"the weights of {place.name} fit it"
+        # A deeper network of the same family has all tensors of this one, and more.
+        if encoder is not None or len(report.unexpected) * MOST_UNEXPECTED <= len(report.matched):
+            return name, str(place.resolve()), f"the weights of {place.name} fit it"
     raise InputError(
         f"{place} fits none of {', '.join(ENCODERS)}. Say which encoder it is of: "
         "model.encoder=NAME, any name that timm knows."

@@ -245,11 +245,12 @@ def _make_plan(
     from lingula.settings.config import with_absolute_paths
 
     wish = Wish(parse_time(asked["time"]), asked["folds"], tuple(asked["settings"]))
-    encoder, start_weights, why = find_start(asked["weights"], wish.value("model.encoder"))
+    given = asked["weights"] or wish.value("model.weights")
+    encoder, start_weights, why = find_start(given, wish.value("model.encoder"))
     config = base_config(encoder, start_weights, [f"data.table={source}", *wish.settings])
     config = with_absolute_paths(config)
     reading = _check(source, whole, config.data)
-    counts = check_measurable(whole, config)
+    counts = check_measurable(whole, config, wish.folds)
     images = count_images(whole)
     rarest = sorted(counts, key=lambda name: counts[name])[:3]
     own = "the table's own test split" if has_test else "a fifth of the patients is set aside"

@@ -355,8 +355,8 @@ def test_the_simplest_wins_a_tie() -> None:
     same = scored(POSITIVE, 1.0, 1)
     sample = sample_of({"linear": same, "decoder": same.copy()}, POSITIVE)
     compared = choose(candidates_of(sample), sample, draws=200)
-    assert [one.name for one in compared] == ["linear", "decoder", "together"]
-    assert [one.chosen for one in compared] == [True, False, False]
+    assert [one.name for one in compared] == ["linear", "decoder", "together", "guarded"]
+    assert [one.chosen for one in compared] == [True, False, False, False]
     # Within noise of the best: a little worse is not worse.
     nearly = same + 1e-4 * np.random.default_rng(2).normal(size=same.shape)
     sample = sample_of({"linear": nearly.clip(0, 1), "decoder": same}, POSITIVE)
@@ -381,10 +381,10 @@ def test_what_is_better_beyond_noise_wins() -> None:
 def test_weights_that_are_chosen_are_those_of_other_patients() -> None:
     """Scores of one patient do not change with that patient's own labels."""
     members = {"linear": scored(POSITIVE, 1.0, 3), "decoder": scored(POSITIVE, 1.0, 4)}
-    before = candidates_of(sample_of(members, POSITIVE))[2].scores
+    before = candidates_of(sample_of(members, POSITIVE))[3].scores
     changed = POSITIVE.copy()
     changed[:2] = ~changed[:2]  # both images of one patient
-    after = candidates_of(sample_of(members, changed))[2].scores
+    after = candidates_of(sample_of(members, changed))[3].scores
     assert np.array_equal(before[:2], after[:2])
     assert not np.array_equal(before, after)
 

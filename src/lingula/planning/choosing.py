@@ -1,9 +1,9 @@
 """Which design to use, by out-of-fold scores: every image is scored by models that did not see its
 patient.
 
-The candidates are each design alone, and all of them together under guarded weights. The simplest
-one within one standard error of the best is taken (the 1-SE rule of Breiman et al., Classification
-and Regression Trees, 1984, section 3.4.3).
+The candidates are each design alone, the plain mean of all, and all under guarded weights. The
+simplest one within one standard error of the best is taken (the 1-SE rule of Breiman et al.,
+Classification and Regression Trees, 1984, section 3.4.3).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lingula.scores.ensembles import guarded_weights
+from lingula.scores.ensembles import guarded_weights, weighted_mean
 from lingula.scores.guarded import cross_fit
 from lingula.scores.intervals import Interval, bootstrap, interval, mean_by_draw
 from lingula.scores.members import Sample
@@ -21,7 +21,7 @@ from lingula.scores.metrics import Floats, measure_classes
 from lingula.scores.predictions import Predictions, align_rows
 from lingula.tables.table import Table
 
-TOGETHER = "together"
+TOGETHER, GUARDED = "together", "guarded"
 DRAWS = 1000
 
 
@@ -30,7 +30,7 @@ class Candidate:
     """A way to score images with the designs.
 
     Attributes:
-        name: of the design, or `TOGETHER`.
+        name: of the design, `TOGETHER` for their plain mean, or `GUARDED`.
         weights: (D, K) of the designs, which sum to one per class.
         scores: (N, K), out of fold; weights that were chosen are those of other patients.
     """
@@ -86,17 +86,20 @@ def pool_folds(folds: Sequence[Sequence[Predictions]], table: Table) -> Predicti
 
 
 def candidates_of(sample: Sample, seed: int = 0) -> list[Candidate]:
-    """The candidates, the simplest first: each design in the sample's order, then all together."""
+    """The candidates, the simplest first: each design in the sample's order, the mean, guarded."""
     designs, classes = len(sample.members), len(sample.classes)
     found = []
     for number, name in enumerate(sample.members):
         weights = np.zeros((designs, classes))
         weights[number] = 1.0
         found.append(Candidate(name, weights, sample.scores[number]))
-    if designs > 1:
-        fitted = cross_fit(sample, lambda part: {TOGETHER: guarded_weights(part)}, seed=seed)
-        if TOGETHER in fitted:
-            found.append(Candidate(TOGETHER, guarded_weights(sample), fitted[TOGETHER]))
+    if designs == 1:
+        return found
+    equal = np.full((designs, classes), 1 / designs)
+    found.append(Candidate(TOGETHER, equal, weighted_mean(equal, sample.scores)))
+    fitted = cross_fit(sample, lambda part: {GUARDED: guarded_weights(part)}, seed=seed)
+    if GUARDED in fitted:
+        found.append(Candidate(GUARDED, guarded_weights(sample), fitted[GUARDED]))
     return found
 
 

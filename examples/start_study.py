@@ -9,6 +9,8 @@ is a folder of more linear heads on the same folds, `linear-1`, `linear-2`, ... 
     lingula train DIR/plan.yaml model.classifier=linear data.table=DIR/folds/fold-1.csv \\
         seed=1 --out RUNS/linear-1
 
+Without some of these, all comparisons are on the folds that have one.
+
 The calibration error is that of maps fitted on other patients. On the test split the same
 differences are only reported: nothing was chosen by them.
 """
@@ -29,7 +31,7 @@ from lingula.scores.calibration import apply_curve, fit_curve, fit_pooled
 from lingula.scores.intervals import fold_numbers
 from lingula.scores.members import Sample, join_members
 from lingula.scores.metrics import Floats, measure_classes
-from lingula.scores.predictions import Predictions, read_scores
+from lingula.scores.predictions import Predictions, align_rows, read_scores, select_rows
 from lingula.scores.reliability import calibration_error
 from lingula.system import files
 from lingula.tables.reading import read_table
@@ -42,6 +44,11 @@ FOLDS = 5
 def pool_runs(runs: list[Path], table: Table) -> Predictions:
     """Out-of-fold scores of one run per fold."""
     return pool_folds([[read_scores(run / "scores" / "dev.csv")] for run in runs], table)
+
+
+def select(scores: Predictions, table: Table) -> Predictions:
+    """The scores of the table's images, in its order."""
+    return select_rows(scores, align_rows(scores, table.images))
 
 
 def measure(scores: Floats, sample: Sample) -> dict[str, float]:
@@ -95,20 +102,28 @@ def study(folder: Path, more: Path | None) -> dict[str, Any]:
         first = [job.run for job in jobs if job.design == design and job.seed == 0]
         members[f"one {design}"] = pool_runs(first, part)
     if more is not None:
-        runs = [more / f"linear-{fold + 1}" for fold in range(plan.folds)]
-        members["more linear"] = pool_runs(runs, part)
+        runs = {fold: more / f"linear-{fold + 1}" for fold in range(plan.folds)}
+        there = [run for run in runs.values() if (run / "finished.json").is_file()]
+        named = {image for run in there for image in read_scores(run / "scores" / "dev.csv").images}
+        part = subset(part, np.flatnonzero([image in named for image in part.images]))
+        members = {name: select(one, part) for name, one in members.items()}
+        members["more linear"] = pool_runs(there, part)
     sample = join_members(members, part, plan.config.data)
     scores = dict(zip(sample.members, sample.scores, strict=True))
+    scores["together"] = np.mean([scores[f"one {design}"] for design in plan.designs], axis=0)
     if more is not None:
         scores["linear ensemble"] = (scores["linear"] + scores["more linear"]) / 2
     result: dict[str, Any] = {
         "images": len(sample.units),
         "patients": len(set(sample.units)),
         "out of fold": {name: measure(one, sample) for name, one in scores.items()},
-        "start minus": {
-            name: subtract(scores["start"], one, sample)
-            for name, one in scores.items()
-            if name != "start"
+        **{
+            f"{ours} minus": {
+                name: subtract(scores[ours], one, sample)
+                for name, one in scores.items()
+                if name != ours
+            }
+            for ours in ("start", "together")
         },
         "calibration error": calibration_errors(scores["start"], sample),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import subprocess
@@ -234,7 +233,10 @@ def measure(configs: Sequence[Config], machine: Machine) -> list[Speed]:
                 if process.returncode:
                     told = error.decode(errors="replace").strip().splitlines()[-3:]
                     raise StoppedError("Timing a training failed:\n  " + "\n  ".join(told))
-            found += [speed_from_json(json.loads(out)) for out, _ in outputs]
+            found += [
+                speed_from_json(files.parse_object(out, "what timing printed", "config"))
+                for out, _ in outputs
+            ]
     return found[: len(configs)]
 
 

@@ -262,14 +262,18 @@ def _settings_there(target: Path) -> dict[str, Any]:
 
 
 def _log_result(made: Calibration, where: str) -> None:
-    notes: dict[str, list[str]] = {}
+    notes: dict[str, list[tuple[str, str]]] = {}
     for name, item in made.classes.items():
         for note in (item.curve.note, *(found.note for found in item.thresholds.values())):
-            reason, colon, what = note.rpartition(": ")
             if note:
-                notes.setdefault(what, []).append(f"{name} ({reason})" if colon else name)
-    for what, names in notes.items():
-        log.info("%s: %s", what, "; ".join(names))
+                reason, _, what = note.rpartition(": ")
+                notes.setdefault(what, []).append((name, reason))
+    for what, named in notes.items():
+        if len(named) == 1:
+            log.info("%s: %s", named[0][0], ": ".join(filter(None, (named[0][1], what))))
+        else:
+            told = (f"{name} ({reason})" if reason else name for name, reason in named)
+            log.info("%s: %s", what, "; ".join(told))
     pairs = [(item.log_loss["raw"], item.log_loss["calibrated"]) for item in made.classes.values()]
     known = np.array([pair for pair in pairs if None not in pair], dtype=float)
     if len(known):

@@ -26,7 +26,7 @@ from lingula.scores.predictions import Predictions, read_scores, select_rows, wr
 from lingula.scoring.models import ENSEMBLE, note_members
 from lingula.settings.config import Data
 from lingula.system import files
-from lingula.tables.reading import boxes_path, read_table, write_table
+from lingula.tables.reading import boxes_path, find_boxes, read_table, write_table
 from lingula.tables.splits import folds_by_patient
 from lingula.tables.table import Table, rows_of, subset, with_splits
 
@@ -41,12 +41,10 @@ def write_tables(plan: StartPlan, folder: Path, whole: Table) -> None:
     if fold_table(folder, plan.folds - 1).is_file():
         return
     write_table(whole, folder / "table.csv")
-    if whole.path is not None:
-        beside = (boxes_path(whole.path), whole.path.with_name("boxes.csv"))
-        boxes = next((path for path in beside if path.is_file()), None)
-        if boxes is not None:
-            with files.write_atomically(boxes_path(folder / "table.csv")) as temporary:
-                shutil.copyfile(boxes, temporary)
+    boxes = find_boxes(whole)
+    if boxes is not None:
+        with files.write_atomically(boxes_path(folder / "table.csv")) as temporary:
+            shutil.copyfile(boxes, temporary)
     pool = subset(whole, rows_of(whole, "dev"))
     fold_of = folds_by_patient(
         pool,

@@ -21,7 +21,7 @@ from lingula.planning.budget import (
     total_seconds,
 )
 from lingula.planning.plan import Choice, StartPlan, with_changes
-from lingula.planning.survey import describe_machine, measure, with_reading
+from lingula.planning.survey import describe_machine, measure
 from lingula.settings.config import Config, override_settings, vary
 from lingula.settings.recipes import recipe
 
@@ -150,7 +150,8 @@ def make_plan(
         InputError: the time is too short.
     """
     designs = designs_of(config, wish)
-    machine = with_reading(describe_machine(resolve_device(config)), reading, 1)
+    machine = describe_machine(resolve_device(config))
+    machine = replace(machine, reading=machine.parallel * reading)
     configs = [with_changes(config, changes) for changes in designs.values()]
     speeds = measure(configs, machine)
     levels = levels_of(config, wish)

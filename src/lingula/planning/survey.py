@@ -8,7 +8,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -244,14 +243,3 @@ def replace_start(config: Config) -> Config:
     """The config with random weights and texts: they change no time."""
     model = config.model.model_copy(update={"weights": "none", "text": "orthogonal"})
     return config.model_copy(update={"model": model})
-
-
-def with_reading(machine: Machine, seconds: float, images: int) -> Machine:
-    """The machine with the time that one training takes to read an image.
-
-    Args:
-        machine: the machine.
-        seconds: that all its cores took to read the images.
-        images: how many.
-    """
-    return replace(machine, reading=machine.parallel * seconds / max(images, 1))

@@ -369,9 +369,15 @@ def boxes_path(table: Path) -> Path:
     return table.with_suffix(".boxes.csv")
 
 
-def boxes_beside(table: Table) -> Mapping[tuple[str, str], list[Box]]:
-    """The boxes of `TABLE.boxes.csv` or `boxes.csv` beside a table; none without such a file."""
+def find_boxes(table: Table) -> Path | None:
+    """`TABLE.boxes.csv` or `boxes.csv` beside a table; None without such a file."""
     if table.path is None:
-        return {}
+        return None
     named = (boxes_path(table.path), table.path.with_name("boxes.csv"))
-    return next((read_boxes(path) for path in named if path.is_file()), {})
+    return next((path for path in named if path.is_file()), None)
+
+
+def boxes_beside(table: Table) -> Mapping[tuple[str, str], list[Box]]:
+    """The boxes of the file that `find_boxes` finds; none without one."""
+    path = find_boxes(table)
+    return {} if path is None else read_boxes(path)

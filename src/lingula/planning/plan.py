@@ -7,7 +7,7 @@ what else the plan says.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,23 +81,17 @@ def write_plan(plan: StartPlan, path: Path) -> None:
     """Write the plan as YAML, completely or not at all."""
     from omegaconf import OmegaConf
 
-    machine, images = plan.machine, plan.images
     start = {
         "format": FORMAT,
         "asked": dict(plan.asked),
         "folds": plan.folds,
         "seeds": plan.seeds,
         "designs": {name: dict(changes) for name, changes in plan.designs.items()},
-        "machine": {
-            "device": machine.device,
-            "parallel": machine.parallel,
-            "threads": machine.threads,
-            "reading": machine.reading,
-        },
-        "images": {"pool": images.pool, "test": images.test},
+        "machine": asdict(plan.machine),
+        "images": asdict(plan.images),
         "seconds": {name: round(value, 1) for name, value in plan.seconds.items()},
         "memory": plan.memory,
-        "choices": [{"what": one.what, "value": one.value, "why": one.why} for one in plan.choices],
+        "choices": [asdict(one) for one in plan.choices],
     }
     text = HEAD + to_yaml(plan.config) + OmegaConf.to_yaml(OmegaConf.create({"start": start}))
     files.write_text(path, text)
